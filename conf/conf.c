@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conf/conf.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+// ---- the schema
+
+enum conf_type { TYPE_TEXT, TYPE_AE, TYPE_PATH, TYPE_INT, TYPE_REAL, TYPE_BOOL, TYPE_CHOICE, TYPE_SPACING, TYPE_CIDR };
+
+struct conf_key {
+    const char *section;  // NULL: top level
+    const char *name;
+    enum conf_type type;
+    size_t offset, size;  // of the field (size for texts)
+    double min, max;      // of numbers; of the length of texts
+    const char *fallback; // default, as it would stand in the file
+    const char *choices;  // TYPE_CHOICE: "a|b|c"
+    const char *help;
+};
+
+#define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
+
+static const struct conf_key keys[] = {
+    {NULL, "site_id", TYPE_TEXT, FIELD(site_id), 1, 64, "default", NULL,
+     "Names this installation; part of every UID we make. Two sites must not share one."},
+    {"node", "ae_title", TYPE_AE, FIELD(ae_title), 1, 16, "ISOSLICE", NULL, "Our AE title, called by senders."},
+    {"node", "bind", TYPE_TEXT, FIELD(bind), 7, 15, "127.0.0.1", NULL,
+     "IPv4 address to listen at; 0.0.0.0 for all. The default is reached from this machine only."},
+    {"node", "port", TYPE_INT, FIELD(port), 1, 65535, "11112", NULL, "TCP port to listen at."},
+    {"node", "spool", TYPE_PATH, FIELD(spool), 1, CONF_PATH_SIZE - 1, "/var/lib/isoslice", NULL,
+     "Folder of everything received, computed and queued. Holds patient data: mode 0700."},
+    {"node", "log_level", TYPE_CHOICE, FIELD(log_level), 0, 0, "info", "error|warning|info|debug", "What is logged."},
+    {"node", "station_name", TYPE_AE, FIELD(station_name), 1, 16, "ISOSLICE", NULL,
+     "Station Name (0008,1010) of the derived series."},
+
+    {"receive", "max_associations", TYPE_INT, FIELD(max_associations), 1, 1000, "32", NULL,
+     "Associations at a time; more are rejected as a local limit."},
+    {"receive", "max_associations_per_address", TYPE_INT, FIELD(max_associations_per_address), 1, 1000, "8", NULL,
+     "The same, from one address."},
+    {"receive", "acse_timeout_s", TYPE_REAL, FIELD(acse_timeout_s), 1, 600, "10", NULL,
+     "Seconds a peer may take to ask for its association."},
+    {"receive", "dimse_timeout_s", TYPE_REAL, FIELD(dimse_timeout_s), 1, 3600, "60", NULL,
+     "Seconds of silence within an association."},
+    {"receive", "association_limit_s", TYPE_REAL, FIELD(association_limit_s), 1, 86400, "1800", NULL,
+     "Seconds an association may last altogether."},
+    {"receive", "max_object_mb", TYPE_INT, FIELD(max_object_mb), 1, 4096, "512", NULL,
+     "Size of one object; larger ones are answered A700."},
+    {"receive", "disk_reserve_mb", TYPE_INT, FIELD(disk_reserve_mb), 0, 1e9, "1024", NULL,
+     "Space that stays free on the spool's disk; below it objects are answered A700."},
+    {"receive", "quiet_s", TYPE_REAL, FIELD(quiet_s), 0.1, 86400, "60", NULL,
+     "A series is complete when its sender has no association open and nothing came for this long."},
+
+    {"work", "backend", TYPE_CHOICE, FIELD(backend), 0, 0, "auto", "auto|cpu|cuda|ref", "What computes."},
+    {"work", "weights", TYPE_PATH, FIELD(weights), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Weights file (safetensors); empty: the one installed with the program."},
+    {"work", "finetune", TYPE_BOOL, FIELD(finetune), 0, 0, "true", NULL, "Adapt the network to every subject."},
+    {"work", "steps", TYPE_INT, FIELD(steps), 0, 100000, "0", NULL,
+     "Steps of that adaptation; 0: as many as budget_s allows."},
+    {"work", "budget_s", TYPE_REAL, FIELD(budget_s), 1, 86400, "120", NULL, "Seconds of that adaptation."},
+    {"work", "seed", TYPE_INT, FIELD(seed), 0, 2147483647, "1", NULL, "Of its random choices."},
+    {"work", "threads", TYPE_INT, FIELD(threads), 0, 1024, "0", NULL, "0: all processors."},
+    {"work", "memory_mb", TYPE_INT, FIELD(memory_mb), 0, 1e9, "0", NULL,
+     "Working memory of the engine; 0: half of what is free."},
+    {"work", "spacing", TYPE_SPACING, FIELD(spacing), 0, 0, "isotropic", NULL,
+     "Spacing of the derived planes: isotropic (exactly the in-plane spacing), recur (the nearest spacing at which "
+     "acquired planes recur) or a number of millimetres."},
+    {"work", "lease_s", TYPE_REAL, FIELD(lease_s), 1, 3600, "60", NULL,
+     "A job whose worker was not heard of for this long is given to another."},
+    {"work", "max_attempts", TYPE_INT, FIELD(max_attempts), 1, 1000, "20", NULL,
+     "After so many attempts that ended without an answer a job is held."},
+
+    {"send", "connect_timeout_s", TYPE_REAL, FIELD(connect_timeout_s), 1, 600, "10", NULL,
+     "Seconds to wait for a destination to answer the call."},
+    {"send", "retry_min_s", TYPE_REAL, FIELD(retry_min_s), 0.1, 86400, "5", NULL,
+     "Pause after the first temporary failure; it doubles with every further one."},
+    {"send", "retry_max_s", TYPE_REAL, FIELD(retry_max_s), 0.1, 86400, "900", NULL, "Longest pause."},
+    {"send", "give_up_h", TYPE_REAL, FIELD(give_up_h), 0.001, 8760, "72", NULL,
+     "A delivery that failed for so many hours is held."},
+
+    {"retention", "keep_days", TYPE_INT, FIELD(keep_days), 0, 36500, "14", NULL,
+     "Days that received and derived objects are kept after all was delivered; 0: for ever."},
+};
+enum { N_KEYS = sizeof keys / sizeof keys[0] };
+
+#define SENDER_FIELD(name)      offsetof(struct conf_sender, name), sizeof(((struct conf_sender *)0)->name)
+#define DESTINATION_FIELD(name) offsetof(struct conf_destination, name), sizeof(((struct conf_destination *)0)->name)
+
+static const struct conf_key sender_keys[] = {
+    {"senders", "ae_title", TYPE_AE, SENDER_FIELD(ae_title), 1, 16, NULL, NULL, "Its calling AE title."},
+    {"senders", "address", TYPE_CIDR, SENDER_FIELD(address), 7, 18, NULL, NULL,
+     "Its IPv4 address, or a network as 192.0.2.0/24."},
+};
+static const struct conf_key destination_keys[] = {
+    {"destinations", "name", TYPE_TEXT, DESTINATION_FIELD(name), 1, 32, NULL, NULL, "Our name for it, unique."},
+    {"destinations", "ae_title", TYPE_AE, DESTINATION_FIELD(ae_title), 1, 16, NULL, NULL, "Its AE title."},
+    {"destinations", "host", TYPE_TEXT, DESTINATION_FIELD(host), 1, 255, NULL, NULL, "Host name or address."},
+    {"destinations", "port", TYPE_INT, DESTINATION_FIELD(port), 1, 65535, NULL, NULL, "TCP port."},
+};
+enum { N_SENDER_KEYS = 2, N_DESTINATION_KEYS = 4 };
+
+static const char *const section_help[][2] = {
+    {"node", "The node itself."},
+    {"receive", "Reception (isoslice-receive)."},
+    {"work", "Computation (isoslice-work)."},
+    {"send", "Sending (isoslice-send)."},
+    {"retention", "How long patient data stay here."},
+    {"senders", "Who may send to us; everybody else is refused. A list."},
+    {"destinations", "Where every derived series is sent. A list."},
+};
+
+// ---- one small parser per kind of value; each names the legal range
+
+static int parse_number(const char *text, double *value)
+{
+    char *end;
+    errno = 0;
+    *value = strtod(text, &end);
+    return *text != '\0' && *end == '\0' && errno == 0 && isfinite(*value);
+}
+
+static int parse_cidr(const char *text, uint32_t *network, uint32_t *mask)
+{
+    char address[INET_ADDRSTRLEN];
+    const char *slash = strchr(text, '/');
+    size_t n = slash ? (size_t)(slash - text) : strlen(text);
+    if (n >= sizeof address)
+        return 0;
+    memcpy(address, text, n);
+    address[n] = '\0';
+    long bits = 32;
+    if (slash != NULL) {
+        char *end;
+        bits = strtol(slash + 1, &end, 10);
+        if (slash[1] == '\0' || *end != '\0' || bits < 0 || bits > 32)
+            return 0;
+    }
+    struct in_addr parsed;
+    if (inet_pton(AF_INET, address, &parsed) != 1)
+        return 0;
+    *mask = bits == 0 ? 0 : (uint32_t)(0xffffffffu << (32 - bits));
+    *network = ntohl(parsed.s_addr) & *mask;
+    return 1;
+}
+
+static int ae_title_is_valid(const char *text)
+{
+    size_t n = strlen(text);
+    if (n < 1 || n > 16 || text[0] == ' ' || text[n - 1] == ' ')
+        return 0;
+    for (const char *p = text; *p != '\0'; p++)
+        if (*p < 0x20 || *p > 0x7e || *p == '\\')
+            return 0;
+    return 1;
+}
+
+int conf_parse_spacing(const char *text, int *mode, double *mm)
+{
+    *mm = 0;
+    if (strcmp(text, "isotropic") == 0) {
+        *mode = 0;
+        return 1;
+    }
+    if (strcmp(text, "recur") == 0) {
+        *mode = 1;
+        return 1;
+    }
+    *mode = 2;
+    return parse_number(text, mm) && *mm >= 0.05 && *mm <= 20;
+}
+
+static int choice_is_valid(const char *choices, const char *text)
+{
+    size_t n = strlen(text);
+    for (const char *p = choices; n > 0 && p != NULL; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+        if (strncmp(p, text, n) == 0 && (p[n] == '|' || p[n] == '\0'))
+            return 1;
+    return 0;
+}
+
+// Stores `text` in the field, or writes what would have been legal into `legal` and returns 0.
+static int set_value(const struct conf_key *key, void *base, const char *text, char *legal, size_t legal_size)
+{
+    char *field = (char *)base + key->offset;
+    double number;
+    switch (key->type) {
+    case TYPE_TEXT:
+    case TYPE_PATH:
+        snprintf(legal, legal_size, "a text of %.0f to %.0f characters", key->min, key->max);
+        if ((double)strlen(text) < key->min || (double)strlen(text) > key->max)
+            return 0;
+        break;
+    case TYPE_AE:
+        snprintf(legal, legal_size, "1 to 16 printable ASCII characters, no backslash, no space at the ends");
+        if (!ae_title_is_valid(text))
+            return 0;
+        break;
+    case TYPE_CHOICE:
+        snprintf(legal, legal_size, "one of %s", key->choices);
+        if (!choice_is_valid(key->choices, text))
+            return 0;
+        break;
+    case TYPE_SPACING: {
+        int mode;
+        snprintf(legal, legal_size, "isotropic, recur, or 0.05 to 20 (mm)");
+        if (!conf_parse_spacing(text, &mode, &number))
+            return 0;
+        break;
+    }
+    case TYPE_CIDR: {
+        struct conf_sender *sender = base;
+        snprintf(legal, legal_size, "an IPv4 address or network such as 192.0.2.0/24");
+        if (!parse_cidr(text, &sender->network, &sender->mask))
+            return 0;
+        break;
+    }
+    case TYPE_INT:
+        snprintf(legal, legal_size, "a whole number from %.0f to %.0f", key->min, key->max);
+        if (!parse_number(text, &number) || number != floor(number) || number < key->min || number > key->max)
+            return 0;
+        *(int64_t *)(void *)field = (int64_t)number;
+        return 1;
+    case TYPE_REAL:
+        snprintf(legal, legal_size, "a number from %g to %g", key->min, key->max);
+        if (!parse_number(text, &number) || number < key->min || number > key->max)
+            return 0;
+        *(double *)(void *)field = number;
+        return 1;
+    case TYPE_BOOL:
+        snprintf(legal, legal_size, "true or false");
+        if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+            return 0;
+        *(int *)(void *)field = strcmp(text, "true") == 0;
+        return 1;
+    }
+    snprintf(field, key->size, "%s", text);
+    return 1;
+}
+
+void conf_defaults(struct conf *conf)
+{
+    char legal[CONF_TEXT_SIZE];
+    memset(conf, 0, sizeof *conf);
+    for (size_t i = 0; i < N_KEYS; i++)
+        set_value(&keys[i], conf, keys[i].fallback, legal, sizeof legal);
+}
+
+// ---- reading
+
+struct reader {
+    const char *path;
+    yaml_document_t document;
+    struct fault_note *why;
+};
+
+static int error_at(const struct reader *reader, yaml_mark_t mark, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static int error_at(const struct reader *reader, yaml_mark_t mark, const char *format, ...)
+{
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return fault_set(reader->why, FAULT_CONFIG, "%s:%zu:%zu: %s", reader->path, mark.line + 1, mark.column + 1, text);
+}
+
+static const char *scalar(const yaml_node_t *node)
+{
+    return (const char *)node->data.scalar.value;
+}
+
+// One mapping of scalars. `seen` has a flag per key.
+static int read_mapping(struct reader *reader, yaml_node_t *node, const char *section, const struct conf_key *table,
+                        size_t n_table, void *base, char *seen)
+{
+    const char *where = section ? section : "top level";
+    if (node->type != YAML_MAPPING_NODE)
+        return error_at(reader, node->start_mark, "bad '%s': must be a mapping of keys to values", where);
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
+        yaml_node_t *key = yaml_document_get_node(&reader->document, pair->key);
+        yaml_node_t *value = yaml_document_get_node(&reader->document, pair->value);
+        if (key->type != YAML_SCALAR_NODE)
+            return error_at(reader, key->start_mark, "bad key in '%s': must be a plain word", where);
+        size_t i = 0;
+        while (i < n_table && !((section == NULL) == (table[i].section == NULL) &&
+                                (section == NULL || strcmp(section, table[i].section) == 0) &&
+                                strcmp(table[i].name, scalar(key)) == 0))
+            i++;
+        if (i == n_table)
+            return error_at(reader, key->start_mark, "unknown key '%s' in '%s'", scalar(key), where);
+        if (seen[i]++)
+            return error_at(reader, key->start_mark, "key '%s' given twice in '%s'", scalar(key), where);
+        if (value->type != YAML_SCALAR_NODE)
+            return error_at(reader, value->start_mark, "bad '%s': must be a single value", scalar(key));
+        char legal[CONF_TEXT_SIZE];
+        if (!set_value(&table[i], base, scalar(value), legal, sizeof legal))
+            return error_at(reader, value->start_mark, "bad '%s': '%s' is not %s", scalar(key), scalar(value), legal);
+    }
+    return 0;
+}
+
+// A list of mappings in which every key is required.
+static int read_list(struct reader *reader, yaml_node_t *node, const struct conf_key *table, size_t n_table, void *items,
+                     size_t item_size, size_t max_items, size_t *n_items)
+{
+    const char *section = table[0].section;
+    if (node->type == YAML_SCALAR_NODE && *scalar(node) == '\0')
+        return 0; // "senders:" with nothing below it
+    if (node->type != YAML_SEQUENCE_NODE)
+        return error_at(reader, node->start_mark, "bad '%s': must be a list", section);
+    yaml_node_item_t *item = node->data.sequence.items.start;
+    for (; item < node->data.sequence.items.top; item++) {
+        yaml_node_t *entry = yaml_document_get_node(&reader->document, *item);
+        char seen[8] = {0};
+        if (*n_items == max_items)
+            return error_at(reader, entry->start_mark, "too many '%s': at most %zu", section, max_items);
+        int rc = read_mapping(reader, entry, section, table, n_table, (char *)items + *n_items * item_size, seen);
+        if (rc != 0)
+            return rc;
+        for (size_t i = 0; i < n_table; i++)
+            if (!seen[i])
+                return error_at(reader, entry->start_mark, "missing key '%s' in '%s'", table[i].name, section);
+        ++*n_items;
+    }
+    return 0;
+}
+
+static int read_section(struct reader *reader, yaml_node_t *key, yaml_node_t *value, struct conf *conf, char *seen)
+{
+    const char *name = scalar(key);
+    if (strcmp(name, "senders") == 0)
+        return read_list(reader, value, sender_keys, N_SENDER_KEYS, conf->senders, sizeof conf->senders[0],
+                         CONF_MAX_SENDERS, &conf->n_senders);
+    if (strcmp(name, "destinations") == 0)
+        return read_list(reader, value, destination_keys, N_DESTINATION_KEYS, conf->destinations,
+                         sizeof conf->destinations[0], CONF_MAX_DESTINATIONS, &conf->n_destinations);
+    for (size_t i = 0; i < N_KEYS; i++) {
+        if (keys[i].section == NULL && strcmp(keys[i].name, name) == 0) {
+            char legal[CONF_TEXT_SIZE];
+            if (value->type != YAML_SCALAR_NODE)
+                return error_at(reader, value->start_mark, "bad '%s': must be a single value", name);
+            if (!set_value(&keys[i], conf, scalar(value), legal, sizeof legal))
+                return error_at(reader, value->start_mark, "bad '%s': '%s' is not %s", name, scalar(value), legal);
+            return 0;
+        }
+        if (keys[i].section != NULL && strcmp(keys[i].section, name) == 0) {
+            if (value->type == YAML_SCALAR_NODE && *scalar(value) == '\0')
+                return 0;
+            return read_mapping(reader, value, name, keys, N_KEYS, conf, seen);
+        }
+    }
+    return error_at(reader, key->start_mark, "unknown key '%s' in 'top level'", name);
+}
+
+static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark_t mark)
+{
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(conf->destinations[i].name, conf->destinations[j].name) == 0)
+                return error_at(reader, mark, "bad 'destinations': name '%s' given twice", conf->destinations[i].name);
+    struct in_addr parsed;
+    if (inet_pton(AF_INET, conf->bind, &parsed) != 1)
+        return error_at(reader, mark, "bad 'bind': '%s' is not an IPv4 address", conf->bind);
+    if (conf->retry_max_s < conf->retry_min_s)
+        return error_at(reader, mark, "bad 'retry_max_s': %g is less than 'retry_min_s', %g", conf->retry_max_s,
+                        conf->retry_min_s);
+    return 0;
+}
+
+static int read_document(struct reader *reader, struct conf *conf)
+{
+    char seen[N_KEYS] = {0};
+    yaml_node_t *root = yaml_document_get_root_node(&reader->document);
+    if (root == NULL)
+        return fault_set(reader->why, FAULT_CONFIG, "%s:1:1: the file is empty", reader->path);
+    if (root->type != YAML_MAPPING_NODE)
+        return error_at(reader, root->start_mark, "bad file: must be a mapping of keys to values");
+    yaml_node_pair_t *first = root->data.mapping.pairs.start, *top = root->data.mapping.pairs.top;
+    for (yaml_node_pair_t *pair = first; pair < top; pair++) {
+        yaml_node_t *key = yaml_document_get_node(&reader->document, pair->key);
+        yaml_node_t *value = yaml_document_get_node(&reader->document, pair->value);
+        if (key->type != YAML_SCALAR_NODE)
+            return error_at(reader, key->start_mark, "bad key: must be a plain word");
+        for (yaml_node_pair_t *earlier = first; earlier < pair; earlier++)
+            if (strcmp(scalar(yaml_document_get_node(&reader->document, earlier->key)), scalar(key)) == 0)
+                return error_at(reader, key->start_mark, "key '%s' given twice in 'top level'", scalar(key));
+        int rc = read_section(reader, key, value, conf, seen);
+        if (rc != 0)
+            return rc;
+    }
+    return check_whole(reader, conf, root->start_mark);
+}
+
+int conf_load(const char *path, struct conf *conf, struct fault_note *why)
+{
+    struct reader reader = {.path = path, .why = why};
+    yaml_parser_t parser;
+    FILE *file = fopen(path, "rbe");
+    if (file == NULL)
+        return fault_set_errno(why, errno, "cannot open '%s'", path);
+    if (!yaml_parser_initialize(&parser)) {
+        fclose(file);
+        return fault_set(why, FAULT_NO_MEMORY, "cannot start the YAML parser");
+    }
+    yaml_parser_set_input_file(&parser, file);
+    int rc;
+    conf_defaults(conf);
+    if (!yaml_parser_load(&parser, &reader.document)) {
+        rc = error_at(&reader, parser.problem_mark, "not YAML: %s", parser.problem ? parser.problem : "cannot be read");
+    } else {
+        rc = read_document(&reader, conf);
+        yaml_document_delete(&reader.document);
+    }
+    yaml_parser_delete(&parser);
+    fclose(file);
+    return rc;
+}
+
+// ---- printing
+
+static void print_help(FILE *out, const char *indent, const char *help)
+{
+    // Wrapped at 100 columns.
+    size_t column = 0;
+    for (const char *p = help; *p != '\0';) {
+        size_t n = strcspn(p, " ");
+        if (column == 0 || column + 1 + n > 96) {
+            fprintf(out, "%s%s#", column ? "\n" : "", indent);
+            column = strlen(indent) + 1;
+        }
+        fprintf(out, " %.*s", (int)n, p);
+        column += 1 + n;
+        p += n;
+        p += strspn(p, " ");
+    }
+    fputc('\n', out);
+}
+
+static void print_range(FILE *out, const struct conf_key *key)
+{
+    switch (key->type) {
+    case TYPE_INT:
+        fprintf(out, "   # %.0f to %.0f", key->min, key->max);
+        break;
+    case TYPE_REAL:
+        fprintf(out, "   # %g to %g", key->min, key->max);
+        break;
+    case TYPE_CHOICE:
+        fprintf(out, "   # %s", key->choices);
+        break;
+    default:
+        break;
+    }
+}
+
+static void print_value(FILE *out, const struct conf_key *key, const void *base)
+{
+    const char *field = (const char *)base + key->offset;
+    switch (key->type) {
+    case TYPE_INT:
+        fprintf(out, "%lld", (long long)*(const int64_t *)(const void *)field);
+        return;
+    case TYPE_REAL:
+        fprintf(out, "%.17g", *(const double *)(const void *)field);
+        return;
+    case TYPE_BOOL:
+        fputs(*(const int *)(const void *)field ? "true" : "false", out);
+        return;
+    case TYPE_CHOICE:
+        fputs(field, out);
+        return;
+    default:
+        break;
+    }
+    fputc('"', out);
+    for (const char *p = field; *p != '\0'; p++) {
+        if (*p == '"' || *p == '\\')
+            fputc('\\', out);
+        fputc(*p, out);
+    }
+    fputc('"', out);
+}
+
+static void print_list(FILE *out, const struct conf_key *table, size_t n_table, const void *items, size_t item_size,
+                       size_t n_items)
+{
+    for (size_t i = 0; i < n_table; i++) {
+        char line[CONF_TEXT_SIZE];
+        snprintf(line, sizeof line, "%s: %s", table[i].name, table[i].help);
+        print_help(out, "  ", line);
+    }
+    for (size_t item = 0; item < n_items; item++) {
+        for (size_t i = 0; i < n_table; i++) {
+            fprintf(out, "  %s %s: ", i == 0 ? "-" : " ", table[i].name);
+            print_value(out, &table[i], (const char *)items + item * item_size);
+            fputc('\n', out);
+        }
+    }
+}
+
+static void print_section_head(FILE *out, const char *section)
+{
+    for (size_t i = 0; i < sizeof section_help / sizeof section_help[0]; i++)
+        if (strcmp(section_help[i][0], section) == 0)
+            fprintf(out, "\n# %s\n%s:\n", section_help[i][1], section);
+}
+
+void conf_dump(const struct conf *conf, FILE *out)
+{
+    const char *section = NULL;
+    fputs("# Isoslice's configuration. Every key may be left out; its default is then used.\n", out);
+    fputs("# isoslice check-config FILE checks it, isoslice check-config --dump-config FILE prints what is in force.\n\n",
+          out);
+    for (size_t i = 0; i < N_KEYS; i++) {
+        const char *indent = keys[i].section ? "  " : "";
+        if (keys[i].section != NULL && (section == NULL || strcmp(section, keys[i].section) != 0)) {
+            section = keys[i].section;
+            print_section_head(out, section);
+        }
+        print_help(out, indent, keys[i].help);
+        fprintf(out, "%s%s: ", indent, keys[i].name);
+        print_value(out, &keys[i], conf);
+        print_range(out, &keys[i]);
+        fputc('\n', out);
+    }
+    print_section_head(out, "senders");
+    print_list(out, sender_keys, N_SENDER_KEYS, conf->senders, sizeof conf->senders[0], conf->n_senders);
+    print_section_head(out, "destinations");
+    print_list(out, destination_keys, N_DESTINATION_KEYS, conf->destinations, sizeof conf->destinations[0],
+               conf->n_destinations);
+}
+
+void conf_sample(FILE *out)
+{
+    struct conf *conf = malloc(sizeof *conf);
+    if (conf == NULL)
+        return;
+    conf_defaults(conf);
+    conf->senders[0] = (struct conf_sender){.ae_title = "MR1", .address = "192.0.2.0/24"};
+    conf->n_senders = 1;
+    conf->destinations[0] =
+        (struct conf_destination){.name = "pacs", .ae_title = "PACS", .host = "192.0.2.10", .port = 104};
+    conf->n_destinations = 1;
+    conf_dump(conf, out);
+    free(conf);
+}
+
+const struct conf_sender *conf_find_sender(const struct conf *conf, const char *ae_title, uint32_t address)
+{
+    for (size_t i = 0; i < conf->n_senders; i++)
+        if (strcmp(conf->senders[i].ae_title, ae_title) == 0 &&
+            (address & conf->senders[i].mask) == conf->senders[i].network)
+            return &conf->senders[i];
+    return NULL;
+}
+
+const struct conf_destination *conf_find_destination(const struct conf *conf, const char *name)
+{
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        if (strcmp(conf->destinations[i].name, name) == 0)
+            return &conf->destinations[i];
+    return NULL;
+}

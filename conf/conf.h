@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The configuration: one YAML file, read by libyaml into one checked struct. The schema table in conf.c is the only
+// place that knows keys, ranges, defaults and explanations; the sample file and --dump-config are printed from it.
+// Unknown keys are errors. Not here: what the settings do.
+
+#ifndef ISOSLICE_CONF_CONF_H
+#define ISOSLICE_CONF_CONF_H
+
+#include "core/fault.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { CONF_MAX_SENDERS = 64, CONF_MAX_DESTINATIONS = 16, CONF_TEXT_SIZE = 256, CONF_PATH_SIZE = 1024 };
+
+// Who may send to us. Default deny: a sender that is not listed is refused.
+struct conf_sender {
+    char ae_title[17];
+    char address[CONF_TEXT_SIZE]; // IPv4 network, "192.0.2.0/24" or one address
+    uint32_t network, mask;       // the same, host byte order
+};
+
+// A PACS that derived series are sent to.
+struct conf_destination {
+    char name[33];                // ours, unique
+    char ae_title[17];            // called AE title
+    char host[CONF_TEXT_SIZE];
+    int64_t port;
+};
+
+struct conf {
+    char site_id[65];
+    char ae_title[17];
+    char bind[CONF_TEXT_SIZE];
+    int64_t port;
+    char spool[CONF_PATH_SIZE];
+    char log_level[16];           // error, warning, info, debug
+    char station_name[17];
+
+    int64_t max_associations, max_associations_per_address;
+    double acse_timeout_s, dimse_timeout_s, association_limit_s;
+    int64_t max_object_mb, disk_reserve_mb;
+    double quiet_s;
+
+    char backend[16];             // auto, cpu, cuda, ref
+    char weights[CONF_PATH_SIZE]; // empty: the weights that were installed with the program
+    int finetune;
+    int64_t steps;
+    double budget_s;
+    int64_t seed;
+    int64_t threads;
+    int64_t memory_mb;
+    char spacing[32];             // isotropic, recur or a number in mm
+    double lease_s;
+    int64_t max_attempts;
+
+    double retry_min_s, retry_max_s, give_up_h;
+    double connect_timeout_s;
+    int64_t keep_days;            // of received and derived objects once everything was delivered; 0: for ever
+
+    struct conf_sender senders[CONF_MAX_SENDERS];
+    size_t n_senders;
+    struct conf_destination destinations[CONF_MAX_DESTINATIONS];
+    size_t n_destinations;
+};
+
+// The defaults: valid, but with no sender and no destination.
+void conf_defaults(struct conf *conf);
+
+// Reads and checks `path`. Errors: IO; CONFIG with "file:line:col: ..." naming key, value and legal range.
+// *conf is unspecified on failure.
+int conf_load(const char *path, struct conf *conf, struct fault_note *why);
+
+// Prints every setting with its explanation, as a file that conf_load reads back to the same values.
+void conf_dump(const struct conf *conf, FILE *out);
+
+// Prints the sample file: the defaults, one example sender and destination.
+void conf_sample(FILE *out);
+
+// The sender that this AE title at this IPv4 address (host byte order) is, or NULL: refused.
+const struct conf_sender *conf_find_sender(const struct conf *conf, const char *ae_title, uint32_t address);
+
+const struct conf_destination *conf_find_destination(const struct conf *conf, const char *name);
+
+// "spacing" as mode and millimetres: 0 isotropic, 1 recur, 2 in mm. Returns 0 when `text` is none of them.
+// Shared with the command line.
+int conf_parse_spacing(const char *text, int *mode, double *mm);
+
+#endif

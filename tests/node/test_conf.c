@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conf/conf.h"
+#include "core/file.h"
+#include "tests/support/check.h"
+
+static struct fault_note why;
+static struct conf conf;
+
+static int load(const char *text)
+{
+    struct fault_note ignored;
+    if (file_write_atomic("c.yaml", text, strlen(text), &ignored) != 0)
+        CHECK_FAIL("cannot write c.yaml: %s", ignored.text);
+    return conf_load("c.yaml", &conf, &why);
+}
+
+static void defaults_and_lists(void)
+{
+    CHECK_OK(load("node:\n  ae_title: NODE\nsenders:\n  - {ae_title: A, address: 10.1.0.0/16}\n"
+                  "destinations:\n  - name: p\n    ae_title: PACS\n    host: pacs.example\n    port: 104\n"));
+    CHECK_STR(conf.ae_title, "NODE");
+    CHECK_INT(conf.port, 11112);
+    CHECK_NEAR(conf.quiet_s, 60, 0);
+    CHECK_INT(conf.finetune, 1);
+    CHECK_INT(conf.n_senders, 1);
+    CHECK_INT(conf.destinations[0].port, 104);
+    CHECK(conf_find_sender(&conf, "A", 0x0a010203) == &conf.senders[0]);
+    CHECK(conf_find_sender(&conf, "A", 0x0a020203) == NULL);
+    CHECK(conf_find_sender(&conf, "a", 0x0a010203) == NULL);
+    CHECK(conf_find_destination(&conf, "p") == &conf.destinations[0]);
+    CHECK(conf_find_destination(&conf, "q") == NULL);
+}
+
+// Every error says where, which key, which value and what would be legal.
+static void errors_name_place_and_range(void)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"node:\n  port: 70000\n", "c.yaml:2:9: bad 'port': '70000' is not a whole number from 1 to 65535"},
+        {"node:\n  port: 1.5\n", "c.yaml:2:9: bad 'port': '1.5' is not a whole number from 1 to 65535"},
+        {"node:\n  prot: 104\n", "c.yaml:2:3: unknown key 'prot' in 'node'"},
+        {"nod:\n  port: 104\n", "c.yaml:1:1: unknown key 'nod' in 'top level'"},
+        {"receive: {quiet_s: soon}\n", "bad 'quiet_s': 'soon' is not a number from 0.1 to 86400"},
+        {"receive: {quiet_s: nan}\n", "bad 'quiet_s': 'nan' is not a number"},
+        {"work: {backend: gpu}\n", "bad 'backend': 'gpu' is not one of auto|cpu|cuda|ref"},
+        {"work: {backend: cp}\n", "bad 'backend': 'cp' is not one of"},
+        {"work: {finetune: maybe}\n", "bad 'finetune': 'maybe' is not true or false"},
+        {"work: {spacing: 99}\n", "bad 'spacing': '99' is not isotropic, recur, or 0.05 to 20 (mm)"},
+        {"node: {ae_title: 'A\\B'}\n", "bad 'ae_title': 'A\\B' is not 1 to 16 printable"},
+        {"node: {ae_title: SEVENTEEN_LETTERS}\n", "is not 1 to 16 printable"},
+        {"node: {port: 1, port: 2}\n", "c.yaml:1:17: key 'port' given twice in 'node'"},
+        {"node: {port: 1}\nnode: {port: 2}\n", "c.yaml:2:1: key 'node' given twice"},
+        {"senders: [{ae_title: A}]\n", "c.yaml:1:11: missing key 'address' in 'senders'"},
+        {"senders: [{ae_title: A, address: 300.1.1.1}]\n", "'300.1.1.1' is not an IPv4 address or network"},
+        {"senders: {ae_title: A}\n", "bad 'senders': must be a list"},
+        {"node: [1]\n", "bad 'node': must be a mapping"},
+        {"node: {bind: example}\n", "'example' is not an IPv4 address"},
+        {"send: {retry_min_s: 100, retry_max_s: 10}\n", "bad 'retry_max_s': 10 is less than 'retry_min_s', 100"},
+        {"a: [\n", "not YAML"},
+        {"- 1\n", "c.yaml:1:1: bad file: must be a mapping"},
+        {"", "c.yaml:1:1: the file is empty"},
+        {"destinations:\n- {name: a, ae_title: A, host: h, port: 1}\n- {name: a, ae_title: B, host: h, port: 1}\n",
+         "name 'a' given twice"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        why.text[0] = '\0';
+        int rc = load(cases[i].text);
+        if (rc != FAULT_CONFIG)
+            CHECK_FAIL("case %zu gave %s", i, fault_name((enum fault)rc));
+        CHECK_CONTAINS(why.text, cases[i].message);
+    }
+    CHECK_FAULT(conf_load("none.yaml", &conf, &why), FAULT_IO);
+}
+
+static void dump_reads_back(void)
+{
+    static struct conf again;
+    CHECK_OK(load("site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y}\n"
+                  "senders: [{ae_title: 'A B', address: 10.0.0.1}]\n"));
+    FILE *file = fopen("d.yaml", "we");
+    CHECK(file != NULL);
+    conf_dump(&conf, file);
+    fclose(file);
+    CHECK_OK(conf_load("d.yaml", &again, &why));
+    CHECK_INT(memcmp(&conf, &again, sizeof conf), 0);
+}
+
+// The committed sample is what the schema prints, and it is valid.
+static void sample_is_the_schema(void)
+{
+    FILE *file = fopen("sample.yaml", "we");
+    CHECK(file != NULL);
+    conf_sample(file);
+    fclose(file);
+    void *want, *got;
+    size_t want_size, got_size;
+    CHECK_OK(file_read("sample.yaml", 1 << 20, &want, &want_size, &why));
+    CHECK_OK(file_read(SAMPLE_FILE, 1 << 20, &got, &got_size, &why));
+    CHECK_STR(got, want);
+    CHECK_OK(conf_load(SAMPLE_FILE, &conf, &why));
+    free(want);
+    free(got);
+}
+
+static const struct test tests[] = {
+    {"unit.conf.defaults_and_lists", defaults_and_lists},
+    {"unit.conf.errors_name_place_and_range", errors_name_place_and_range},
+    {"unit.conf.dump_reads_back", dump_reads_back},
+    {"unit.conf.sample_is_the_schema", sample_is_the_schema},
+};
+TEST_MAIN(tests)
