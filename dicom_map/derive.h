@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From a stack and a residual to a derived series: where the new planes lie, what they hold, and every attribute.
-// Not here: how the residual was computed, the queue, sending.
+// From a stack and a residual to a derived series: where the new planes lie, what they hold, and every
+// attribute. Not here: how the residual was computed, the queue, sending.
 
 #ifndef ISOSLICE_DICOM_MAP_DERIVE_H
 #define ISOSLICE_DICOM_MAP_DERIVE_H
@@ -15,19 +15,19 @@
 
 // One plane of the derived series, between two acquired ones.
 struct derive_plane {
-    int slice;           // index of the acquired slice at or below it
-    double t;            // share of the way to the next, 0 <= t < 1
-    double position[3];  // Image Position (Patient), mm: P_i + t (P_{i+1} - P_i)
-    double z_mm;         // distance from the first acquired plane along the normal
+    int slice;          // index of the acquired slice at or below it
+    double t;           // share of the way to the next, 0 <= t < 1
+    double position[3]; // Image Position (Patient), mm: P_i + t (P_{i+1} - P_i)
+    double z_mm;        // distance from the first acquired plane along the normal
 };
 
 enum derive_spacing { DERIVE_ISOTROPIC, DERIVE_RECUR, DERIVE_MM };
 
-// Positions of the derived planes: first = first acquired plane, last <= last acquired centre (tolerance 1e-6 of a
-// step). ISOTROPIC: step = the smaller in-plane spacing exactly. RECUR: the nearest step at which acquired planes
-// recur. MM: step = `mm`. *planes is given to the caller (free). Errors: TOO_MANY_PLANES (cap 4096), USAGE for a step
-// out of (0.05 mm, slice distance), NON_SQUARE_PIXELS above 1 : 1.5, NO_MEMORY. Source: dicom.md 1.7 in spirit,
-// PS3.3 C.7.6.2.
+// Positions of the derived planes: first = first acquired plane, last <= last acquired centre (tolerance 1e-6
+// of a step). ISOTROPIC: step = the smaller in-plane spacing exactly. RECUR: the nearest step at which
+// acquired planes recur. MM: step = `mm`. *planes is given to the caller (free). Errors: TOO_MANY_PLANES (cap
+// 4096), USAGE for a step out of (0.05 mm, slice distance), NON_SQUARE_PIXELS above 1 : 1.5, NO_MEMORY.
+// Source: dicom.md 1.7 in spirit, PS3.3 C.7.6.2.
 int derive_plan(const struct source *source, size_t item, enum derive_spacing mode, double mm,
                 struct derive_plane **planes, size_t *n_planes, double *step_mm, struct fault_note *why);
 
@@ -38,34 +38,35 @@ struct derive_request {
     const struct derive_plane *planes; // [n_planes]
     size_t n_planes;
     double step_mm;
-    const float *voxels;         // [depth,height,width] stored values, as source_load_voxels gave them
-    const float *residual;       // [n_planes,height,width], stored units; value = linear(voxels) + residual
-    const char *site_id;         // the installation, part of every UID
-    int64_t job_time_us;         // wall clock, recorded once per job: all dates and times of the new objects
-    const char *model_name;      // e.g. "SA-INR"
+    const float *voxels;    // [depth,height,width] stored values, as source_load_voxels gave them
+    const float *residual;  // [n_planes,height,width], stored units; value = linear(voxels) + residual
+    const char *site_id;    // the installation, part of every UID
+    int64_t job_time_us;    // wall clock, recorded once per job: all dates and times of the new objects
+    const char *model_name; // e.g. "SA-INR"
     const char *model_version;
-    const char *weights_sha256;  // 64 hex digits
-    const char *parameters;      // the effective parameters in canonical form, e.g. "steps=200;seed=1;..."
-    const char *method;          // what was delivered: "tuned", "base", "cubic", "linear"
-    const char *quality;         // one sentence with this subject's measured numbers; goes into the derived objects
-    int generation;              // 0; raised when an earlier output was withdrawn
-    const char *station_name;    // of this node; may be NULL
-    const char *directory;       // existing empty folder; IM0001.dcm ... are written there, each durable
+    const char *weights_sha256; // 64 hex digits
+    const char *parameters;     // the effective parameters in canonical form, e.g. "steps=200;seed=1;..."
+    const char *method;         // what was delivered: "tuned", "base", "cubic", "linear"
+    const char *quality; // one sentence with this subject's measured numbers; goes into the derived objects
+    int generation;      // 0; raised when an earlier output was withdrawn
+    const char *station_name; // of this node; may be NULL
+    const char *directory;    // existing empty folder; IM0001.dcm ... are written there, each durable
 };
 
 struct derive_result {
     char series_uid[UID_SIZE];
     size_t n_objects;
-    size_t n_clamped;            // voxels clamped to the range that the stored type can hold
+    size_t n_clamped; // voxels clamped to the range that the stored type can hold
     int series_number;
 };
 
-// Writes the series. Values: linear interpolation in double of the two stored neighbours, plus residual, rounded once
-// (to nearest, ties to even), clamped. Errors: IO, NO_SPACE, DECODE, NOT_FINITE when a residual is not finite,
-// INTERNAL. On failure files may be left in `directory`; the caller removes it.
+// Writes the series. Values: linear interpolation in double of the two stored neighbours, plus residual,
+// rounded once (to nearest, ties to even), clamped. Errors: IO, NO_SPACE, DECODE, NOT_FINITE when a residual
+// is not finite, INTERNAL. On failure files may be left in `directory`; the caller removes it.
 int derive_write(const struct derive_request *request, struct derive_result *result, struct fault_note *why);
 
 // The Series Instance UID that derive_write would give, without writing. Same errors.
-int derive_series_uid(const struct derive_request *request, char series_uid[UID_SIZE], struct fault_note *why);
+int derive_series_uid(const struct derive_request *request, char series_uid[UID_SIZE],
+                      struct fault_note *why);
 
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A set of DICOM files, sorted into what can be processed (stacks) and what cannot (refusals, each with a code and a
-// sentence with the numbers). Reads headers only; pixels come from source_load_voxels. Not here: the queue, pixels'
-// meaning, writing. C17; DCMTK stays in dicom_map/dcmtk/.
+// A set of DICOM files, sorted into what can be processed (stacks) and what cannot (refusals, each with a
+// code and a sentence with the numbers). Reads headers only; pixels come from source_load_voxels. Not here:
+// the queue, pixels' meaning, writing. C17; DCMTK stays in dicom_map/dcmtk/.
 
 #ifndef ISOSLICE_DICOM_MAP_SOURCE_H
 #define ISOSLICE_DICOM_MAP_SOURCE_H
@@ -24,31 +24,31 @@ struct source_item {
     char warnings[512];        // "; "-joined, empty when there are none; no patient data
     size_t n_images;           // images (frames) in it
     // The grid; valid when verdict is FAULT_OK (and zero where unknown otherwise).
-    int depth, height, width;            // slices, rows, columns
-    double row_mm, column_mm;            // Pixel Spacing
-    double slice_mm;                     // median distance of slice centres
-    double thickness_mm;                 // Slice Thickness; 0 when absent
-    double gap_mm;                       // slice_mm - thickness_mm; negative: overlap
-    const double *z_mm;                  // [depth] positions along the normal, ascending; owned by the source
+    int depth, height, width; // slices, rows, columns
+    double row_mm, column_mm; // Pixel Spacing
+    double slice_mm;          // median distance of slice centres
+    double thickness_mm;      // Slice Thickness; 0 when absent
+    double gap_mm;            // slice_mm - thickness_mm; negative: overlap
+    const double *z_mm;       // [depth] positions along the normal, ascending; owned by the source
 };
 
-// Opens files and folders (folders are searched recursively, names are irrelevant, links to folders not followed).
-// What is not DICOM becomes a refusal of its own (NOT_DICOM, one item for all such files, counted and the first
-// named). Items are ordered by series UID, then stack index. Errors: IO when a path given cannot be read at all,
-// NO_MEMORY, INTERNAL. *source is given to the caller (source_free).
+// Opens files and folders (folders are searched recursively, names are irrelevant, links to folders not
+// followed). What is not DICOM becomes a refusal of its own (NOT_DICOM, one item for all such files, counted
+// and the first named). Items are ordered by series UID, then stack index. Errors: IO when a path given
+// cannot be read at all, NO_MEMORY, INTERNAL. *source is given to the caller (source_free).
 int source_open(const char *const *paths, size_t n_paths, struct source **source, struct fault_note *why);
 void source_free(struct source *source);
 
 size_t source_n_items(const struct source *source);
 const struct source_item *source_item(const struct source *source, size_t item);
 
-// Decodes the pixels of a stack. voxels: [depth,height,width] stored values (sign and Bits Stored applied, rescale
-// not applied unless it varies over the stack, see pixels.h), caller's storage. Errors: IO, DECODE, PIXEL_SIZE,
-// TRANSFER_SYNTAX, NO_MEMORY.
+// Decodes the pixels of a stack. voxels: [depth,height,width] stored values (sign and Bits Stored applied,
+// rescale not applied unless it varies over the stack, see pixels.h), caller's storage. Errors: IO, DECODE,
+// PIXEL_SIZE, TRANSFER_SYNTAX, NO_MEMORY.
 int source_load_voxels(const struct source *source, size_t item, float *voxels, struct fault_note *why);
 
-// Value that leaves the whole field: keeps only the central rows x columns of every slice from now on (adjusting
-// positions), for tests on small parts of real series. Smaller images stay as they are.
+// Value that leaves the whole field: keeps only the central rows x columns of every slice from now on
+// (adjusting positions), for tests on small parts of real series. Smaller images stay as they are.
 int source_crop(struct source *source, size_t item, int rows, int columns, struct fault_note *why);
 
 #endif
