@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One job: a stack of thick slices in, the network's contribution on every wanted plane out, with the numbers that say
-// why this result was chosen. This is the only header of sr_engine that the node includes. Not here: DICOM, queues,
-// rounding to stored values.
+// One job: a stack of thick slices in, the network's contribution on every wanted plane out, with the numbers
+// that say why this result was chosen. This is the only header of sr_engine that the node includes. Not here:
+// DICOM, queues, rounding to stored values.
 
 #ifndef ISOSLICE_SR_ENGINE_ENGINE_H
 #define ISOSLICE_SR_ENGINE_ENGINE_H
@@ -15,16 +15,16 @@
 
 // A stack of slices that form one grid. All fields are the caller's; the engine borrows them for the call.
 struct sr_stack {
-    const float *voxels;     // [D,H,W] stored values, W fastest, slices ordered along the normal
+    const float *voxels;      // [D,H,W] stored values, W fastest, slices ordered along the normal
     int depth, height, width; // D >= 2 slices, H rows, W columns
-    double row_mm;           // distance of neighbouring rows' centres
-    double column_mm;        // distance of neighbouring columns' centres
-    double slice_mm;         // median distance of neighbouring slices' centres
-    double thickness_mm;     // nominal slice thickness; < slice_mm means a gap; 0 when unknown
+    double row_mm;            // distance of neighbouring rows' centres
+    double column_mm;         // distance of neighbouring columns' centres
+    double slice_mm;          // median distance of neighbouring slices' centres
+    double thickness_mm;      // nominal slice thickness; < slice_mm means a gap; 0 when unknown
 };
 
-// Where one wanted plane lies: between slices `slice` and `slice + 1`, at share `t` of the way, 0 <= t < 1; the last
-// acquired plane is {depth - 1, 0}.
+// Where one wanted plane lies: between slices `slice` and `slice + 1`, at share `t` of the way, 0 <= t < 1;
+// the last acquired plane is {depth - 1, 0}.
 struct sr_plane {
     int slice;
     double t;
@@ -37,54 +37,56 @@ struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda" or "ref"
     const char *weights_path; // safetensors file, see weights.h
     int finetune;             // non-zero: adapt to this subject (stage 3)
-    int choose;               // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
-                              // fine-tuned, else SR_BASE, whatever the numbers
-    int clip;                 // non-zero: clip the network's result to the stack's own range [min, max]
-    int steps;                // optimiser steps of the fine-tune; 0: as many as budget_s allows
-    double budget_s;          // wall-clock limit of the fine-tune when steps == 0
-    uint64_t seed;            // of patches and order
-    int threads;              // 0: all processors allowed to this process
-    size_t memory_bytes;      // limit of the engine's own workspace; 0: half of the memory available now
-    progress_fn progress;     // may be NULL
+    int choose;           // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
+                          // fine-tuned, else SR_BASE, whatever the numbers
+    int clip;             // non-zero: clip the network's result to the stack's own range [min, max]
+    int steps;            // optimiser steps of the fine-tune; 0: as many as budget_s allows
+    double budget_s;      // wall-clock limit of the fine-tune when steps == 0
+    uint64_t seed;        // of patches and order
+    int threads;          // 0: all processors allowed to this process
+    size_t memory_bytes;  // limit of the engine's own workspace; 0: half of the memory available now
+    progress_fn progress; // may be NULL
     void *progress_user;
 };
 
 // One way to measure, on this subject's own data. PSNR in dB over the stack's normalised range [0,1].
 struct sr_quality {
-    int measured;                    // zero: not done, and why in `note`
-    double psnr_db[SR_N_METHODS];    // NaN where the method was not run
+    int measured;                 // zero: not done, and why in `note`
+    double psnr_db[SR_N_METHODS]; // NaN where the method was not run
     char note[128];
 };
 
 // Everything worth keeping about a job; plain data.
 struct sr_report {
-    char backend[32];              // what computed it
-    double range_low, range_high;  // normalisation: x = (stored - low) / (high - low)
+    char backend[32];             // what computed it
+    double range_low, range_high; // normalisation: x = (stored - low) / (high - low)
     enum sr_method delivered;
-    char reason[160];              // one sentence: why this method
+    char reason[160];                       // one sentence: why this method
     int factor_train_min, factor_train_max; // in-plane factors drawn in the fine-tune
-    int steps_done;                // optimiser steps taken; a repeated job passes this as `steps`
-    int step_best;                 // the step whose weights were kept; 0: those of the file
-    double loss_first, loss_last;  // mean L1 of the first and the last tenth of the steps
-    struct sr_quality in_plane;    // held-out in-plane patches
-    struct sr_quality left_out;    // every second acquired slice left out and predicted
+    int steps_done;                         // optimiser steps taken; a repeated job passes this as `steps`
+    int step_best;                          // the step whose weights were kept; 0: those of the file
+    double loss_first, loss_last;           // mean L1 of the first and the last tenth of the steps
+    struct sr_quality in_plane;             // held-out in-plane patches
+    struct sr_quality left_out;             // every second acquired slice left out and predicted
     double seconds_finetune, seconds_check, seconds_interpolate;
-    size_t workspace_bytes;        // most that was held at once
+    size_t workspace_bytes; // most that was held at once
 };
 
 // Runs one job.
 //   planes    [n_planes], any order
-//   residual  [n_planes,H,W], caller's; filled with what is to be *added to linear interpolation of the stored
-//             values*, in stored units: delivered value = linear + residual. All zeros when linear is delivered.
-// Repeatable: same stack, planes, options with steps > 0 and backend give the same bits (with any thread count the
-// same backend must keep its order of summation).
-// Errors: WEIGHTS, BACKEND, NO_MEMORY, NOT_FINITE, CANCELLED, DEVICE, INTERNAL; residual and *report are then
-// unspecified.
+//   residual  [n_planes,H,W], caller's; filled with what is to be *added to linear interpolation of the
+//   stored
+//             values*, in stored units: delivered value = linear + residual. All zeros when linear is
+//             delivered.
+// Repeatable: same stack, planes, options with steps > 0 and backend give the same bits (with any thread
+// count the same backend must keep its order of summation). Errors: WEIGHTS, BACKEND, NO_MEMORY, NOT_FINITE,
+// CANCELLED, DEVICE, INTERNAL; residual and *report are then unspecified.
 int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n_planes,
-           const struct sr_options *options, float *residual, struct sr_report *report, struct fault_note *why);
+           const struct sr_options *options, float *residual, struct sr_report *report,
+           struct fault_note *why);
 
-// Writes the start weights: architecture P0 with PyTorch's default initialisation from `seed`, last layer zero, so
-// that the network's residual is exactly 0 (linear interpolation). Errors: IO, NO_SPACE.
+// Writes the start weights: architecture P0 with PyTorch's default initialisation from `seed`, last layer
+// zero, so that the network's residual is exactly 0 (linear interpolation). Errors: IO, NO_SPACE.
 int sr_write_start_weights(const char *path, uint64_t seed, struct fault_note *why);
 
 #endif

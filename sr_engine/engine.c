@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sr_engine/engine.h"
+
+#include "core/clock.h"
+#include "sr_engine/interpolate.h"
+#include "sr_engine/model.h"
+#include "sr_engine/resample.h"
+#include "sr_engine/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// A job between its steps. Everything is freed by run_done().
+struct run {
+    const struct sr_stack *stack;
+    const struct sr_plane *planes;
+    size_t n_planes, plane_size;
+    const struct sr_options *options;
+    struct sr_report *report;
+    size_t memory_bytes;
+    struct model model;
+    float *parameters; // of the weights file
+    float *normalised; // [D,H,W]
+    float *residual;   // caller's
+};
+
+const char *sr_method_name(enum sr_method method)
+{
+    static const char *const names[SR_N_METHODS] = {"linear", "cubic", "base", "tuned"};
+    return method >= 0 && method < SR_N_METHODS ? names[method] : "unknown";
+}
+
+static size_t available_memory(void)
+{
+    size_t kilobytes = 0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (strncmp(line, "MemAvailable:", 13) == 0)
+            kilobytes = strtoull(line + 13, NULL, 10);
+    if (file != NULL)
+        fclose(file);
+    return kilobytes > 0 ? kilobytes * 1024 : (size_t)1 << 30;
+}
+
+static int check_input(const struct run *run, struct fault_note *why)
+{
+    const struct sr_stack *stack = run->stack;
+    if (stack->depth < 2 || stack->height < 1 || stack->width < 1)
+        return fault_set(why, FAULT_INTERNAL, "a stack of %dx%dx%d cannot be interpolated", stack->depth,
+                         stack->height, stack->width);
+    for (size_t i = 0; i < run->n_planes; i++) {
+        const struct sr_plane *plane = &run->planes[i];
+        int last = plane->slice == stack->depth - 1;
+        if (plane->slice < 0 || plane->slice >= stack->depth || !(plane->t >= 0 && plane->t < 1) ||
+            (last && plane->t != 0))
+            return fault_set(why, FAULT_INTERNAL,
+                             "plane %zu at slice %d + %g lies outside a stack of %d slices", i, plane->slice,
+                             plane->t, stack->depth);
+    }
+    return 0;
+}
+
+// The one normalisation rule: x = (stored - low) / (high - low) with the least and the largest value of the
+// whole stack, in training, checking and use. 1 when the stack is not constant.
+static int find_range(struct run *run, struct fault_note *why)
+{
+    size_t n = (size_t)run->stack->depth * run->plane_size;
+    float low = run->stack->voxels[0], high = low;
+    for (size_t i = 0; i < n; i++) {
+        float value = run->stack->voxels[i];
+        if (!isfinite(value))
+            return fault_set(why, FAULT_NOT_FINITE, "voxel %zu of the stack is not finite", i);
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+    }
+    run->report->range_low = (double)low;
+    run->report->range_high = (double)high;
+    return 0;
+}
+
+static int normalise(struct run *run, struct fault_note *why)
+{
+    size_t n = (size_t)run->stack->depth * run->plane_size;
+    double low = run->report->range_low, scale = 1 / (run->report->range_high - low);
+    run->normalised = malloc(n * sizeof *run->normalised);
+    if (run->normalised == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %zu voxels", n);
+    for (size_t i = 0; i < n; i++)
+        run->normalised[i] = (float)(((double)run->stack->voxels[i] - low) * scale);
+    return 0;
+}
+
+static int open_model(struct run *run, struct fault_note *why)
+{
+    const struct sr_ops *ops;
+    int rc = ops_find(run->options->backend, &ops, why);
+    if (rc == 0)
+        rc = model_open(&run->model, ops, net_config_p0(), run->options->threads, why);
+    if (rc != 0)
+        return rc;
+    const struct net *net = &run->model.net;
+    snprintf(run->report->backend, sizeof run->report->backend, "%s", ops->describe(run->model.device));
+    run->parameters = malloc(net->n_parameters * sizeof *run->parameters);
+    if (run->parameters == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for the weights");
+    rc = weights_load(run->options->weights_path, net, run->parameters, NULL, why);
+    return rc != 0 ? rc : model_set_parameters(&run->model, run->parameters, why);
+}
+
+// From normalised to stored units, clipped where asked for.
+static int finish_network(struct run *run, struct fault_note *why)
+{
+    const struct sr_stack *stack = run->stack;
+    double low = run->report->range_low, high = run->report->range_high, scale = high - low;
+    for (size_t k = 0; k < run->n_planes; k++) {
+        const struct sr_plane *plane = &run->planes[k];
+        const float *a = stack->voxels + (size_t)plane->slice * run->plane_size;
+        const float *b = plane->slice + 1 < stack->depth ? a + run->plane_size : a;
+        float *r = run->residual + k * run->plane_size;
+        for (size_t i = 0; i < run->plane_size; i++) {
+            if (!isfinite(r[i]))
+                return fault_set(why, FAULT_NOT_FINITE, "the network's result on plane %zu is not finite", k);
+            if (r[i] == 0)
+                continue;
+            double linear = (1 - plane->t) * (double)a[i] + plane->t * (double)b[i];
+            double value = linear + scale * (double)r[i];
+            if (run->options->clip)
+                value = value < low ? low : value > high ? high : value;
+            r[i] = (float)(value - linear);
+        }
+    }
+    return 0;
+}
+
+static int deliver_network(struct run *run, struct fault_note *why)
+{
+    const struct sr_stack *stack = run->stack;
+    struct interpolate_limits limits = {.memory_bytes = run->memory_bytes,
+                                        .progress = run->options->progress,
+                                        .progress_user = run->options->progress_user,
+                                        .phase = "interpolate"};
+    int rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
+                                run->planes, run->n_planes, &limits, run->residual, why);
+    if (limits.workspace_bytes > run->report->workspace_bytes)
+        run->report->workspace_bytes = limits.workspace_bytes;
+    return rc != 0 ? rc : finish_network(run, why);
+}
+
+static int deliver_cubic(struct run *run, struct fault_note *why)
+{
+    const struct sr_stack *stack = run->stack;
+    size_t n = (size_t)stack->depth * run->plane_size;
+    double *coefficients = malloc(n * sizeof *coefficients), *plane = malloc(run->plane_size * sizeof *plane);
+    int rc = coefficients != NULL && plane != NULL
+                 ? resample_cubic_prepare(stack->voxels, stack->depth, run->plane_size, coefficients, why)
+                 : fault_set(why, FAULT_NO_MEMORY, "no memory for spline coefficients of %zu voxels", n);
+    for (size_t k = 0; rc == 0 && k < run->n_planes; k++) {
+        const struct sr_plane *at = &run->planes[k];
+        if (at->t == 0) // the spline goes through the acquired slices
+            continue;
+        const float *a = stack->voxels + (size_t)at->slice * run->plane_size, *b = a + run->plane_size;
+        resample_cubic(coefficients, stack->depth, run->plane_size, at->slice, at->t, plane);
+        for (size_t i = 0; i < run->plane_size; i++) {
+            double linear = (1 - at->t) * (double)a[i] + at->t * (double)b[i];
+            run->residual[k * run->plane_size + i] = (float)(plane[i] - linear);
+        }
+    }
+    free(plane);
+    free(coefficients);
+    return rc;
+}
+
+static int deliver(struct run *run, struct fault_note *why)
+{
+    double start = clock_monotonic_s();
+    int rc = 0;
+    memset(run->residual, 0, run->n_planes * run->plane_size * sizeof *run->residual);
+    if (run->report->delivered == SR_CUBIC)
+        rc = deliver_cubic(run, why);
+    else if (run->report->delivered != SR_LINEAR)
+        rc = deliver_network(run, why);
+    run->report->seconds_interpolate = clock_monotonic_s() - start;
+    return rc;
+}
+
+static void run_done(struct run *run)
+{
+    model_close(&run->model);
+    free(run->parameters);
+    free(run->normalised);
+}
+
+static void clear_report(struct sr_report *report)
+{
+    memset(report, 0, sizeof *report);
+    for (int i = 0; i < SR_N_METHODS; i++)
+        report->in_plane.psnr_db[i] = report->left_out.psnr_db[i] = NAN;
+    snprintf(report->in_plane.note, sizeof report->in_plane.note, "not asked for");
+    snprintf(report->left_out.note, sizeof report->left_out.note, "not asked for");
+}
+
+static int work(struct run *run, struct fault_note *why)
+{
+    struct sr_report *report = run->report;
+    int rc = check_input(run, why);
+    if (rc == 0)
+        rc = open_model(run, why);
+    if (rc == 0)
+        rc = find_range(run, why);
+    if (rc != 0)
+        return rc;
+    if (!(report->range_high > report->range_low)) {
+        report->delivered = SR_LINEAR;
+        snprintf(report->reason, sizeof report->reason, "the stack is constant: nothing can be added");
+        return deliver(run, why);
+    }
+    rc = normalise(run, why);
+    if (rc != 0)
+        return rc;
+    report->delivered = SR_BASE;
+    snprintf(report->reason, sizeof report->reason, "the network as its weights file has it was asked for");
+    return deliver(run, why);
+}
+
+int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n_planes,
+           const struct sr_options *options, float *residual, struct sr_report *report,
+           struct fault_note *why)
+{
+    struct run run = {.stack = stack, .planes = planes, .n_planes = n_planes, .options = options};
+    run.plane_size = (size_t)stack->height * (size_t)stack->width;
+    run.residual = residual;
+    run.report = report;
+    run.memory_bytes = options->memory_bytes > 0 ? options->memory_bytes : available_memory() / 2;
+    clear_report(report);
+    int rc = work(&run, why);
+    run_done(&run);
+    return rc;
+}
