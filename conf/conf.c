@@ -568,3 +568,12 @@ const struct conf_destination *conf_find_destination(const struct conf *conf, co
             return &conf->destinations[i];
     return NULL;
 }
+
+enum log_level conf_log_level(const struct conf *conf)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(conf->log_level, names[i]) == 0)
+            return (enum log_level)i;
+    return LOG_LEVEL_INFO;
+}

@@ -8,6 +8,7 @@
 #define ISOSLICE_CONF_CONF_H
 
 #include "core/fault.h"
+#include "core/log.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -87,5 +88,8 @@ const struct conf_destination *conf_find_destination(const struct conf *conf, co
 // "spacing" as mode and millimetres: 0 isotropic, 1 recur, 2 in mm. Returns 0 when `text` is none of them.
 // Shared with the command line.
 int conf_parse_spacing(const char *text, int *mode, double *mm);
+
+// log_level as the log takes it.
+enum log_level conf_log_level(const struct conf *conf);
 
 #endif

@@ -85,9 +85,9 @@ enum fault_class fault_class_of(enum fault fault)
     return row ? row->class : FAULT_CLASS_BUG;
 }
 
-const char *fault_class_name(enum fault_class class)
+const char *fault_class_name(enum fault_class kind)
 {
-    switch (class) {
+    switch (kind) {
     case FAULT_CLASS_TEMP:
         return "temporary";
     case FAULT_CLASS_PERM:

@@ -103,7 +103,7 @@ const char *fault_text(enum fault fault);
 enum fault_class fault_class_of(enum fault fault);
 
 // The class as a word: "temporary", "permanent", "refusal", "bug", "none".
-const char *fault_class_name(enum fault_class class);
+const char *fault_class_name(enum fault_class kind);
 
 // What a C-STORE peer is answered when this fault decides it; 0x0000 for FAULT_OK, 0x0110 where the table has none.
 unsigned fault_dimse_status(enum fault fault);

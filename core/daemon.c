@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/daemon.h"
+
+#include "core/file.h"
+#include "core/version.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+volatile int daemon_stop;
+
+static void on_stop(int number)
+{
+    (void)number;
+    daemon_stop = 1;
+}
+
+const char *daemon_arguments(int argc, char **argv, const char *name, const char *purpose, int *exit_code)
+{
+    const char *config = NULL;
+    *exit_code = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            printf("usage: %s --config FILE\n\n%s\n\n"
+                   "  --config FILE  the configuration (see isoslice check-config --help)\n"
+                   "  --help         this text\n"
+                   "  --version      the version\n\n"
+                   "Runs in the foreground until SIGTERM; logs to standard error.\n",
+                   name, purpose);
+            return NULL;
+        }
+        if (strcmp(argv[i], "--version") == 0) {
+            printf("%s %s\n", name, ISOSLICE_VERSION);
+            return NULL;
+        }
+        if (strcmp(argv[i], "--config") == 0 && i + 1 < argc) {
+            config = argv[++i];
+            continue;
+        }
+        fprintf(stderr, "%s: unknown argument '%s'; see %s --help\n", name, argv[i], name);
+        *exit_code = 2;
+        return NULL;
+    }
+    if (config == NULL) {
+        fprintf(stderr, "%s: missing --config FILE; see %s --help\n", name, name);
+        *exit_code = 2;
+    }
+    return config;
+}
+
+void daemon_init(void)
+{
+    umask(077);
+    struct sigaction action = {.sa_handler = on_stop};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    file_arm_crash_point();
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dcmtk/config/osconfig.h"
+
+#include "dcmtk/dcmdata/dctk.h"
+#include "dcmtk/dcmdata/dcostrma.h"
+#include "dcmtk/dcmnet/dcmtrans.h"
+#include "dcmtk/dcmnet/dimse.h"
+#include "dcmtk/ofstd/ofstd.h"
+#include "dcmtk/oflog/oflog.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+extern "C" {
+#include "dicom_map/dcmtk/scp.h"
+}
+
+namespace
+{
+
+constexpr long receive_pdu_bytes = 131072;
+
+const char *const storage_classes[] = {UID_MRImageStorage, UID_EnhancedMRImageStorage,
+                                       UID_LegacyConvertedEnhancedMRImageStorage};
+const char *const storage_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
+                                        UID_LittleEndianImplicitTransferSyntax,
+                                        UID_JPEGProcess14SV1TransferSyntax,
+                                        UID_JPEGProcess14TransferSyntax,
+                                        UID_JPEGLSLosslessTransferSyntax,
+                                        UID_RLELosslessTransferSyntax};
+const char *const verification_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
+                                             UID_LittleEndianImplicitTransferSyntax};
+
+// One object on its way in: the first fault is latched and the rest of its bytes swallowed, because a consumer that
+// reports an error makes DCMTK wait for PDVs that never come.
+struct Object {
+    const dcm_scp_callbacks *callbacks;
+    fault_note *why;
+    int fault;
+};
+
+class Consumer : public DcmConsumer
+{
+  public:
+    explicit Consumer(Object &object) : object_(object)
+    {
+    }
+    OFBool good() const override
+    {
+        return OFTrue;
+    }
+    OFCondition status() const override
+    {
+        return EC_Normal;
+    }
+    OFBool isFlushed() const override
+    {
+        return OFTrue;
+    }
+    offile_off_t avail() const override
+    {
+        return 2147483647L;
+    }
+    offile_off_t write(const void *data, offile_off_t size) override
+    {
+        if (object_.fault == 0 && size > 0)
+            object_.fault = object_.callbacks->store_data(object_.callbacks->user, data, static_cast<size_t>(size),
+                                                          object_.why);
+        return size;
+    }
+    void flush() override
+    {
+    }
+
+  private:
+    Object &object_;
+};
+
+class Stream : public DcmOutputStream
+{
+  public:
+    explicit Stream(Consumer *consumer) : DcmOutputStream(consumer)
+    {
+    }
+};
+
+void copy_text(char *out, size_t size, const char *text)
+{
+    OFStandard::strlcpy(out, text ? text : "", size);
+}
+
+// Trailing and leading spaces are not part of an AE title (PS3.5 table 6.2-1).
+void copy_ae(char out[17], const char *text)
+{
+    while (*text == ' ')
+        text++;
+    size_t n = strlen(text);
+    while (n > 0 && text[n - 1] == ' ')
+        n--;
+    n = std::min<size_t>(n, 16);
+    memcpy(out, text, n);
+    out[n] = '\0';
+}
+
+int fault_of(const OFCondition &condition, fault_note *why)
+{
+    if (condition == DUL_PEERABORTEDASSOCIATION)
+        return fault_set(why, FAULT_PEER_ABORTED, "peer aborted the association");
+    if (condition == DUL_NETWORKCLOSED)
+        return fault_set(why, FAULT_PEER_ABORTED, "peer closed the connection");
+    if (condition == DIMSE_NODATAAVAILABLE || condition == DUL_READTIMEOUT)
+        return fault_set(why, FAULT_TIMEOUT, "peer said nothing for too long");
+    return fault_set(why, FAULT_PEER_ABORTED, "association broke: %s", condition.text());
+}
+
+int timeout_of(double seconds)
+{
+    return std::max(1, static_cast<int>(std::lround(seconds)));
+}
+
+class Association
+{
+  public:
+    Association(const dcm_scp_options &options, const dcm_scp_callbacks &callbacks, fault_note *why)
+        : options_(options), callbacks_(callbacks), why_(why)
+    {
+        memset(&peer_, 0, sizeof peer_);
+    }
+    ~Association()
+    {
+        if (association_ != nullptr) {
+            ASC_dropSCPAssociation(association_, 1);
+            ASC_destroyAssociation(&association_);
+        }
+        if (network_ != nullptr)
+            ASC_dropNetwork(&network_);
+    }
+    Association(const Association &) = delete;
+    Association &operator=(const Association &) = delete;
+
+    int serve(int fd)
+    {
+        dcmExternalSocketHandle.set(fd);
+        OFCondition condition =
+            ASC_initializeNetwork(NET_ACCEPTOR, 0, timeout_of(options_.acse_timeout_s), &network_);
+        if (condition.bad())
+            return fault_set(why_, FAULT_INTERNAL, "cannot start the network layer: %s", condition.text());
+        condition = ASC_receiveAssociation(network_, &association_, receive_pdu_bytes, nullptr, nullptr, OFFalse,
+                                           DUL_NOBLOCK, timeout_of(options_.acse_timeout_s));
+        if (condition == DUL_NOASSOCIATIONREQUEST || condition == DUL_READTIMEOUT)
+            return fault_set(why_, FAULT_TIMEOUT, "no association request within %g s", options_.acse_timeout_s);
+        if (condition.bad())
+            return fault_of(condition, why_);
+        int rc = negotiate();
+        return rc != 0 ? rc : loop();
+    }
+
+  private:
+    int reject(T_ASC_RejectParametersResult result, T_ASC_RejectParametersSource source,
+               T_ASC_RejectParametersReason reason, const char *text)
+    {
+        T_ASC_RejectParameters rejection = {result, source, reason};
+        ASC_rejectAssociation(association_, &rejection);
+        return fault_set(why_, FAULT_ACCESS, "association rejected: %s: calling '%s' called '%s' from %s", text,
+                         peer_.calling_ae, peer_.called_ae, peer_.address);
+    }
+
+    int negotiate()
+    {
+        T_ASC_Parameters *params = association_->params;
+        DIC_AE calling, called;
+        ASC_getAPTitles(params, calling, sizeof calling, called, sizeof called, nullptr, 0);
+        copy_ae(peer_.calling_ae, calling);
+        copy_ae(peer_.called_ae, called);
+        copy_text(peer_.address, sizeof peer_.address, params->DULparams.callingPresentationAddress);
+        char application_context[DUL_LEN_NAME + 1];
+        if (ASC_getApplicationContextName(params, application_context, sizeof application_context).bad() ||
+            strcmp(application_context, UID_StandardApplicationContext) != 0)
+            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER, ASC_REASON_SU_APPCONTEXTNAMENOTSUPPORTED,
+                          "unknown application context");
+        switch (callbacks_.associate(callbacks_.user, &peer_)) {
+        case DCM_ANSWER_ACCEPT:
+            break;
+        case DCM_ANSWER_CALLED_UNKNOWN:
+            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
+                          ASC_REASON_SU_CALLEDAETITLENOTRECOGNIZED, "called AE title is not ours");
+        case DCM_ANSWER_CALLING_UNKNOWN:
+            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
+                          ASC_REASON_SU_CALLINGAETITLENOTRECOGNIZED, "sender is not listed");
+        case DCM_ANSWER_LOCAL_LIMIT:
+            return reject(ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
+                          ASC_REASON_SP_PRES_LOCALLIMITEXCEEDED, "too many associations");
+        case DCM_ANSWER_CONGESTION:
+            return reject(ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
+                          ASC_REASON_SP_PRES_TEMPORARYCONGESTION, "disk is low");
+        }
+        const char *verification[] = {UID_VerificationSOPClass};
+        OFCondition condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
+            params, verification, 1, const_cast<const char **>(verification_syntaxes),
+            sizeof verification_syntaxes / sizeof verification_syntaxes[0]);
+        if (condition.good())
+            condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
+                params, const_cast<const char **>(storage_classes), sizeof storage_classes / sizeof storage_classes[0],
+                const_cast<const char **>(storage_syntaxes), sizeof storage_syntaxes / sizeof storage_syntaxes[0]);
+        if (condition.good())
+            condition = ASC_acknowledgeAssociation(association_);
+        return condition.good() ? 0 : fault_of(condition, why_);
+    }
+
+    int loop()
+    {
+        for (;;) {
+            T_DIMSE_Message message;
+            T_ASC_PresentationContextID id;
+            DcmDataset *detail = nullptr;
+            memset(&message, 0, sizeof message);
+            OFCondition condition = DIMSE_receiveCommand(association_, DIMSE_NONBLOCKING,
+                                                         timeout_of(options_.dimse_timeout_s), &id, &message, &detail);
+            delete detail;
+            if (condition == DUL_PEERREQUESTEDRELEASE) {
+                ASC_acknowledgeRelease(association_);
+                return 0;
+            }
+            if (condition.bad()) {
+                int rc = fault_of(condition, why_);
+                if (rc == FAULT_TIMEOUT)
+                    ASC_abortAssociation(association_);
+                return rc;
+            }
+            if (message.CommandField == DIMSE_C_ECHO_RQ)
+                condition = DIMSE_sendEchoResponse(association_, id, &message.msg.CEchoRQ, STATUS_Success, nullptr);
+            else if (message.CommandField == DIMSE_C_STORE_RQ)
+                condition = store(id, message.msg.CStoreRQ);
+            else {
+                ASC_abortAssociation(association_);
+                return fault_set(why_, FAULT_PEER_ABORTED, "peer sent a command that was not negotiated: 0x%04x",
+                                 static_cast<unsigned>(message.CommandField));
+            }
+            if (condition.bad())
+                return fault_of(condition, why_);
+        }
+    }
+
+    OFCondition store(T_ASC_PresentationContextID id, const T_DIMSE_C_StoreRQ &command)
+    {
+        T_ASC_PresentationContext context;
+        OFCondition condition = ASC_findAcceptedPresentationContext(association_->params, id, &context);
+        if (condition.bad())
+            return condition;
+        dcm_store_request request;
+        memset(&request, 0, sizeof request);
+        copy_text(request.sop_class_uid, sizeof request.sop_class_uid, command.AffectedSOPClassUID);
+        copy_text(request.sop_instance_uid, sizeof request.sop_instance_uid, command.AffectedSOPInstanceUID);
+        copy_text(request.transfer_syntax, sizeof request.transfer_syntax, context.acceptedTransferSyntax);
+        request.peer = &peer_;
+
+        fault_note note = {};
+        Object object = {&callbacks_, &note, 0};
+        object.fault = check(request, context, &note);
+        int began = 0;
+        if (object.fault == 0) {
+            object.fault = callbacks_.store_begin(callbacks_.user, &request, &note);
+            began = object.fault == 0;
+        }
+        Consumer consumer(object);
+        Stream stream(&consumer);
+        T_ASC_PresentationContextID data_id = id;
+        condition = DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
+                                               &data_id, &stream, nullptr, nullptr);
+        if (condition.good() && data_id != id)
+            condition = makeDcmnetCondition(DIMSEC_INVALIDPRESENTATIONCONTEXTID, OF_error,
+                                            "data set in another presentation context than its command");
+        if (condition.bad()) {
+            if (began)
+                callbacks_.store_cancel(callbacks_.user);
+            return condition;
+        }
+        if (object.fault == 0)
+            object.fault = callbacks_.store_end(callbacks_.user, &request, &note);
+        if (object.fault != 0 && began)
+            callbacks_.store_cancel(callbacks_.user);
+        return respond(id, command, object.fault, note);
+    }
+
+    // The command must name an object that its context was negotiated for.
+    int check(const dcm_store_request &request, const T_ASC_PresentationContext &context, fault_note *note)
+    {
+        if (!uid_is_valid(request.sop_instance_uid))
+            return fault_set(note, FAULT_BAD_UID, "bad Affected SOP Instance UID");
+        if (strcmp(request.sop_class_uid, context.abstractSyntax) != 0)
+            return fault_set(note, FAULT_SOP_MISMATCH, "SOP class is not that of the presentation context");
+        return 0;
+    }
+
+    OFCondition respond(T_ASC_PresentationContextID id, const T_DIMSE_C_StoreRQ &command, int fault,
+                        const fault_note &note)
+    {
+        T_DIMSE_C_StoreRSP response;
+        memset(&response, 0, sizeof response);
+        response.DimseStatus = static_cast<DIC_US>(fault_dimse_status(static_cast<enum fault>(fault)));
+        response.MessageIDBeingRespondedTo = command.MessageID;
+        copy_text(response.AffectedSOPClassUID, sizeof response.AffectedSOPClassUID, command.AffectedSOPClassUID);
+        copy_text(response.AffectedSOPInstanceUID, sizeof response.AffectedSOPInstanceUID,
+                  command.AffectedSOPInstanceUID);
+        response.DataSetType = DIMSE_DATASET_NULL;
+        response.opts = O_STORE_AFFECTEDSOPCLASSUID | O_STORE_AFFECTEDSOPINSTANCEUID;
+        if (fault == 0)
+            return DIMSE_sendStoreResponse(association_, id, &command, &response, nullptr);
+        DcmDataset detail;
+        char comment[65]; // LO
+        copy_text(comment, sizeof comment, note.text);
+        detail.putAndInsertString(DCM_ErrorComment, comment);
+        return DIMSE_sendStoreResponse(association_, id, &command, &response, &detail);
+    }
+
+    const dcm_scp_options &options_;
+    const dcm_scp_callbacks &callbacks_;
+    fault_note *why_;
+    dcm_peer peer_;
+    T_ASC_Network *network_ = nullptr;
+    T_ASC_Association *association_ = nullptr;
+};
+
+} // namespace
+
+extern "C" int dcm_network_init(struct fault_note *why)
+{
+    try {
+        setenv("TCP_NODELAY", "1", 1); // DCMTK leaves Nagle on; some 40 ms per object
+        OFLog::configure(OFLogger::FATAL_LOG_LEVEL);
+        OFStandard::initializeNetwork();
+        dcmDisableGethostbyaddr.set(OFTrue);
+        dcmAssociatePDUSizeLimit.set(1u << 20);
+        if (!dcmDataDict.isDictionaryLoaded())
+            return fault_set(why, FAULT_INTERNAL, "cannot load the DICOM dictionary: set DCMDICTPATH");
+        return 0;
+    } catch (...) {
+        return fault_set(why, FAULT_INTERNAL, "cannot start the DICOM network layer");
+    }
+}
+
+extern "C" int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
+                             struct fault_note *why)
+{
+    try {
+        return Association(*options, *callbacks, why).serve(fd);
+    } catch (const std::bad_alloc &) {
+        return fault_set(why, FAULT_NO_MEMORY, "memory exhausted in an association");
+    } catch (...) {
+        return fault_set(why, FAULT_INTERNAL, "unexpected exception in an association");
+    }
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dcmtk/config/osconfig.h"
+
+#include "dcmtk/dcmdata/dctk.h"
+#include "dcmtk/dcmnet/dcmtrans.h"
+#include "dcmtk/dcmnet/dimse.h"
+#include "dcmtk/dcmnet/diutil.h"
+#include "dcmtk/ofstd/ofstd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+
+extern "C" {
+#include "dicom_map/dcmtk/scu.h"
+}
+
+struct dcm_scu {
+    T_ASC_Network *network = nullptr;
+    T_ASC_Association *association = nullptr;
+    int dimse_timeout_s = 60;
+    bool broken = false; // abort instead of release
+};
+
+namespace
+{
+
+int timeout_of(double seconds)
+{
+    return std::max(1, static_cast<int>(std::lround(seconds)));
+}
+
+int fault_of(dcm_scu &scu, const OFCondition &condition, fault_note *why)
+{
+    scu.broken = true;
+    if (condition == DIMSE_NODATAAVAILABLE || condition == DUL_READTIMEOUT)
+        return fault_set(why, FAULT_TIMEOUT, "no answer within %d s", scu.dimse_timeout_s);
+    return fault_set(why, FAULT_PEER_ABORTED, "association broke: %s", condition.text());
+}
+
+int fault_of_status(unsigned status, fault_note *why)
+{
+    if (status == 0x0000 || status == 0xB000 || status == 0xB006 || status == 0xB007)
+        return 0;
+    if ((status & 0xff00) == 0xA700 || status == 0x0110 || status == 0x0213)
+        return fault_set(why, FAULT_PEER_BUSY, "peer answered 0x%04x", status);
+    return fault_set(why, FAULT_PEER_REFUSED, "peer answered 0x%04x", status);
+}
+
+void say_rejection(T_ASC_Association *association, char *text, size_t size)
+{
+    T_ASC_RejectParameters rejection;
+    OFString words;
+    ASC_getRejectParameters(association->params, &rejection);
+    ASC_printRejectParameters(words, &rejection);
+    std::replace(words.begin(), words.end(), '\n', ' ');
+    OFStandard::strlcpy(text, words.c_str(), size);
+}
+
+int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *why)
+{
+    const int connect_s = timeout_of(options.connect_timeout_s);
+    scu.dimse_timeout_s = timeout_of(options.dimse_timeout_s);
+    dcmConnectionTimeout.set(connect_s);
+    OFCondition condition = ASC_initializeNetwork(NET_REQUESTOR, 0, connect_s, &scu.network);
+    T_ASC_Parameters *params = nullptr;
+    if (condition.good())
+        condition = ASC_createAssociationParameters(&params, ASC_MAXIMUMPDUSIZE);
+    if (condition.bad())
+        return fault_set(why, FAULT_INTERNAL, "cannot start the network layer: %s", condition.text());
+    char address[512];
+    snprintf(address, sizeof address, "%s:%d", options.host, static_cast<int>(options.port));
+    ASC_setAPTitles(params, options.calling_ae, options.called_ae, nullptr);
+    ASC_setPresentationAddresses(params, OFStandard::getHostName().c_str(), address);
+    const char *explicit_le[] = {UID_LittleEndianExplicitTransferSyntax};
+    const char *implicit_le[] = {UID_LittleEndianImplicitTransferSyntax};
+    ASC_addPresentationContext(params, 1, UID_VerificationSOPClass, implicit_le, 1);
+    ASC_addPresentationContext(params, 3, UID_MRImageStorage, explicit_le, 1);
+    ASC_addPresentationContext(params, 5, UID_MRImageStorage, implicit_le, 1);
+    condition = ASC_requestAssociation(scu.network, params, &scu.association);
+    if (condition == DUL_ASSOCIATIONREJECTED) {
+        char words[256];
+        say_rejection(scu.association, words, sizeof words);
+        scu.broken = true;
+        return fault_set(why, FAULT_ASSOCIATION_REJECTED, "'%s' at %s rejected the association: %s", options.called_ae,
+                         address, words);
+    }
+    if (condition.bad()) {
+        scu.broken = true;
+        if (scu.association == nullptr)
+            ASC_destroyAssociationParameters(&params);
+        return fault_set(why, FAULT_CONNECT, "cannot reach '%s' at %s: %s", options.called_ae, address,
+                         condition.text());
+    }
+    if (ASC_countAcceptedPresentationContexts(scu.association->params) == 0)
+        return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no MR images", options.called_ae, address);
+    return 0;
+}
+
+int store_file(dcm_scu &scu, const char *path, unsigned *status, fault_note *why)
+{
+    DcmFileFormat file;
+    OFCondition condition = file.loadFile(path);
+    if (condition.bad())
+        return fault_set(why, FAULT_IO, "cannot load '%s': %s", path, condition.text());
+    DIC_UI sop_class, sop_instance;
+    if (!DU_findSOPClassAndInstanceInDataSet(file.getDataset(), sop_class, sizeof sop_class, sop_instance,
+                                             sizeof sop_instance))
+        return fault_set(why, FAULT_NOT_DICOM, "'%s' names no SOP class and instance", path);
+    T_ASC_PresentationContextID id = ASC_findAcceptedPresentationContextID(scu.association, sop_class,
+                                                                           UID_LittleEndianExplicitTransferSyntax);
+    if (id == 0)
+        id = ASC_findAcceptedPresentationContextID(scu.association, sop_class, UID_LittleEndianImplicitTransferSyntax);
+    if (id == 0)
+        return fault_set(why, FAULT_NOT_NEGOTIATED, "peer accepts no context for SOP class %s", sop_class);
+    T_DIMSE_C_StoreRQ request;
+    T_DIMSE_C_StoreRSP response;
+    memset(&request, 0, sizeof request);
+    memset(&response, 0, sizeof response);
+    request.MessageID = scu.association->nextMsgID++;
+    OFStandard::strlcpy(request.AffectedSOPClassUID, sop_class, sizeof request.AffectedSOPClassUID);
+    OFStandard::strlcpy(request.AffectedSOPInstanceUID, sop_instance, sizeof request.AffectedSOPInstanceUID);
+    request.DataSetType = DIMSE_DATASET_PRESENT;
+    request.Priority = DIMSE_PRIORITY_MEDIUM;
+    DcmDataset *detail = nullptr;
+    condition = DIMSE_storeUser(scu.association, id, &request, nullptr, file.getDataset(), nullptr, nullptr,
+                                DIMSE_NONBLOCKING, scu.dimse_timeout_s, &response, &detail);
+    std::unique_ptr<DcmDataset> owner(detail);
+    if (condition.bad())
+        return fault_of(scu, condition, why);
+    *status = response.DimseStatus;
+    return fault_of_status(*status, why);
+}
+
+int caught(fault_note *why)
+{
+    try {
+        throw;
+    } catch (const std::bad_alloc &) {
+        return fault_set(why, FAULT_NO_MEMORY, "memory exhausted while sending");
+    } catch (...) {
+        return fault_set(why, FAULT_INTERNAL, "unexpected exception while sending");
+    }
+}
+
+} // namespace
+
+extern "C" int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why)
+{
+    dcm_scu *opened = nullptr;
+    int rc;
+    try {
+        opened = new dcm_scu;
+        rc = open_association(*opened, *options, why);
+    } catch (...) {
+        rc = caught(why);
+    }
+    if (rc != 0) {
+        dcm_scu_close(opened);
+        return rc;
+    }
+    *scu = opened;
+    return 0;
+}
+
+extern "C" int dcm_scu_echo(struct dcm_scu *scu, struct fault_note *why)
+{
+    try {
+        DIC_US status = 0xffff;
+        DcmDataset *detail = nullptr;
+        if (ASC_findAcceptedPresentationContextID(scu->association, UID_VerificationSOPClass) == 0)
+            return fault_set(why, FAULT_NOT_NEGOTIATED, "peer does not accept verification");
+        OFCondition condition = DIMSE_echoUser(scu->association, scu->association->nextMsgID++, DIMSE_NONBLOCKING,
+                                               scu->dimse_timeout_s, &status, &detail);
+        std::unique_ptr<DcmDataset> owner(detail);
+        return condition.good() ? fault_of_status(status, why) : fault_of(*scu, condition, why);
+    } catch (...) {
+        return caught(why);
+    }
+}
+
+extern "C" int dcm_scu_store(struct dcm_scu *scu, const char *path, unsigned *status, struct fault_note *why)
+{
+    *status = 0xffff;
+    try {
+        return store_file(*scu, path, status, why);
+    } catch (...) {
+        scu->broken = true;
+        return caught(why);
+    }
+}
+
+extern "C" void dcm_scu_close(struct dcm_scu *scu)
+{
+    if (scu == nullptr)
+        return;
+    try {
+        if (scu->association != nullptr) {
+            if (!scu->broken)
+                ASC_releaseAssociation(scu->association);
+            else
+                ASC_abortAssociation(scu->association);
+            ASC_destroyAssociation(&scu->association);
+        }
+        if (scu->network != nullptr)
+            ASC_dropNetwork(&scu->network);
+    } catch (...) {
+        // nothing is left to do for this association
+    }
+    delete scu;
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scp/association.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "dicom_map/dcmtk/scp.h"
+#include "scp/confine.h"
+#include "scp/object.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+struct association {
+    const struct association_request *request;
+    char name[64]; // of the folder
+    struct object object;
+    unsigned n_stored, n_failed;
+};
+
+// Makes, enters and locks the folder of this association, and gives up everything else.
+static int enter_folder(struct association *association, const struct dcm_peer *peer, struct fault_note *why)
+{
+    char path[CONF_PATH_SIZE + 128];
+    int active;
+    snprintf(association->name, sizeof association->name, "a%lldp%d", (long long)clock_wall_us(), (int)getpid());
+    int rc = file_join(path, sizeof path, association->request->incoming, association->name, why);
+    if (rc == 0)
+        rc = file_make_directory(path, why);
+    if (rc != 0)
+        return rc;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC); // held, and so the lock, until the process ends
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0 || chdir(path) != 0)
+        return fault_set_errno(why, errno, "cannot enter '%s'", path);
+    rc = file_write_atomic(ASSOCIATION_SENDER_FILE, peer->calling_ae, strlen(peer->calling_ae), why);
+    if (rc == 0)
+        rc = confine_to_folder(".", &active, why);
+    return rc;
+}
+
+static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
+{
+    struct association *association = user;
+    const struct association_request *request = association->request;
+    const struct conf *conf = request->conf;
+    struct fault_note why;
+    if (strcmp(peer->called_ae, conf->ae_title) != 0)
+        return DCM_ANSWER_CALLED_UNKNOWN;
+    if (conf_find_sender(conf, peer->calling_ae, request->address) == NULL)
+        return DCM_ANSWER_CALLING_UNKNOWN;
+    if (request->is_full)
+        return DCM_ANSWER_LOCAL_LIMIT;
+    if (enter_folder(association, peer, &why) != 0) {
+        log_error("association refused: %s", why.text);
+        return DCM_ANSWER_CONGESTION;
+    }
+    log_info("association %s from '%s'", association->name, peer->calling_ae);
+    return DCM_ANSWER_ACCEPT;
+}
+
+static struct object_command command_of(const struct dcm_store_request *request)
+{
+    return (struct object_command){
+        .sop_class_uid = request->sop_class_uid,
+        .sop_instance_uid = request->sop_instance_uid,
+        .transfer_syntax = request->transfer_syntax,
+        .calling_ae = request->peer->calling_ae,
+    };
+}
+
+static int store_begin(void *user, const struct dcm_store_request *request, struct fault_note *why)
+{
+    struct association *association = user;
+    struct object_command command = command_of(request);
+    int rc = object_begin(&association->object, &command, why);
+    if (rc != 0) {
+        association->n_failed++;
+        log_warning("association %s: object refused: %s", association->name, why->text);
+    }
+    return rc;
+}
+
+static int store_data(void *user, const void *data, size_t size, struct fault_note *why)
+{
+    struct association *association = user;
+    return object_write(&association->object, data, size, why);
+}
+
+static int store_end(void *user, const struct dcm_store_request *request, struct fault_note *why)
+{
+    struct association *association = user;
+    struct object_command command = command_of(request);
+    int rc = object_commit(&association->object, &command, why);
+    if (rc == 0)
+        association->n_stored++;
+    else
+        log_warning("association %s: object '%s' refused: %s: %s", association->name, request->sop_instance_uid,
+                    fault_name((enum fault)rc), why->text);
+    return rc;
+}
+
+static void store_cancel(void *user)
+{
+    struct association *association = user;
+    association->n_failed++;
+    object_cancel(&association->object);
+}
+
+int association_serve(int fd, const struct association_request *request)
+{
+    const struct conf *conf = request->conf;
+    struct association association = {
+        .request = request,
+        .object = {.fd = -1,
+                   .limits = {.max_bytes = conf->max_object_mb << 20, .reserve_bytes = conf->disk_reserve_mb << 20}},
+    };
+    struct dcm_scp_options options = {conf->acse_timeout_s, conf->dimse_timeout_s};
+    struct dcm_scp_callbacks callbacks = {
+        .user = &association,
+        .associate = associate,
+        .store_begin = store_begin,
+        .store_data = store_data,
+        .store_end = store_end,
+        .store_cancel = store_cancel,
+    };
+    struct fault_note why = {0};
+    int active;
+    signal(SIGXFSZ, SIG_IGN); // EFBIG instead
+    signal(SIGALRM, SIG_DFL);
+    alarm((unsigned)conf->association_limit_s);
+    int rc = confine_resources(association.object.limits.max_bytes, &why);
+    if (rc == 0)
+        rc = confine_to_folder(request->incoming, &active, &why);
+    if (rc != 0) {
+        log_error("association dropped: cannot confine its process: %s", why.text);
+        close(fd);
+        return rc;
+    }
+    rc = dcm_scp_serve(fd, &options, &callbacks, &why);
+    const char *name = association.name[0] ? association.name : "(none)";
+    if (rc != 0)
+        log_warning("association %s ended: %s: %s; %u stored, %u failed", name, fault_name((enum fault)rc), why.text,
+                    association.n_stored, association.n_failed);
+    else
+        log_info("association %s released: %u stored, %u failed", name, association.n_stored, association.n_failed);
+    return rc;
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scp/indexer.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "dicom_map/prescan.h"
+#include "scp/association.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { POLL_MS = 200, PURGE_INTERVAL_S = 3600 };
+
+// One association's folder as a round finds it.
+struct folder {
+    char name[64];
+    char path[SPOOL_PATH_SIZE];
+    char sender[ASSOCIATION_SENDER_SIZE];
+    int is_open; // its process holds the lock
+};
+
+struct folders {
+    struct folder *items;
+    size_t n;
+};
+
+static void read_folder(struct folder *folder)
+{
+    char path[SPOOL_PATH_SIZE + 16];
+    void *sender = NULL;
+    size_t size;
+    int fd = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        folder->is_open = flock(fd, LOCK_EX | LOCK_NB) != 0;
+        close(fd);
+    }
+    snprintf(path, sizeof path, "%s/%s", folder->path, ASSOCIATION_SENDER_FILE);
+    if (file_read(path, ASSOCIATION_SENDER_SIZE - 1, &sender, &size, NULL) == 0)
+        snprintf(folder->sender, sizeof folder->sender, "%s", (const char *)sender);
+    free(sender);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct folder *)a)->name, ((const struct folder *)b)->name);
+}
+
+static int list_folders(const struct spool *spool, struct folders *folders, struct fault_note *why)
+{
+    const char *incoming = spool_folder(spool, SPOOL_INCOMING);
+    DIR *dir = opendir(incoming);
+    if (dir == NULL)
+        return fault_set_errno(why, errno, "cannot open directory '%s'", incoming);
+    int rc = 0;
+    size_t room = 0;
+    struct dirent *entry;
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (entry->d_name[0] != 'a' || strlen(entry->d_name) >= sizeof folders->items->name)
+            continue;
+        if (folders->n == room) {
+            room = room ? 2 * room : 16;
+            struct folder *grown = realloc(folders->items, room * sizeof *grown);
+            if (grown == NULL) {
+                rc = fault_set(why, FAULT_NO_MEMORY, "cannot list %zu folders", room);
+                break;
+            }
+            folders->items = grown;
+        }
+        struct folder *folder = &folders->items[folders->n];
+        memset(folder, 0, sizeof *folder);
+        snprintf(folder->name, sizeof folder->name, "%s", entry->d_name);
+        rc = file_join(folder->path, sizeof folder->path, incoming, entry->d_name, why);
+        read_folder(folder);
+        folders->n++;
+    }
+    closedir(dir);
+    if (rc == 0 && folders->n > 1)
+        qsort(folders->items, folders->n, sizeof *folders->items, by_name);
+    return rc;
+}
+
+static int is_open(void *user, const char *sender)
+{
+    const struct folders *folders = user;
+    for (size_t i = 0; i < folders->n; i++)
+        if (folders->items[i].is_open && strcmp(folders->items[i].sender, sender) == 0)
+            return 1;
+    return 0;
+}
+
+// Where an indexed file belongs. Moving needs no sync: found in the old place after a crash, it is moved again.
+static int move_file(const struct spool *spool, const char *path, const char *name, enum spool_verdict verdict,
+                     struct fault_note *why)
+{
+    char to[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    if (verdict == SPOOL_DUPLICATE) {
+        if (file_ops.unlink(path) != 0 && errno != ENOENT)
+            return fault_set_errno(why, errno, "cannot remove '%s'", path);
+        return 0;
+    }
+    int aside = verdict == SPOOL_CONFLICT || verdict == SPOOL_KNOWN_ASIDE;
+    int rc = file_join(to, sizeof to, spool_folder(spool, aside ? SPOOL_ASIDE : SPOOL_STORE), name, why);
+    if (rc == 0 && file_ops.rename(path, to) != 0)
+        rc = fault_set_errno(why, errno, "cannot move '%s'", path);
+    return rc;
+}
+
+static int index_file(struct spool *spool, const struct conf *conf, const struct folder *folder, const char *file,
+                      struct indexer_round *round, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + 280];
+    struct prescan scan;
+    struct spool_object object = {0};
+    struct stat st;
+    enum spool_verdict verdict;
+    snprintf(path, sizeof path, "%s/%s", folder->path, file);
+    snprintf(object.name, sizeof object.name, "%s-%.24s", folder->name, file);
+    int rc = prescan_file(path, (size_t)conf->max_object_mb << 20, &scan, why);
+    if (rc == FAULT_IO || rc == FAULT_NO_MEMORY)
+        return rc;
+    if (rc != 0) { // it was sound when it was acknowledged: kept, and said
+        char bad[SPOOL_PATH_SIZE + 284];
+        log_error("received object '%s' can no longer be read, kept as '.bad': %s", object.name, why->text);
+        snprintf(bad, sizeof bad, "%s.bad", path);
+        round->n_bad++;
+        return file_ops.rename(path, bad) == 0 ? 0 : fault_set_errno(why, errno, "cannot rename '%s'", path);
+    }
+    snprintf(object.sop_class_uid, sizeof object.sop_class_uid, "%s", scan.sop_class_uid);
+    snprintf(object.sop_instance_uid, sizeof object.sop_instance_uid, "%s", scan.sop_instance_uid);
+    snprintf(object.series_uid, sizeof object.series_uid, "%s", scan.series_uid);
+    snprintf(object.study_uid, sizeof object.study_uid, "%s", scan.study_uid);
+    snprintf(object.digest, sizeof object.digest, "%s", scan.digest);
+    snprintf(object.sender, sizeof object.sender, "%s", scan.source_ae[0] ? scan.source_ae : folder->sender);
+    object.size_bytes = stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
+    rc = spool_index(spool, &object, clock_wall_us(), &verdict, why);
+    if (rc != 0)
+        return rc;
+    round->n_new += verdict == SPOOL_NEW;
+    round->n_duplicate += verdict == SPOOL_DUPLICATE;
+    if (verdict == SPOOL_CONFLICT) {
+        round->n_conflict++;
+        log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series '%s' is held",
+                  object.sop_instance_uid, object.series_uid);
+    }
+    return move_file(spool, path, object.name, verdict, why);
+}
+
+static int has_suffix(const char *name, const char *suffix)
+{
+    size_t n = strlen(name), m = strlen(suffix);
+    return n > m && strcmp(name + n - m, suffix) == 0;
+}
+
+static int index_folder(struct spool *spool, const struct conf *conf, const struct folder *folder,
+                        struct indexer_round *round, struct fault_note *why)
+{
+    DIR *dir = opendir(folder->path);
+    if (dir == NULL)
+        return errno == ENOENT ? 0 : fault_set_errno(why, errno, "cannot open directory '%s'", folder->path);
+    int rc = 0, n_left = 0;
+    struct dirent *entry;
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        const char *name = entry->d_name;
+        if (has_suffix(name, ".dcm"))
+            rc = index_file(spool, conf, folder, name, round, why);
+        else if (!folder->is_open && (has_suffix(name, ".tmp") || strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
+            char path[SPOOL_PATH_SIZE + 280];
+            snprintf(path, sizeof path, "%s/%s", folder->path, name);
+            file_ops.unlink(path); // never acknowledged; tried again next round if it fails
+        } else if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+            n_left++;
+    }
+    closedir(dir);
+    if (rc == 0 && !folder->is_open && n_left == 0)
+        rmdir(folder->path); // not empty after all: next round
+    return rc;
+}
+
+int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round, struct fault_note *why)
+{
+    // Open or not is read first: a folder seen closed shows all of its files below.
+    struct folders folders = {0};
+    memset(round, 0, sizeof *round);
+    int rc = list_folders(spool, &folders, why);
+    for (size_t i = 0; i < folders.n && rc == 0; i++)
+        rc = index_folder(spool, conf, &folders.items[i], round, why);
+    if (rc == 0)
+        rc = spool_gather(spool, conf->quiet_s, clock_wall_us(), is_open, &folders, &round->n_jobs, why);
+    free(folders.items);
+    return rc;
+}
+
+int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
+{
+    struct spool *spool = NULL;
+    size_t n_lost;
+    int rc = spool_open(conf->spool, &spool, why);
+    if (rc == 0)
+        rc = spool_check_files(spool, &n_lost, why);
+    if (rc == 0 && n_lost > 0)
+        log_error("%zu received objects are in the queue but not on the disk; their series are FAILED", n_lost);
+    double next_purge_s = 0;
+    while (rc == 0 && !*stop) {
+        struct indexer_round round;
+        size_t n_purged = 0;
+        int round_rc = indexer_round(spool, conf, &round, why);
+        if (round_rc == 0 && clock_monotonic_s() >= next_purge_s) {
+            next_purge_s = clock_monotonic_s() + PURGE_INTERVAL_S;
+            round_rc = spool_purge(spool, conf->keep_days, clock_wall_us(), &n_purged, why);
+        }
+        if (round_rc != 0) {
+            log_error("indexing: %s: %s", fault_name((enum fault)round_rc), why->text);
+            usleep(1000 * 1000);
+        }
+        if (round.n_new + round.n_duplicate + round.n_conflict + round.n_jobs + n_purged > 0)
+            log_info("indexed: %zu new, %zu again, %zu in conflict, %zu series complete, %zu purged", round.n_new,
+                     round.n_duplicate, round.n_conflict, round.n_jobs, n_purged);
+        usleep(POLL_MS * 1000);
+    }
+    spool_close(spool);
+    return rc;
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// isoslice-receive: a listener that only accepts, a process per association, and the indexer as a child. The listener
+// reads nothing from a connection, so one silent peer delays nobody.
+
+#include "conf/conf.h"
+#include "core/clock.h"
+#include "core/daemon.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/notify.h"
+#include "dicom_map/dcmtk/scp.h"
+#include "scp/association.h"
+#include "scp/indexer.h"
+#include "spool/spool.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { N_REJECTING = 16, STOP_GRACE_S = 10 }; // processes beyond the limit that only say so; beyond those we hang up
+
+struct child {
+    pid_t pid; // 0: free
+    uint32_t address;
+};
+
+struct listener {
+    struct conf conf;
+    char incoming[SPOOL_PATH_SIZE];
+    int fd;
+    pid_t indexer;
+    struct child *children;
+    size_t n_children; // slots
+};
+
+static void on_child(int number)
+{
+    (void)number; // only to wake ppoll
+}
+
+static int listen_at(const struct conf *conf, struct fault_note *why)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)conf->port)};
+    inet_pton(AF_INET, conf->bind, &address.sin_addr);
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return fault_set_errno(why, errno, "cannot make a socket");
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 64) != 0) {
+        int saved = errno;
+        close(fd);
+        return fault_set_errno(why, saved, "cannot listen at %s:%lld", conf->bind, (long long)conf->port);
+    }
+    return fd;
+}
+
+static void become_child(int stop_with_parent)
+{
+    signal(SIGCHLD, SIG_DFL);
+    if (stop_with_parent)
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+}
+
+static void start_indexer(struct listener *listener)
+{
+    listener->indexer = fork();
+    if (listener->indexer != 0)
+        return;
+    struct fault_note why;
+    become_child(1);
+    close(listener->fd);
+    int rc = indexer_run(&listener->conf, &daemon_stop, &why);
+    if (rc != 0)
+        log_error("indexer: %s: %s", fault_name((enum fault)rc), why.text);
+    _exit(rc == 0 ? 0 : 1);
+}
+
+static void reap(struct listener *listener)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == listener->indexer) {
+            listener->indexer = 0;
+            if (!daemon_stop)
+                log_error("the indexer ended (status 0x%x); starting it again", (unsigned)status);
+            continue;
+        }
+        for (size_t i = 0; i < listener->n_children; i++)
+            if (listener->children[i].pid == pid)
+                listener->children[i].pid = 0;
+        if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+            log_warning("association process %d ended: it lasted longer than allowed", (int)pid);
+        else if (WIFSIGNALED(status))
+            log_error("association process %d died of signal %d; what it had acknowledged is kept", (int)pid,
+                      WTERMSIG(status));
+    }
+}
+
+static void accept_one(struct listener *listener)
+{
+    struct sockaddr_in peer;
+    socklen_t size = sizeof peer;
+    int fd = accept4(listener->fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
+    if (fd < 0)
+        return; // gone again, or out of descriptors: the next round tries
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    uint32_t address = ntohl(peer.sin_addr.s_addr);
+    struct child *slot = NULL;
+    int64_t n_all = 0, n_address = 0;
+    for (size_t i = 0; i < listener->n_children; i++) {
+        struct child *child = &listener->children[i];
+        if (child->pid == 0) {
+            slot = slot ? slot : child;
+            continue;
+        }
+        n_all++;
+        n_address += child->address == address;
+    }
+    if (slot == NULL) {
+        close(fd);
+        return;
+    }
+    struct association_request request = {
+        .conf = &listener->conf,
+        .incoming = listener->incoming,
+        .address = address,
+        .is_full = n_all >= listener->conf.max_associations ||
+                   n_address >= listener->conf.max_associations_per_address,
+    };
+    pid_t pid = fork();
+    if (pid == 0) {
+        become_child(0);
+        signal(SIGTERM, SIG_DFL); // an association in flight is finished; the parent ends it after a grace
+        signal(SIGINT, SIG_IGN);
+        close(listener->fd);
+        _exit(association_serve(fd, &request) == 0 ? 0 : 1);
+    }
+    close(fd);
+    if (pid < 0) {
+        log_error("cannot start a process for an association: %s", strerror(errno));
+        return;
+    }
+    slot->pid = pid;
+    slot->address = address;
+}
+
+static size_t n_running(const struct listener *listener)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < listener->n_children; i++)
+        n += listener->children[i].pid != 0;
+    return n;
+}
+
+static void stop_children(struct listener *listener)
+{
+    double until_s = clock_monotonic_s() + STOP_GRACE_S;
+    while (n_running(listener) > 0 && clock_monotonic_s() < until_s) {
+        usleep(50 * 1000);
+        reap(listener);
+    }
+    for (size_t i = 0; i < listener->n_children; i++)
+        if (listener->children[i].pid != 0)
+            kill(listener->children[i].pid, SIGKILL);
+    if (listener->indexer > 0) { // last, so that it sees everything
+        kill(listener->indexer, SIGTERM);
+        waitpid(listener->indexer, NULL, 0);
+    }
+}
+
+static int run(struct listener *listener, struct fault_note *why)
+{
+    struct spool *spool;
+    int rc = dcm_network_init(why);
+    if (rc == 0)
+        rc = spool_open(listener->conf.spool, &spool, why); // makes the folders; the indexer opens its own
+    if (rc != 0)
+        return rc;
+    snprintf(listener->incoming, sizeof listener->incoming, "%s", spool_folder(spool, SPOOL_INCOMING));
+    spool_close(spool);
+    listener->n_children = (size_t)listener->conf.max_associations + N_REJECTING;
+    listener->children = calloc(listener->n_children, sizeof *listener->children);
+    if (listener->children == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu associations", listener->n_children);
+    listener->fd = listen_at(&listener->conf, why);
+    if (listener->fd < 0)
+        return listener->fd;
+    tzset(); // before processes lose sight of the zone files
+
+    sigset_t blocked, before;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGCHLD);
+    sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGINT);
+    struct sigaction action = {.sa_handler = on_child};
+    sigaction(SIGCHLD, &action, NULL);
+    log_info("listening as '%s' at %s:%lld", listener->conf.ae_title, listener->conf.bind,
+             (long long)listener->conf.port);
+    notify_manager("READY=1");
+    double next_start_s = 0;
+    while (!daemon_stop) {
+        if (listener->indexer <= 0 && clock_monotonic_s() >= next_start_s) {
+            start_indexer(listener);
+            next_start_s = clock_monotonic_s() + 1;
+        }
+        struct pollfd poll_fd = {.fd = listener->fd, .events = POLLIN};
+        struct timespec timeout = {.tv_sec = 1};
+        sigprocmask(SIG_BLOCK, &blocked, &before);
+        int n = daemon_stop ? 0 : ppoll(&poll_fd, 1, &timeout, &before);
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        reap(listener);
+        if (n > 0)
+            accept_one(listener);
+        notify_manager("WATCHDOG=1");
+    }
+    log_info("stopping: %zu associations open", n_running(listener));
+    notify_manager("STOPPING=1");
+    close(listener->fd);
+    stop_children(listener);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    int exit_code;
+    const char *config = daemon_arguments(argc, argv, "isoslice-receive",
+                                          "Storage SCP: receives MR images, makes each durable, then acknowledges it.",
+                                          &exit_code);
+    if (config == NULL)
+        return exit_code;
+    static struct listener listener;
+    struct fault_note why;
+    int rc = conf_load(config, &listener.conf, &why);
+    if (rc != 0) {
+        fprintf(stderr, "isoslice-receive: %s\n", why.text);
+        return 2;
+    }
+    daemon_init();
+    log_init("isoslice-receive", conf_log_level(&listener.conf));
+    rc = run(&listener, &why);
+    free(listener.children);
+    if (rc != 0)
+        log_error("cannot go on: %s: %s", fault_name((enum fault)rc), why.text);
+    return rc == 0 ? 0 : 1;
+}

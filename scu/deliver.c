@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scu/deliver.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "dicom_map/dcmtk/scu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum { POLL_MS = 300 };
+
+double deliver_pause_s(const struct conf *conf, int attempts)
+{
+    return fmin(conf->retry_max_s, conf->retry_min_s * ldexp(1.0, attempts < 30 ? attempts : 30));
+}
+
+static double lease_s(const struct conf *conf)
+{
+    return 2 * (conf->connect_timeout_s + conf->dimse_timeout_s);
+}
+
+// Sends what is not confirmed. A permanent answer to one object does not keep the others from being sent; a temporary
+// one ends the association.
+static int send_objects(struct spool *spool, const struct conf *conf, struct dcm_scu *scu, const char *owner,
+                        const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
+                        struct fault_note *why)
+{
+    for (int64_t i = 0; i < delivery->n_objects; i++) {
+        char path[SPOOL_PATH_SIZE + 32];
+        int sent;
+        unsigned status;
+        struct fault_note note = {0};
+        int rc = spool_delivery_is_sent(spool, delivery->id, i, &sent, why);
+        if (rc != 0)
+            return rc;
+        if (sent)
+            continue;
+        if (*stop) {
+            fault_set(outcome, FAULT_CANCELLED, "stopped after %lld of %lld objects", (long long)i,
+                      (long long)delivery->n_objects);
+            return 0;
+        }
+        snprintf(path, sizeof path, "%s/IM%04lld.dcm", delivery->folder, (long long)i + 1);
+        int fault = dcm_scu_store(scu, path, &status, &note);
+        rc = spool_delivery_record(spool, delivery->id, owner, i, status, fault == 0, lease_s(conf), clock_wall_us(), why);
+        if (rc != 0)
+            return rc;
+        if (fault == 0) {
+            if (status != 0)
+                log_warning("delivery d%lld: object %lld stored with warning 0x%04x", (long long)delivery->id,
+                            (long long)i + 1, status);
+            continue;
+        }
+        fault_set(outcome, (enum fault)fault, "object %lld of %lld: %s", (long long)i + 1, (long long)delivery->n_objects,
+                  note.text);
+        if (fault != FAULT_PEER_REFUSED)
+            return 0;
+    }
+    return 0;
+}
+
+int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
+                const char *owner, const struct spool_delivery *delivery, volatile int *stop,
+                struct fault_note *outcome, struct fault_note *why)
+{
+    struct dcm_scu_options options = {
+        .calling_ae = conf->ae_title,
+        .called_ae = destination->ae_title,
+        .host = destination->host,
+        .port = destination->port,
+        .connect_timeout_s = conf->connect_timeout_s,
+        .dimse_timeout_s = conf->dimse_timeout_s,
+    };
+    struct dcm_scu *scu = NULL;
+    int rc = 0;
+    memset(outcome, 0, sizeof *outcome);
+    if (dcm_scu_open(&options, &scu, outcome) == 0)
+        rc = send_objects(spool, conf, scu, owner, delivery, stop, outcome, why);
+    dcm_scu_close(scu);
+    if (rc != 0)
+        return rc;
+    int64_t now_us = clock_wall_us(), next_us = now_us;
+    int failed = outcome->fault != FAULT_OK && outcome->fault != FAULT_CANCELLED;
+    if (failed)
+        next_us += (int64_t)(1e6 * deliver_pause_s(conf, delivery->attempts));
+    int hold = failed && (double)(next_us - delivery->created_us) > conf->give_up_h * 3600e6;
+    return spool_delivery_end(spool, delivery->id, owner, outcome, hold, next_us, now_us, why);
+}
+
+static void tell(const struct spool_delivery *delivery, const struct fault_note *outcome)
+{
+    if (outcome->fault == FAULT_OK)
+        log_info("delivery d%lld: %lld objects confirmed by '%s'", (long long)delivery->id,
+                 (long long)delivery->n_objects, delivery->destination);
+    else if (fault_class_of(outcome->fault) == FAULT_CLASS_TEMP)
+        log_warning("delivery d%lld to '%s' will be tried again: %s", (long long)delivery->id, delivery->destination,
+                    outcome->text);
+    else
+        log_error("delivery d%lld to '%s' is held: %s: %s", (long long)delivery->id, delivery->destination,
+                  fault_name(outcome->fault), outcome->text);
+}
+
+static int lock_destination(const struct conf *conf, const struct conf_destination *destination, struct fault_note *why)
+{
+    char path[CONF_PATH_SIZE + 64];
+    snprintf(path, sizeof path, "%s/send-%s.lock", conf->spool, destination->name);
+    for (char *p = path + strlen(conf->spool) + 1; *p != '\0'; p++)
+        if (*p == '/')
+            *p = '_';
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return fault_set_errno(why, errno, "cannot open '%s'", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        close(fd);
+        return fault_set(why, FAULT_IO, "another process sends to '%s' already", destination->name);
+    }
+    return fd; // held until the process ends
+}
+
+int deliver_run(const struct conf *conf, const struct conf_destination *destination, volatile int *stop,
+                struct fault_note *why)
+{
+    struct spool *spool = NULL;
+    char owner[SPOOL_OWNER_SIZE];
+    snprintf(owner, sizeof owner, "send:%d", (int)getpid());
+    int rc = spool_open(conf->spool, &spool, why);
+    int lock = rc == 0 ? lock_destination(conf, destination, why) : -1;
+    if (rc == 0 && lock < 0)
+        rc = lock;
+    if (rc == 0)
+        rc = spool_delivery_reclaim(spool, destination->name, why);
+    while (rc == 0 && !*stop) {
+        struct spool_delivery delivery;
+        struct fault_note outcome;
+        int found;
+        rc = spool_delivery_take(spool, destination->name, owner, lease_s(conf), clock_wall_us(), &delivery, &found, why);
+        if (rc == 0 && found) {
+            rc = deliver_one(spool, conf, destination, owner, &delivery, stop, &outcome, why);
+            if (rc == 0)
+                tell(&delivery, &outcome);
+        } else if (rc == 0)
+            usleep(POLL_MS * 1000);
+        if (rc == FAULT_LEASE_LOST || rc == FAULT_QUEUE || rc == FAULT_NO_SPACE) {
+            log_error("sending to '%s': %s", destination->name, why->text);
+            usleep(1000 * 1000);
+            rc = 0;
+        }
+    }
+    if (lock >= 0)
+        close(lock);
+    spool_close(spool);
+    return rc;
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// isoslice-send: one process per destination, so that a dead PACS delays nobody else.
+
+#include "conf/conf.h"
+#include "core/clock.h"
+#include "core/daemon.h"
+#include "core/log.h"
+#include "core/notify.h"
+#include "dicom_map/dcmtk/scp.h"
+#include "scu/deliver.h"
+#include "spool/spool.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { RESTART_S = 1 };
+
+struct sender {
+    pid_t pid; // 0: not running
+    double not_before_s;
+};
+
+static void start(const struct conf *conf, size_t i, struct sender *sender)
+{
+    sender->not_before_s = clock_monotonic_s() + RESTART_S;
+    sender->pid = fork();
+    if (sender->pid != 0)
+        return;
+    struct fault_note why;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    int rc = deliver_run(conf, &conf->destinations[i], &daemon_stop, &why);
+    if (rc != 0)
+        log_error("sending to '%s' ended: %s: %s", conf->destinations[i].name, fault_name((enum fault)rc), why.text);
+    _exit(rc == 0 ? 0 : 1);
+}
+
+struct orphans {
+    const struct conf *conf;
+    struct spool *spool;
+};
+
+// A delivery whose destination left the configuration waits for nobody.
+static void hold_orphan(void *user, const struct spool_row *row)
+{
+    struct orphans *orphans = user;
+    struct fault_note why;
+    if (strcmp(row->kind, "delivery") != 0 || conf_find_destination(orphans->conf, row->target) != NULL)
+        return;
+    if (spool_hold(orphans->spool, row->id, clock_wall_us(), &why) == 0)
+        log_error("delivery %s is held: destination '%s' is not in the configuration", row->id, row->target);
+}
+
+static int run(const struct conf *conf, struct fault_note *why)
+{
+    struct sender senders[CONF_MAX_DESTINATIONS] = {0};
+    struct orphans orphans = {.conf = conf};
+    int rc = dcm_network_init(why);
+    if (rc == 0)
+        rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
+    if (rc != 0)
+        return rc;
+    rc = spool_list(orphans.spool, "WAITING", hold_orphan, &orphans, why);
+    spool_close(orphans.spool);
+    if (rc != 0)
+        return rc;
+    if (conf->n_destinations == 0)
+        log_warning("no destination is configured: derived series stay in the spool");
+    log_info("sending to %zu destinations", conf->n_destinations);
+    notify_manager("READY=1");
+    while (!daemon_stop) {
+        int status;
+        pid_t pid;
+        for (size_t i = 0; i < conf->n_destinations; i++)
+            if (senders[i].pid == 0 && clock_monotonic_s() >= senders[i].not_before_s)
+                start(conf, i, &senders[i]);
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+            for (size_t i = 0; i < conf->n_destinations; i++)
+                if (senders[i].pid == pid) {
+                    senders[i].pid = 0;
+                    log_error("the process that sends to '%s' ended (status 0x%x); starting it again",
+                              conf->destinations[i].name, (unsigned)status);
+                }
+        notify_manager("WATCHDOG=1");
+        usleep(200 * 1000);
+    }
+    notify_manager("STOPPING=1");
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        if (senders[i].pid > 0)
+            kill(senders[i].pid, SIGTERM);
+    while (waitpid(-1, NULL, 0) > 0) {
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    int exit_code;
+    const char *config = daemon_arguments(argc, argv, "isoslice-send",
+                                          "Storage SCU: sends derived series to every configured destination.",
+                                          &exit_code);
+    if (config == NULL)
+        return exit_code;
+    static struct conf conf;
+    struct fault_note why;
+    int rc = conf_load(config, &conf, &why);
+    if (rc != 0) {
+        fprintf(stderr, "isoslice-send: %s\n", why.text);
+        return 2;
+    }
+    daemon_init();
+    log_init("isoslice-send", conf_log_level(&conf));
+    rc = run(&conf, &why);
+    if (rc != 0)
+        log_error("cannot go on: %s: %s", fault_name((enum fault)rc), why.text);
+    return rc == 0 ? 0 : 1;
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Inside the spool only: the open database and a few lines around SQLite so that statements read as one line each.
+
+#ifndef ISOSLICE_SPOOL_DB_H
+#define ISOSLICE_SPOOL_DB_H
+
+#include "spool/spool.h"
+
+#include <sqlite3.h>
+
+struct spool {
+    sqlite3 *db;
+    char root[SPOOL_PATH_SIZE];
+    char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
+};
+
+// A statement with its values bound: `types` has one letter per value, 'i' int64_t, 't' const char * (copied; NULL
+// binds NULL). NULL on failure, `why` filled.
+sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char *sql, const char *types, ...);
+
+// Steps once: 1 a row, 0 done, negative fault. The caller finalizes.
+int db_step(struct spool *spool, sqlite3_stmt *statement, struct fault_note *why);
+
+// Prepares, runs to the end and finalizes.
+int db_run(struct spool *spool, struct fault_note *why, const char *sql, const char *types, ...);
+
+// The same for a query that gives one integer; `fallback` when there is no row.
+int db_integer(struct spool *spool, struct fault_note *why, int64_t *value, int64_t fallback, const char *sql,
+               const char *types, ...);
+
+int db_begin(struct spool *spool, struct fault_note *why); // BEGIN IMMEDIATE
+// COMMIT when rc is 0, else ROLLBACK; returns the first fault.
+int db_end(struct spool *spool, int rc, struct fault_note *why);
+
+// Text of a column, never NULL, copied.
+void db_text(sqlite3_stmt *statement, int column, char *out, size_t size);
+
+#endif

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/clock.h"
+#include "spool/db.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *user, struct fault_note *why)
+{
+    static const struct {
+        const char *kind;
+        char letter;
+        const char *sql;
+    } queries[] = {
+        {"series", 's',
+         "SELECT id, state, series_uid, sender, (SELECT count(*) FROM object o WHERE o.series_uid=s.series_uid),"
+         " 0, changed_us, note FROM series s WHERE ?1 IS NULL OR state=?1 ORDER BY id"},
+        {"job", 'j',
+         "SELECT id, state, series_uid, owner, (SELECT count(*) FROM object o WHERE o.series_uid=j.series_uid"
+         " AND o.id<=j.last_object AND o.place='store'), attempts, changed_us, note FROM job j"
+         " WHERE ?1 IS NULL OR state=?1 ORDER BY id"},
+        {"delivery", 'd',
+         "SELECT d.id, d.state, r.derived_uid, d.destination, r.n_objects, d.attempts, d.changed_us, d.note"
+         " FROM delivery d JOIN result r ON r.id=d.result_id WHERE ?1 IS NULL OR d.state=?1 ORDER BY d.id"},
+    };
+    struct fault_note local;
+    why = why ? why : &local;
+    for (size_t i = 0; i < sizeof queries / sizeof queries[0]; i++) {
+        sqlite3_stmt *statement = db_prepare(spool, why, queries[i].sql, "t", state);
+        if (statement == NULL)
+            return why->fault;
+        int rc;
+        while ((rc = db_step(spool, statement, why)) == 1) {
+            struct spool_row line = {.kind = queries[i].kind};
+            char row_state[16], uid[UID_SIZE], target[SPOOL_OWNER_SIZE], note[SPOOL_NOTE_SIZE];
+            snprintf(line.id, sizeof line.id, "%c%lld", queries[i].letter, sqlite3_column_int64(statement, 0));
+            db_text(statement, 1, row_state, sizeof row_state);
+            db_text(statement, 2, uid, sizeof uid);
+            db_text(statement, 3, target, sizeof target);
+            db_text(statement, 7, note, sizeof note);
+            line.state = row_state;
+            line.uid = uid;
+            line.target = target;
+            line.note = note;
+            line.n_objects = sqlite3_column_int64(statement, 4);
+            line.attempts = sqlite3_column_int(statement, 5);
+            line.changed_us = sqlite3_column_int64(statement, 6);
+            row(user, &line);
+        }
+        sqlite3_finalize(statement);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+// "j12" into its table and number.
+static int parse_id(const char *id, const char **table, int64_t *number, struct fault_note *why)
+{
+    char *end = NULL;
+    *table = id[0] == 'j' ? "job" : id[0] == 'd' ? "delivery" : id[0] == 's' ? "series" : NULL;
+    if (*table != NULL)
+        *number = strtoll(id + 1, &end, 10);
+    if (*table == NULL || end == id + 1 || *end != '\0')
+        return fault_set(why, FAULT_USAGE, "bad id '%s': s, j or d and a number, as 'isoslice queue list' prints it",
+                         id);
+    return 0;
+}
+
+static int state_of(struct spool *spool, const char *id, const char *table, int64_t number, char *state, size_t size,
+                    struct fault_note *why)
+{
+    char sql[96];
+    snprintf(sql, sizeof sql, "SELECT state FROM %s WHERE id=?1", table);
+    sqlite3_stmt *statement = db_prepare(spool, why, sql, "i", number);
+    if (statement == NULL)
+        return why->fault;
+    int rc = db_step(spool, statement, why);
+    if (rc == 1)
+        db_text(statement, 0, state, size);
+    sqlite3_finalize(statement);
+    if (rc == 0)
+        return fault_set(why, FAULT_NOT_FOUND, "no such thing in the queue: '%s'", id);
+    return rc == 1 ? 0 : rc;
+}
+
+// Prints every column of every row that a query gives; columns whose names end in _us as times.
+static int show_rows(struct spool *spool, const char *sql, int64_t number, const char *prefix,
+                     void (*line)(void *user, const char *name, const char *value), void *user, struct fault_note *why)
+{
+    sqlite3_stmt *statement = db_prepare(spool, why, sql, "i", number);
+    if (statement == NULL)
+        return why->fault;
+    int rc;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        for (int i = 0; i < sqlite3_column_count(statement); i++) {
+            char name[64], value[SPOOL_NOTE_SIZE];
+            const char *column = sqlite3_column_name(statement, i);
+            size_t n = strlen(column);
+            snprintf(name, sizeof name, "%s%s", prefix, column);
+            if (n > 3 && strcmp(column + n - 3, "_us") == 0) {
+                name[strlen(name) - 3] = '\0';
+                if (sqlite3_column_int64(statement, i) == 0)
+                    continue;
+                clock_iso(sqlite3_column_int64(statement, i), value);
+            } else if (strcmp(column, "verdict") == 0) {
+                snprintf(value, sizeof value, "%s", fault_name((enum fault)sqlite3_column_int(statement, i)));
+            } else {
+                db_text(statement, i, value, sizeof value);
+            }
+            line(user, name, value);
+        }
+    }
+    sqlite3_finalize(statement);
+    return rc;
+}
+
+int spool_show(struct spool *spool, const char *id, void (*line)(void *user, const char *name, const char *value),
+               void *user, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    const char *table;
+    int64_t number;
+    char state[16];
+    int rc = parse_id(id, &table, &number, why);
+    if (rc == 0)
+        rc = state_of(spool, id, table, number, state, sizeof state, why);
+    if (rc != 0)
+        return rc;
+    if (table[0] == 's') {
+        rc = show_rows(spool, "SELECT series_uid, sender, state, changed_us, note FROM series WHERE id=?1", number, "",
+                       line, user, why);
+        if (rc == 0)
+            rc = show_rows(spool,
+                           "SELECT o.sop_uid, o.place, o.name FROM object o JOIN series s ON s.series_uid=o.series_uid"
+                           " WHERE s.id=?1 ORDER BY o.id",
+                           number, "object ", line, user, why);
+    } else if (table[0] == 'j') {
+        rc = show_rows(spool,
+                       "SELECT series_uid, state, created_us, changed_us, not_before_us, owner, attempts, steps,"
+                       " generation, note FROM job WHERE id=?1",
+                       number, "", line, user, why);
+        if (rc == 0)
+            rc = show_rows(spool,
+                           "SELECT stack_index, verdict, note, derived_uid, derived_name, n_objects FROM result"
+                           " WHERE job_id=?1 ORDER BY id",
+                           number, "stack ", line, user, why);
+    } else {
+        rc = show_rows(spool,
+                       "SELECT d.destination, d.state, r.derived_uid, r.derived_name, r.n_objects, d.created_us,"
+                       " d.changed_us, d.not_before_us, d.attempts, d.note,"
+                       " (SELECT count(*) FROM sent WHERE delivery_id=d.id AND confirmed=1) AS confirmed"
+                       " FROM delivery d JOIN result r ON r.id=d.result_id WHERE d.id=?1",
+                       number, "", line, user, why);
+        if (rc == 0)
+            rc = show_rows(spool,
+                           "SELECT idx+1 AS object, printf('0x%04x', status) AS status FROM sent"
+                           " WHERE delivery_id=?1 AND confirmed=0 ORDER BY idx",
+                           number, "not confirmed ", line, user, why);
+    }
+    return rc;
+}
+
+// One person's decision: `from` lists the states it is allowed in, space separated on both sides.
+static int decide(struct spool *spool, const char *id, const char *verb, const char *from_job,
+                  const char *from_delivery, const char *from_series, const char *to, const char *extra, int64_t now_us,
+                  struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    const char *table;
+    int64_t number;
+    char state[16], padded[20];
+    int rc = parse_id(id, &table, &number, why);
+    if (rc == 0)
+        rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = state_of(spool, id, table, number, state, sizeof state, why);
+    const char *from = table[0] == 'j' ? from_job : table[0] == 'd' ? from_delivery : from_series;
+    snprintf(padded, sizeof padded, " %s ", state);
+    if (rc == 0 && (from == NULL || strstr(from, padded) == NULL))
+        rc = fault_set(why, FAULT_USAGE, "cannot %s '%s': it is %s%s%s", verb, id, state,
+                       from ? ", must be one of" : ", which has nothing to decide", from ? from : "");
+    if (rc == 0) {
+        char sql[256];
+        snprintf(sql, sizeof sql, "UPDATE %s SET state='%s', changed_us=?2%s%s WHERE id=?1", table,
+                 table[0] == 's' ? "GATHERING" : to, table[0] == 's' ? ", note=''" : extra,
+                 table[0] == 'd' ? ", created_us=?2" : ""); // the time to give up counts anew
+        rc = db_run(spool, why, sql, "ii", number, now_us);
+    }
+    return db_end(spool, rc, why);
+}
+
+int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
+{
+    int rc = decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ", NULL, "WAITING",
+                    ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
+    if (rc == 0 && id[0] == 'd') // sent again means all of it
+        rc = db_run(spool, why, "DELETE FROM sent WHERE delivery_id=?1", "i", (int64_t)strtoll(id + 1, NULL, 10));
+    return rc;
+}
+
+int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
+{
+    return decide(spool, id, "hold", " WAITING ", " WAITING ", NULL, "HELD", ", note='held by a person'", now_us, why);
+}
+
+int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
+{
+    return decide(spool, id, "release", " HELD ", " HELD ", " CONFLICT FAILED ", "WAITING",
+                  ", attempts=0, not_before_us=0, note=''", now_us, why);
+}

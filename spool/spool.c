@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "spool/spool.h"
+
+#include "core/file.h"
+#include "spool/db.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store", "aside", "derived", "work", "reports"};
+
+static const char *const schema =
+    "CREATE TABLE IF NOT EXISTS object(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,"
+    " sop_class TEXT NOT NULL, sop_uid TEXT NOT NULL, series_uid TEXT NOT NULL, study_uid TEXT NOT NULL,"
+    " digest TEXT NOT NULL, sender TEXT NOT NULL, size INTEGER NOT NULL, received_us INTEGER NOT NULL,"
+    " place TEXT NOT NULL CHECK(place IN ('store','aside')));"
+    "CREATE UNIQUE INDEX IF NOT EXISTS object_uid ON object(sop_uid) WHERE place='store';"
+    "CREATE INDEX IF NOT EXISTS object_series ON object(series_uid);"
+    "CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL UNIQUE,"
+    " sender TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN ('GATHERING','QUEUED','CONFLICT','FAILED')),"
+    " changed_us INTEGER NOT NULL, note TEXT NOT NULL DEFAULT '');"
+    "CREATE TABLE IF NOT EXISTS job(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL,"
+    " state TEXT NOT NULL CHECK(state IN ('WAITING','LEASED','DONE','REFUSED','FAILED','HELD')),"
+    " last_object INTEGER NOT NULL, created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL,"
+    " not_before_us INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',"
+    " lease_until_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,"
+    " steps INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '');"
+    "CREATE INDEX IF NOT EXISTS job_state ON job(state);"
+    "CREATE TABLE IF NOT EXISTS result(id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " job_id INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE, stack_index INTEGER NOT NULL,"
+    " verdict INTEGER NOT NULL, note TEXT NOT NULL, derived_name TEXT NOT NULL, derived_uid TEXT NOT NULL,"
+    " n_objects INTEGER NOT NULL);"
+    "CREATE INDEX IF NOT EXISTS result_job ON result(job_id);"
+    "CREATE TABLE IF NOT EXISTS delivery(id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " result_id INTEGER NOT NULL REFERENCES result(id) ON DELETE CASCADE, destination TEXT NOT NULL,"
+    " state TEXT NOT NULL CHECK(state IN ('WAITING','SENDING','SENT','HELD')), created_us INTEGER NOT NULL,"
+    " changed_us INTEGER NOT NULL, not_before_us INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',"
+    " lease_until_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '');"
+    "CREATE INDEX IF NOT EXISTS delivery_state ON delivery(state);"
+    "CREATE TABLE IF NOT EXISTS sent(delivery_id INTEGER NOT NULL REFERENCES delivery(id) ON DELETE CASCADE,"
+    " idx INTEGER NOT NULL, status INTEGER NOT NULL, confirmed INTEGER NOT NULL, PRIMARY KEY(delivery_id, idx));";
+
+static int open_queue(struct spool *spool, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE];
+    int rc = file_join(path, sizeof path, spool->root, "queue.db", why);
+    if (rc != 0)
+        return rc;
+    if (sqlite3_open_v2(path, &spool->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK)
+        return fault_set(why, FAULT_QUEUE, "cannot open queue '%s': %s", path,
+                         spool->db ? sqlite3_errmsg(spool->db) : "no memory");
+    sqlite3_busy_timeout(spool->db, 30000);
+    rc = db_run(spool, why, "PRAGMA journal_mode=WAL", "");
+    if (rc == 0)
+        rc = db_run(spool, why, "PRAGMA synchronous=FULL", "");
+    if (rc == 0)
+        rc = db_run(spool, why, "PRAGMA foreign_keys=ON", "");
+    if (rc != 0)
+        return rc;
+    char *message = NULL;
+    rc = db_begin(spool, why);
+    if (rc == 0 && sqlite3_exec(spool->db, schema, NULL, NULL, &message) != SQLITE_OK)
+        rc = fault_set(why, FAULT_QUEUE, "cannot make the queue's tables: %s", message ? message : "no memory");
+    sqlite3_free(message);
+    return db_end(spool, rc, why);
+}
+
+int spool_open(const char *root, struct spool **spool, struct fault_note *why)
+{
+    struct spool *opened = calloc(1, sizeof *opened);
+    if (opened == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot open the spool");
+    int rc = 0;
+    int n = snprintf(opened->root, sizeof opened->root, "%s", root);
+    if (n < 0 || (size_t)n >= sizeof opened->root)
+        rc = fault_set(why, FAULT_CONFIG, "spool path too long: %d bytes", n);
+    for (int i = 0; i < SPOOL_N_FOLDERS && rc == 0; i++) {
+        rc = file_join(opened->folders[i], sizeof opened->folders[i], root, folder_names[i], why);
+        if (rc == 0)
+            rc = file_make_directory(opened->folders[i], why);
+    }
+    if (rc == 0)
+        rc = open_queue(opened, why);
+    if (rc != 0) {
+        spool_close(opened);
+        return rc;
+    }
+    *spool = opened;
+    return 0;
+}
+
+void spool_close(struct spool *spool)
+{
+    if (spool == NULL)
+        return;
+    sqlite3_close(spool->db);
+    free(spool);
+}
+
+const char *spool_folder(const struct spool *spool, enum spool_folder folder)
+{
+    return spool->folders[folder];
+}
+
+// ---- indexing
+
+// Looks an object up; *found = 1 fills digest, place, name.
+static int find_by_uid(struct spool *spool, const struct spool_object *object, enum spool_verdict *verdict,
+                       char series_uid[UID_SIZE], struct fault_note *why)
+{
+    sqlite3_stmt *statement = db_prepare(spool, why,
+                                         "SELECT digest, place, name, series_uid FROM object WHERE sop_uid=?1"
+                                         " ORDER BY place='store' DESC, id",
+                                         "t", object->sop_instance_uid);
+    if (statement == NULL)
+        return why->fault;
+    int rc;
+    *verdict = SPOOL_NEW;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char digest[DIGEST_HEX_SIZE], place[8], name[SPOOL_NAME_SIZE];
+        db_text(statement, 0, digest, sizeof digest);
+        db_text(statement, 1, place, sizeof place);
+        db_text(statement, 2, name, sizeof name);
+        int is_store = strcmp(place, "store") == 0;
+        if (*verdict == SPOOL_NEW) {
+            db_text(statement, 3, series_uid, UID_SIZE);
+            *verdict = SPOOL_CONFLICT;
+        }
+        if (strcmp(name, object->name) == 0) {
+            *verdict = is_store ? SPOOL_KNOWN : SPOOL_KNOWN_ASIDE;
+            rc = 0;
+            break;
+        }
+        if (strcmp(digest, object->digest) == 0) {
+            *verdict = SPOOL_DUPLICATE;
+            // Not the end: this very file may still be among the rows.
+        }
+    }
+    sqlite3_finalize(statement);
+    return rc;
+}
+
+static int insert_object(struct spool *spool, const struct spool_object *object, const char *place, int64_t now_us,
+                         struct fault_note *why)
+{
+    return db_run(spool, why,
+                  "INSERT INTO object(name, sop_class, sop_uid, series_uid, study_uid, digest, sender, size,"
+                  " received_us, place) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)",
+                  "tttttttiit", object->name, object->sop_class_uid, object->sop_instance_uid, object->series_uid,
+                  object->study_uid, object->digest, object->sender, object->size_bytes, now_us, place);
+}
+
+static int mark_conflict(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
+{
+    int rc = db_run(spool, why,
+                    "UPDATE series SET state='CONFLICT', changed_us=?2,"
+                    " note='other bytes came under a known SOP Instance UID' WHERE series_uid=?1",
+                    "ti", series_uid, now_us);
+    if (rc != 0)
+        return rc;
+    return db_run(spool, why,
+                  "UPDATE job SET state='HELD', changed_us=?2, note='the series is in conflict'"
+                  " WHERE series_uid=?1 AND state IN ('WAITING','LEASED')",
+                  "ti", series_uid, now_us);
+}
+
+static int touch_series(struct spool *spool, const struct spool_object *object, int64_t now_us, struct fault_note *why)
+{
+    return db_run(spool, why,
+                  "INSERT INTO series(series_uid, sender, state, changed_us) VALUES(?1,?2,'GATHERING',?3)"
+                  " ON CONFLICT(series_uid) DO UPDATE SET sender=?2, changed_us=?3,"
+                  " note=CASE state WHEN 'CONFLICT' THEN note ELSE '' END,"
+                  " state=CASE state WHEN 'CONFLICT' THEN 'CONFLICT' ELSE 'GATHERING' END",
+                  "tti", object->series_uid, object->sender, now_us);
+}
+
+int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us, enum spool_verdict *verdict,
+                struct fault_note *why)
+{
+    struct fault_note local;
+    char known_series[UID_SIZE] = "";
+    why = why ? why : &local;
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = find_by_uid(spool, object, verdict, known_series, why);
+    if (rc == 0 && *verdict == SPOOL_NEW) {
+        rc = insert_object(spool, object, "store", now_us, why);
+        if (rc == 0)
+            rc = touch_series(spool, object, now_us, why);
+    } else if (rc == 0 && *verdict == SPOOL_CONFLICT) {
+        rc = insert_object(spool, object, "aside", now_us, why);
+        if (rc == 0)
+            rc = touch_series(spool, object, now_us, why);
+        if (rc == 0)
+            rc = mark_conflict(spool, known_series, now_us, why);
+        if (rc == 0)
+            rc = mark_conflict(spool, object->series_uid, now_us, why);
+    }
+    return db_end(spool, rc, why);
+}
+
+// Whether the file of an object row is where one may be; "A-N.dcm" waits as "A/N.dcm".
+static int file_is_there(const struct spool *spool, const char *name, const char *place)
+{
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    snprintf(path, sizeof path, "%s/%s", spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
+    if (access(path, F_OK) == 0)
+        return 1;
+    const char *dash = strrchr(name, '-');
+    if (dash == NULL)
+        return 0;
+    snprintf(path, sizeof path, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name, dash + 1);
+    return access(path, F_OK) == 0;
+}
+
+int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    *n_lost = 0;
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *statement = db_prepare(spool, why, "SELECT name, place, series_uid FROM object", "");
+    if (statement == NULL)
+        return db_end(spool, why->fault, why);
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char name[SPOOL_NAME_SIZE], place[8], series_uid[UID_SIZE];
+        db_text(statement, 0, name, sizeof name);
+        db_text(statement, 1, place, sizeof place);
+        db_text(statement, 2, series_uid, sizeof series_uid);
+        if (file_is_there(spool, name, place))
+            continue;
+        ++*n_lost;
+        rc = db_run(spool, why,
+                    "UPDATE series SET state='FAILED', note='LOST_FILE: ' || ?2 WHERE series_uid=?1 AND state<>'CONFLICT'",
+                    "tt", series_uid, name);
+        if (rc != 0)
+            break;
+    }
+    sqlite3_finalize(statement);
+    return db_end(spool, rc, why);
+}
+
+// ---- gathering
+
+static int make_job(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
+{
+    int64_t last_object = 0, waiting = 0;
+    int rc = db_integer(spool, why, &last_object, 0, "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'",
+                        "t", series_uid);
+    if (rc == 0)
+        rc = db_integer(spool, why, &waiting, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'", "t",
+                        series_uid);
+    if (rc != 0)
+        return rc;
+    if (waiting != 0)
+        rc = db_run(spool, why, "UPDATE job SET last_object=?2, changed_us=?3, steps=0 WHERE id=?1", "iii", waiting,
+                    last_object, now_us);
+    else
+        rc = db_run(spool, why,
+                    "INSERT INTO job(series_uid, state, last_object, created_us, changed_us)"
+                    " VALUES(?1,'WAITING',?2,?3,?3)",
+                    "tii", series_uid, last_object, now_us);
+    if (rc != 0)
+        return rc;
+    return db_run(spool, why, "UPDATE series SET state='QUEUED', changed_us=?2 WHERE series_uid=?1", "ti", series_uid,
+                  now_us);
+}
+
+int spool_gather(struct spool *spool, double quiet_s, int64_t now_us, int (*is_open)(void *user, const char *sender),
+                 void *user, size_t *n_jobs, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    *n_jobs = 0;
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *statement =
+        db_prepare(spool, why,
+                   "SELECT series_uid, sender FROM series WHERE state='GATHERING' AND changed_us<=?1 ORDER BY id", "i",
+                   now_us - (int64_t)(quiet_s * 1e6));
+    if (statement == NULL)
+        return db_end(spool, why->fault, why);
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char series_uid[UID_SIZE], sender[17];
+        db_text(statement, 0, series_uid, sizeof series_uid);
+        db_text(statement, 1, sender, sizeof sender);
+        if (is_open(user, sender))
+            continue;
+        rc = make_job(spool, series_uid, now_us, why);
+        if (rc != 0)
+            break;
+        ++*n_jobs;
+    }
+    sqlite3_finalize(statement);
+    return db_end(spool, rc, why);
+}
+
+// ---- purging
+
+static int remove_named(struct spool *spool, enum spool_folder folder, const char *name, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    snprintf(path, sizeof path, "%s/%s", spool->folders[folder], name);
+    return file_remove_tree(path, why);
+}
+
+// Runs `sql` (one text column: a name) and removes each from `folder`.
+static int remove_all(struct spool *spool, enum spool_folder folder, const char *sql, const char *series_uid,
+                      struct fault_note *why)
+{
+    sqlite3_stmt *statement = db_prepare(spool, why, sql, "t", series_uid);
+    if (statement == NULL)
+        return why->fault;
+    int rc;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char name[SPOOL_NAME_SIZE];
+        db_text(statement, 0, name, sizeof name);
+        if (name[0] != '\0')
+            rc = remove_named(spool, folder, name, why);
+        if (rc < 0)
+            break;
+    }
+    sqlite3_finalize(statement);
+    return rc;
+}
+
+// Files go first: a crash in between leaves rows whose files are gone, which the next purge takes away; the other
+// way round files of patients would stay for ever.
+static int purge_series(struct spool *spool, const char *series_uid, struct fault_note *why)
+{
+    int rc = remove_all(spool, SPOOL_DERIVED,
+                        "SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1", series_uid, why);
+    if (rc == 0)
+        rc = remove_all(spool, SPOOL_REPORTS,
+                        "SELECT derived_name||'.json' FROM result JOIN job ON job.id=job_id WHERE series_uid=?1"
+                        " AND derived_name<>''",
+                        series_uid, why);
+    if (rc == 0)
+        rc = remove_all(spool, SPOOL_STORE, "SELECT name FROM object WHERE series_uid=?1 AND place='store'", series_uid,
+                        why);
+    if (rc == 0)
+        rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = db_run(spool, why, "DELETE FROM object WHERE series_uid=?1", "t", series_uid);
+    if (rc == 0)
+        rc = db_run(spool, why, "DELETE FROM job WHERE series_uid=?1", "t", series_uid);
+    if (rc == 0)
+        rc = db_run(spool, why, "DELETE FROM series WHERE series_uid=?1", "t", series_uid);
+    return db_end(spool, rc, why);
+}
+
+int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    *n_series = 0;
+    if (keep_days == 0)
+        return 0;
+    for (;;) {
+        char series_uid[UID_SIZE] = "";
+        // Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict.
+        sqlite3_stmt *statement = db_prepare(
+            spool, why,
+            "SELECT series_uid FROM series s WHERE state='QUEUED' AND changed_us<?1"
+            " AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
+            "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
+            " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d ON d.result_id=r.id"
+            "  WHERE j.series_uid=s.series_uid AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
+            "i", now_us - keep_days * 86400 * 1000000);
+        if (statement == NULL)
+            return why->fault;
+        int rc = db_step(spool, statement, why);
+        if (rc == 1)
+            db_text(statement, 0, series_uid, sizeof series_uid);
+        sqlite3_finalize(statement);
+        if (rc <= 0)
+            return rc;
+        rc = purge_series(spool, series_uid, why);
+        if (rc != 0)
+            return rc;
+        ++*n_series;
+    }
+}
+
+int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, int64_t *n_deliveries,
+                  struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    int rc = db_integer(spool, why, n_gathering, 0, "SELECT count(*) FROM series WHERE state='GATHERING'", "");
+    if (rc == 0)
+        rc = db_integer(spool, why, n_jobs, 0, "SELECT count(*) FROM job WHERE state IN ('WAITING','LEASED')", "");
+    if (rc == 0)
+        rc = db_integer(spool, why, n_deliveries, 0,
+                        "SELECT count(*) FROM delivery WHERE state IN ('WAITING','SENDING')", "");
+    return rc;
+}
