@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How Isoslice names itself in DICOM objects and on the network; also how it knows its own output again.
+
+#ifndef ISOSLICE_DICOM_MAP_IDENTITY_H
+#define ISOSLICE_DICOM_MAP_IDENTITY_H
+
+#define ISOSLICE_MANUFACTURER                "Isoslice"
+#define ISOSLICE_MODEL_NAME                  "Isoslice"
+
+// Fixed for all versions. Under 2.25 because the project has no registered root; PS3.5 B.2 prefers a root of
+// one's own here but does not forbid this.
+#define ISOSLICE_IMPLEMENTATION_CLASS_UID    "2.25.289137705612844913274650138842967310581"
+#define ISOSLICE_IMPLEMENTATION_VERSION_NAME "ISOSLICE_0.1"
+
+#endif
