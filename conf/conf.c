@@ -11,10 +11,20 @@
 
 // ---- the schema
 
-enum conf_type { TYPE_TEXT, TYPE_AE, TYPE_PATH, TYPE_INT, TYPE_REAL, TYPE_BOOL, TYPE_CHOICE, TYPE_SPACING, TYPE_CIDR };
+enum conf_type {
+    TYPE_TEXT,
+    TYPE_AE,
+    TYPE_PATH,
+    TYPE_INT,
+    TYPE_REAL,
+    TYPE_BOOL,
+    TYPE_CHOICE,
+    TYPE_SPACING,
+    TYPE_CIDR
+};
 
 struct conf_key {
-    const char *section;  // NULL: top level
+    const char *section; // NULL: top level
     const char *name;
     enum conf_type type;
     size_t offset, size;  // of the field (size for texts)
@@ -29,20 +39,22 @@ struct conf_key {
 static const struct conf_key keys[] = {
     {NULL, "site_id", TYPE_TEXT, FIELD(site_id), 1, 64, "default", NULL,
      "Names this installation; part of every UID we make. Two sites must not share one."},
-    {"node", "ae_title", TYPE_AE, FIELD(ae_title), 1, 16, "ISOSLICE", NULL, "Our AE title, called by senders."},
+    {"node", "ae_title", TYPE_AE, FIELD(ae_title), 1, 16, "ISOSLICE", NULL,
+     "Our AE title, called by senders."},
     {"node", "bind", TYPE_TEXT, FIELD(bind), 7, 15, "127.0.0.1", NULL,
      "IPv4 address to listen at; 0.0.0.0 for all. The default is reached from this machine only."},
     {"node", "port", TYPE_INT, FIELD(port), 1, 65535, "11112", NULL, "TCP port to listen at."},
     {"node", "spool", TYPE_PATH, FIELD(spool), 1, CONF_PATH_SIZE - 1, "/var/lib/isoslice", NULL,
      "Folder of everything received, computed and queued. Holds patient data: mode 0700."},
-    {"node", "log_level", TYPE_CHOICE, FIELD(log_level), 0, 0, "info", "error|warning|info|debug", "What is logged."},
+    {"node", "log_level", TYPE_CHOICE, FIELD(log_level), 0, 0, "info", "error|warning|info|debug",
+     "What is logged."},
     {"node", "station_name", TYPE_AE, FIELD(station_name), 1, 16, "ISOSLICE", NULL,
      "Station Name (0008,1010) of the derived series."},
 
     {"receive", "max_associations", TYPE_INT, FIELD(max_associations), 1, 1000, "32", NULL,
      "Associations at a time; more are rejected as a local limit."},
-    {"receive", "max_associations_per_address", TYPE_INT, FIELD(max_associations_per_address), 1, 1000, "8", NULL,
-     "The same, from one address."},
+    {"receive", "max_associations_per_address", TYPE_INT, FIELD(max_associations_per_address), 1, 1000, "8",
+     NULL, "The same, from one address."},
     {"receive", "acse_timeout_s", TYPE_REAL, FIELD(acse_timeout_s), 1, 600, "10", NULL,
      "Seconds a peer may take to ask for its association."},
     {"receive", "dimse_timeout_s", TYPE_REAL, FIELD(dimse_timeout_s), 1, 3600, "60", NULL,
@@ -59,7 +71,8 @@ static const struct conf_key keys[] = {
     {"work", "backend", TYPE_CHOICE, FIELD(backend), 0, 0, "auto", "auto|cpu|cuda|ref", "What computes."},
     {"work", "weights", TYPE_PATH, FIELD(weights), 0, CONF_PATH_SIZE - 1, "", NULL,
      "Weights file (safetensors); empty: the one installed with the program."},
-    {"work", "finetune", TYPE_BOOL, FIELD(finetune), 0, 0, "true", NULL, "Adapt the network to every subject."},
+    {"work", "finetune", TYPE_BOOL, FIELD(finetune), 0, 0, "true", NULL,
+     "Adapt the network to every subject."},
     {"work", "steps", TYPE_INT, FIELD(steps), 0, 100000, "0", NULL,
      "Steps of that adaptation; 0: as many as budget_s allows."},
     {"work", "budget_s", TYPE_REAL, FIELD(budget_s), 1, 86400, "120", NULL, "Seconds of that adaptation."},
@@ -68,8 +81,11 @@ static const struct conf_key keys[] = {
     {"work", "memory_mb", TYPE_INT, FIELD(memory_mb), 0, 1e9, "0", NULL,
      "Working memory of the engine; 0: half of what is free."},
     {"work", "spacing", TYPE_SPACING, FIELD(spacing), 0, 0, "isotropic", NULL,
-     "Spacing of the derived planes: isotropic (exactly the in-plane spacing), recur (the nearest spacing at which "
+     "Spacing of the derived planes: isotropic (exactly the in-plane spacing), recur (the nearest spacing at "
+     "which "
      "acquired planes recur) or a number of millimetres."},
+    {"work", "preview", TYPE_BOOL, FIELD(preview), 0, 0, "false", NULL,
+     "Write a picture of linear interpolation and the result beside each report in the spool."},
     {"work", "lease_s", TYPE_REAL, FIELD(lease_s), 1, 3600, "60", NULL,
      "A job whose worker was not heard of for this long is given to another."},
     {"work", "max_attempts", TYPE_INT, FIELD(max_attempts), 1, 1000, "20", NULL,
@@ -88,8 +104,9 @@ static const struct conf_key keys[] = {
 };
 enum { N_KEYS = sizeof keys / sizeof keys[0] };
 
-#define SENDER_FIELD(name)      offsetof(struct conf_sender, name), sizeof(((struct conf_sender *)0)->name)
-#define DESTINATION_FIELD(name) offsetof(struct conf_destination, name), sizeof(((struct conf_destination *)0)->name)
+#define SENDER_FIELD(name) offsetof(struct conf_sender, name), sizeof(((struct conf_sender *)0)->name)
+#define DESTINATION_FIELD(name)                                                                              \
+    offsetof(struct conf_destination, name), sizeof(((struct conf_destination *)0)->name)
 
 static const struct conf_key sender_keys[] = {
     {"senders", "ae_title", TYPE_AE, SENDER_FIELD(ae_title), 1, 16, NULL, NULL, "Its calling AE title."},
@@ -97,7 +114,8 @@ static const struct conf_key sender_keys[] = {
      "Its IPv4 address, or a network as 192.0.2.0/24."},
 };
 static const struct conf_key destination_keys[] = {
-    {"destinations", "name", TYPE_TEXT, DESTINATION_FIELD(name), 1, 32, NULL, NULL, "Our name for it, unique."},
+    {"destinations", "name", TYPE_TEXT, DESTINATION_FIELD(name), 1, 32, NULL, NULL,
+     "Our name for it, unique."},
     {"destinations", "ae_title", TYPE_AE, DESTINATION_FIELD(ae_title), 1, 16, NULL, NULL, "Its AE title."},
     {"destinations", "host", TYPE_TEXT, DESTINATION_FIELD(host), 1, 255, NULL, NULL, "Host name or address."},
     {"destinations", "port", TYPE_INT, DESTINATION_FIELD(port), 1, 65535, NULL, NULL, "TCP port."},
@@ -268,7 +286,8 @@ static int error_at(const struct reader *reader, yaml_mark_t mark, const char *f
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return fault_set(reader->why, FAULT_CONFIG, "%s:%zu:%zu: %s", reader->path, mark.line + 1, mark.column + 1, text);
+    return fault_set(reader->why, FAULT_CONFIG, "%s:%zu:%zu: %s", reader->path, mark.line + 1,
+                     mark.column + 1, text);
 }
 
 static const char *scalar(const yaml_node_t *node)
@@ -277,13 +296,14 @@ static const char *scalar(const yaml_node_t *node)
 }
 
 // One mapping of scalars. `seen` has a flag per key.
-static int read_mapping(struct reader *reader, yaml_node_t *node, const char *section, const struct conf_key *table,
-                        size_t n_table, void *base, char *seen)
+static int read_mapping(struct reader *reader, yaml_node_t *node, const char *section,
+                        const struct conf_key *table, size_t n_table, void *base, char *seen)
 {
     const char *where = section ? section : "top level";
     if (node->type != YAML_MAPPING_NODE)
         return error_at(reader, node->start_mark, "bad '%s': must be a mapping of keys to values", where);
-    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
+         pair++) {
         yaml_node_t *key = yaml_document_get_node(&reader->document, pair->key);
         yaml_node_t *value = yaml_document_get_node(&reader->document, pair->value);
         if (key->type != YAML_SCALAR_NODE)
@@ -301,14 +321,15 @@ static int read_mapping(struct reader *reader, yaml_node_t *node, const char *se
             return error_at(reader, value->start_mark, "bad '%s': must be a single value", scalar(key));
         char legal[CONF_TEXT_SIZE];
         if (!set_value(&table[i], base, scalar(value), legal, sizeof legal))
-            return error_at(reader, value->start_mark, "bad '%s': '%s' is not %s", scalar(key), scalar(value), legal);
+            return error_at(reader, value->start_mark, "bad '%s': '%s' is not %s", scalar(key), scalar(value),
+                            legal);
     }
     return 0;
 }
 
 // A list of mappings in which every key is required.
-static int read_list(struct reader *reader, yaml_node_t *node, const struct conf_key *table, size_t n_table, void *items,
-                     size_t item_size, size_t max_items, size_t *n_items)
+static int read_list(struct reader *reader, yaml_node_t *node, const struct conf_key *table, size_t n_table,
+                     void *items, size_t item_size, size_t max_items, size_t *n_items)
 {
     const char *section = table[0].section;
     if (node->type == YAML_SCALAR_NODE && *scalar(node) == '\0')
@@ -321,18 +342,21 @@ static int read_list(struct reader *reader, yaml_node_t *node, const struct conf
         char seen[8] = {0};
         if (*n_items == max_items)
             return error_at(reader, entry->start_mark, "too many '%s': at most %zu", section, max_items);
-        int rc = read_mapping(reader, entry, section, table, n_table, (char *)items + *n_items * item_size, seen);
+        int rc =
+            read_mapping(reader, entry, section, table, n_table, (char *)items + *n_items * item_size, seen);
         if (rc != 0)
             return rc;
         for (size_t i = 0; i < n_table; i++)
             if (!seen[i])
-                return error_at(reader, entry->start_mark, "missing key '%s' in '%s'", table[i].name, section);
+                return error_at(reader, entry->start_mark, "missing key '%s' in '%s'", table[i].name,
+                                section);
         ++*n_items;
     }
     return 0;
 }
 
-static int read_section(struct reader *reader, yaml_node_t *key, yaml_node_t *value, struct conf *conf, char *seen)
+static int read_section(struct reader *reader, yaml_node_t *key, yaml_node_t *value, struct conf *conf,
+                        char *seen)
 {
     const char *name = scalar(key);
     if (strcmp(name, "senders") == 0)
@@ -347,7 +371,8 @@ static int read_section(struct reader *reader, yaml_node_t *key, yaml_node_t *va
             if (value->type != YAML_SCALAR_NODE)
                 return error_at(reader, value->start_mark, "bad '%s': must be a single value", name);
             if (!set_value(&keys[i], conf, scalar(value), legal, sizeof legal))
-                return error_at(reader, value->start_mark, "bad '%s': '%s' is not %s", name, scalar(value), legal);
+                return error_at(reader, value->start_mark, "bad '%s': '%s' is not %s", name, scalar(value),
+                                legal);
             return 0;
         }
         if (keys[i].section != NULL && strcmp(keys[i].section, name) == 0) {
@@ -364,13 +389,14 @@ static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark
     for (size_t i = 0; i < conf->n_destinations; i++)
         for (size_t j = 0; j < i; j++)
             if (strcmp(conf->destinations[i].name, conf->destinations[j].name) == 0)
-                return error_at(reader, mark, "bad 'destinations': name '%s' given twice", conf->destinations[i].name);
+                return error_at(reader, mark, "bad 'destinations': name '%s' given twice",
+                                conf->destinations[i].name);
     struct in_addr parsed;
     if (inet_pton(AF_INET, conf->bind, &parsed) != 1)
         return error_at(reader, mark, "bad 'bind': '%s' is not an IPv4 address", conf->bind);
     if (conf->retry_max_s < conf->retry_min_s)
-        return error_at(reader, mark, "bad 'retry_max_s': %g is less than 'retry_min_s', %g", conf->retry_max_s,
-                        conf->retry_min_s);
+        return error_at(reader, mark, "bad 'retry_max_s': %g is less than 'retry_min_s', %g",
+                        conf->retry_max_s, conf->retry_min_s);
     return 0;
 }
 
@@ -413,7 +439,8 @@ int conf_load(const char *path, struct conf *conf, struct fault_note *why)
     int rc;
     conf_defaults(conf);
     if (!yaml_parser_load(&parser, &reader.document)) {
-        rc = error_at(&reader, parser.problem_mark, "not YAML: %s", parser.problem ? parser.problem : "cannot be read");
+        rc = error_at(&reader, parser.problem_mark, "not YAML: %s",
+                      parser.problem ? parser.problem : "cannot be read");
     } else {
         rc = read_document(&reader, conf);
         yaml_document_delete(&reader.document);
@@ -488,8 +515,8 @@ static void print_value(FILE *out, const struct conf_key *key, const void *base)
     fputc('"', out);
 }
 
-static void print_list(FILE *out, const struct conf_key *table, size_t n_table, const void *items, size_t item_size,
-                       size_t n_items)
+static void print_list(FILE *out, const struct conf_key *table, size_t n_table, const void *items,
+                       size_t item_size, size_t n_items)
 {
     for (size_t i = 0; i < n_table; i++) {
         char line[CONF_TEXT_SIZE];
@@ -516,8 +543,10 @@ void conf_dump(const struct conf *conf, FILE *out)
 {
     const char *section = NULL;
     fputs("# Isoslice's configuration. Every key may be left out; its default is then used.\n", out);
-    fputs("# isoslice check-config FILE checks it, isoslice check-config --dump-config FILE prints what is in force.\n\n",
-          out);
+    fputs(
+        "# isoslice check-config FILE checks it, isoslice check-config --dump-config FILE prints what is in "
+        "force.\n\n",
+        out);
     for (size_t i = 0; i < N_KEYS; i++) {
         const char *indent = keys[i].section ? "  " : "";
         if (keys[i].section != NULL && (section == NULL || strcmp(section, keys[i].section) != 0)) {

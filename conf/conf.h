@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The configuration: one YAML file, read by libyaml into one checked struct. The schema table in conf.c is the only
-// place that knows keys, ranges, defaults and explanations; the sample file and --dump-config are printed from it.
-// Unknown keys are errors. Not here: what the settings do.
+// The configuration: one YAML file, read by libyaml into one checked struct. The schema table in conf.c is
+// the only place that knows keys, ranges, defaults and explanations; the sample file and --dump-config are
+// printed from it. Unknown keys are errors. Not here: what the settings do.
 
 #ifndef ISOSLICE_CONF_CONF_H
 #define ISOSLICE_CONF_CONF_H
@@ -25,8 +25,8 @@ struct conf_sender {
 
 // A PACS that derived series are sent to.
 struct conf_destination {
-    char name[33];                // ours, unique
-    char ae_title[17];            // called AE title
+    char name[33];     // ours, unique
+    char ae_title[17]; // called AE title
     char host[CONF_TEXT_SIZE];
     int64_t port;
 };
@@ -37,7 +37,7 @@ struct conf {
     char bind[CONF_TEXT_SIZE];
     int64_t port;
     char spool[CONF_PATH_SIZE];
-    char log_level[16];           // error, warning, info, debug
+    char log_level[16]; // error, warning, info, debug
     char station_name[17];
 
     int64_t max_associations, max_associations_per_address;
@@ -53,13 +53,14 @@ struct conf {
     int64_t seed;
     int64_t threads;
     int64_t memory_mb;
-    char spacing[32];             // isotropic, recur or a number in mm
+    char spacing[32]; // isotropic, recur or a number in mm
+    int preview;      // a picture beside each report
     double lease_s;
     int64_t max_attempts;
 
     double retry_min_s, retry_max_s, give_up_h;
     double connect_timeout_s;
-    int64_t keep_days;            // of received and derived objects once everything was delivered; 0: for ever
+    int64_t keep_days; // of received and derived objects once everything was delivered; 0: for ever
 
     struct conf_sender senders[CONF_MAX_SENDERS];
     size_t n_senders;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Time, in the three forms that are needed: monotonic seconds for durations, wall-clock microseconds for rows in the
-// queue, and DICOM's DA and TM texts. Everybody may include this.
+// Time, in the three forms that are needed: monotonic seconds for durations, wall-clock microseconds for rows
+// in the queue, and DICOM's DA and TM texts. Everybody may include this.
 
 #ifndef ISOSLICE_CORE_CLOCK_H
 #define ISOSLICE_CORE_CLOCK_H

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SHA-256 over bytes, and DICOM UIDs made from names: the same name gives the same UID on every machine, so a job
-// that is done again makes the same objects. Needs OpenSSL's libcrypto; not part of the DICOM-less engine build.
+// SHA-256 over bytes, and DICOM UIDs made from names: the same name gives the same UID on every machine, so a
+// job that is done again makes the same objects. Needs OpenSSL's libcrypto; not part of the DICOM-less engine
+// build.
 
 #ifndef ISOSLICE_CORE_DIGEST_H
 #define ISOSLICE_CORE_DIGEST_H
@@ -26,12 +27,12 @@ int digest_of(const void *data, size_t size, char hex[DIGEST_HEX_SIZE], struct f
 // Of a whole file. Errors: IO, NO_MEMORY.
 int digest_of_file(const char *path, char hex[DIGEST_HEX_SIZE], struct fault_note *why);
 
-// "2.25." and the decimal value of the UUID version 5 (RFC 4122, SHA-1) of `name` in Isoslice's own namespace.
-// Source: PS3.5 B.2. At most 44 characters.
+// "2.25." and the decimal value of the UUID version 5 (RFC 4122, SHA-1) of `name` in Isoslice's own
+// namespace. Source: PS3.5 B.2. At most 44 characters.
 int uid_from_name(const char *name, char uid[UID_SIZE], struct fault_note *why);
 
-// 1 when `uid` is what PS3.5 section 9.1 allows: 1..64 characters, digits and dots, no empty component, no component
-// of several digits that begins with 0.
+// 1 when `uid` is what PS3.5 section 9.1 allows: 1..64 characters, digits and dots, no empty component, no
+// component of several digits that begins with 0.
 int uid_is_valid(const char *uid);
 
 #endif

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Files that are either wholly there or not at all. Every call that changes a disk goes through one small table, so
-// that tests can stop or fail a program at the n-th call. Not here: what the files mean. Everybody may include this.
+// Files that are either wholly there or not at all. Every call that changes a disk goes through one small
+// table, so that tests can stop or fail a program at the n-th call. Not here: what the files mean. Everybody
+// may include this.
 
 #ifndef ISOSLICE_CORE_FILE_H
 #define ISOSLICE_CORE_FILE_H
@@ -26,16 +27,16 @@ struct file_ops {
 // The table in use; the system's own calls unless a test replaced it.
 extern struct file_ops file_ops;
 
-// Installs the crash point that ISOSLICE_CRASH_AT asks for, if the environment has it: "N" ends the process with
-// SIGKILL just before the N-th call (from 1) through file_ops; "N:E" makes the N-th call fail with errno number E.
-// Called by programs at start; without the variable it does nothing.
+// Installs the crash point that ISOSLICE_CRASH_AT asks for, if the environment has it: "N" ends the process
+// with SIGKILL just before the N-th call (from 1) through file_ops; "N:E" makes the N-th call fail with errno
+// number E. Called by programs at start; without the variable it does nothing.
 void file_arm_crash_point(void);
 
 // All of `data`, over partial writes and EINTR. Errors: IO, NO_SPACE, TOO_LARGE.
 int file_write_all(int fd, const void *data, size_t size, const char *path, struct fault_note *why);
 
-// Makes what was written under `temporary` durable as `final`: fsync, close (always), rename, fsync of the directory.
-// On failure `temporary` is unlinked and `final` untouched. Both names lie in the same directory.
+// Makes what was written under `temporary` durable as `final`: fsync, close (always), rename, fsync of the
+// directory. On failure `temporary` is unlinked and `final` untouched. Both names lie in the same directory.
 int file_commit(int fd, const char *temporary, const char *final, struct fault_note *why);
 
 // A whole file at once: `path` with ".tmp" appended is written, then committed. Mode 0600.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tells the service manager how a daemon is (the protocol of sd_notify(3), a datagram to NOTIFY_SOCKET). Nothing happens
-// where there is no service manager.
+// Tells the service manager how a daemon is (the protocol of sd_notify(3), a datagram to NOTIFY_SOCKET).
+// Nothing happens where there is no service manager.
 
 #ifndef ISOSLICE_CORE_NOTIFY_H
 #define ISOSLICE_CORE_NOTIFY_H

@@ -67,8 +67,8 @@ int progress_show(void *user, const char *phase, double done, double total, cons
     } else if (percent != progress->last_percent &&
                (finished || percent >= progress->last_percent + PLAIN_STEP_PERCENT ||
                 now - progress->last_shown_s >= plain_interval_s)) {
-        fprintf(stderr, "%s: %d %%%s%s%s%s\n", progress->phase, percent, *left ? ", " : "", left, detail ? ", " : "",
-                detail ? detail : "");
+        fprintf(stderr, "%s: %d %%%s%s%s%s\n", progress->phase, percent, *left ? ", " : "", left,
+                detail ? ", " : "", detail ? detail : "");
         progress->last_percent = percent;
         progress->last_shown_s = now;
     }

@@ -28,7 +28,8 @@ static int enter_folder(struct association *association, const struct dcm_peer *
 {
     char path[CONF_PATH_SIZE + 128];
     int active;
-    snprintf(association->name, sizeof association->name, "a%lldp%d", (long long)clock_wall_us(), (int)getpid());
+    snprintf(association->name, sizeof association->name, "a%lldp%d", (long long)clock_wall_us(),
+             (int)getpid());
     int rc = file_join(path, sizeof path, association->request->incoming, association->name, why);
     if (rc == 0)
         rc = file_make_directory(path, why);
@@ -99,8 +100,8 @@ static int store_end(void *user, const struct dcm_store_request *request, struct
     if (rc == 0)
         association->n_stored++;
     else
-        log_warning("association %s: object '%s' refused: %s: %s", association->name, request->sop_instance_uid,
-                    fault_name((enum fault)rc), why->text);
+        log_warning("association %s: object '%s' refused: %s: %s", association->name,
+                    request->sop_instance_uid, fault_name((enum fault)rc), why->text);
     return rc;
 }
 
@@ -117,7 +118,8 @@ int association_serve(int fd, const struct association_request *request)
     struct association association = {
         .request = request,
         .object = {.fd = -1,
-                   .limits = {.max_bytes = conf->max_object_mb << 20, .reserve_bytes = conf->disk_reserve_mb << 20}},
+                   .limits = {.max_bytes = conf->max_object_mb << 20,
+                              .reserve_bytes = conf->disk_reserve_mb << 20}},
     };
     struct dcm_scp_options options = {conf->acse_timeout_s, conf->dimse_timeout_s};
     struct dcm_scp_callbacks callbacks = {
@@ -144,9 +146,10 @@ int association_serve(int fd, const struct association_request *request)
     rc = dcm_scp_serve(fd, &options, &callbacks, &why);
     const char *name = association.name[0] ? association.name : "(none)";
     if (rc != 0)
-        log_warning("association %s ended: %s: %s; %u stored, %u failed", name, fault_name((enum fault)rc), why.text,
-                    association.n_stored, association.n_failed);
+        log_warning("association %s ended: %s: %s; %u stored, %u failed", name, fault_name((enum fault)rc),
+                    why.text, association.n_stored, association.n_failed);
     else
-        log_info("association %s released: %u stored, %u failed", name, association.n_stored, association.n_failed);
+        log_info("association %s released: %u stored, %u failed", name, association.n_stored,
+                 association.n_failed);
     return rc;
 }

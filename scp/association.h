@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One association in a process of its own: access list, its incoming folder, and the callbacks that take objects to
-// their commit point. The folder is locked (flock) as long as the association is open, so that the indexer knows.
+// One association in a process of its own: access list, its incoming folder, and the callbacks that take
+// objects to their commit point. The folder is locked (flock) as long as the association is open, so that the
+// indexer knows.
 
 #ifndef ISOSLICE_SCP_ASSOCIATION_H
 #define ISOSLICE_SCP_ASSOCIATION_H
@@ -21,7 +22,8 @@ struct association_request {
     int is_full;          // non-zero: reject as a local limit
 };
 
-// Serves the connected socket `fd` (taken) to its end. Logs what happened. Returns 0 or the fault that ended it.
+// Serves the connected socket `fd` (taken) to its end. Logs what happened. Returns 0 or the fault that ended
+// it.
 int association_serve(int fd, const struct association_request *request);
 
 #endif

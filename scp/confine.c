@@ -35,7 +35,8 @@ int confine_resources(int64_t max_bytes, struct fault_note *why)
 
 int confine_to_folder(const char *folder, int *active, struct fault_note *why)
 {
-    static const uint64_t all_rights = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1; // everything of the first version
+    static const uint64_t all_rights =
+        (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1; // everything of the first version
     static const uint64_t wanted = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE |
                                    LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
                                    LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_DIR;

@@ -96,9 +96,10 @@ static int is_open(void *user, const char *sender)
     return 0;
 }
 
-// Where an indexed file belongs. Moving needs no sync: found in the old place after a crash, it is moved again.
-static int move_file(const struct spool *spool, const char *path, const char *name, enum spool_verdict verdict,
-                     struct fault_note *why)
+// Where an indexed file belongs. Moving needs no sync: found in the old place after a crash, it is moved
+// again.
+static int move_file(const struct spool *spool, const char *path, const char *name,
+                     enum spool_verdict verdict, struct fault_note *why)
 {
     char to[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
     if (verdict == SPOOL_DUPLICATE) {
@@ -113,8 +114,8 @@ static int move_file(const struct spool *spool, const char *path, const char *na
     return rc;
 }
 
-static int index_file(struct spool *spool, const struct conf *conf, const struct folder *folder, const char *file,
-                      struct indexer_round *round, struct fault_note *why)
+static int index_file(struct spool *spool, const struct conf *conf, const struct folder *folder,
+                      const char *file, struct indexer_round *round, struct fault_note *why)
 {
     char path[SPOOL_PATH_SIZE + 280];
     struct prescan scan;
@@ -147,7 +148,8 @@ static int index_file(struct spool *spool, const struct conf *conf, const struct
     round->n_duplicate += verdict == SPOOL_DUPLICATE;
     if (verdict == SPOOL_CONFLICT) {
         round->n_conflict++;
-        log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series '%s' is held",
+        log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series '%s' "
+                  "is held",
                   object.sop_instance_uid, object.series_uid);
     }
     return move_file(spool, path, object.name, verdict, why);
@@ -171,7 +173,8 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
         const char *name = entry->d_name;
         if (has_suffix(name, ".dcm"))
             rc = index_file(spool, conf, folder, name, round, why);
-        else if (!folder->is_open && (has_suffix(name, ".tmp") || strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
+        else if (!folder->is_open &&
+                 (has_suffix(name, ".tmp") || strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
             char path[SPOOL_PATH_SIZE + 280];
             snprintf(path, sizeof path, "%s/%s", folder->path, name);
             file_ops.unlink(path); // never acknowledged; tried again next round if it fails
@@ -184,7 +187,8 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
     return rc;
 }
 
-int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round, struct fault_note *why)
+int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
+                  struct fault_note *why)
 {
     // Open or not is read first: a folder seen closed shows all of its files below.
     struct folders folders = {0};
@@ -206,7 +210,8 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
     if (rc == 0)
         rc = spool_check_files(spool, &n_lost, why);
     if (rc == 0 && n_lost > 0)
-        log_error("%zu received objects are in the queue but not on the disk; their series are FAILED", n_lost);
+        log_error("%zu received objects are in the queue but not on the disk; their series are FAILED",
+                  n_lost);
     double next_purge_s = 0;
     while (rc == 0 && !*stop) {
         struct indexer_round round;
@@ -221,8 +226,8 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
             usleep(1000 * 1000);
         }
         if (round.n_new + round.n_duplicate + round.n_conflict + round.n_jobs + n_purged > 0)
-            log_info("indexed: %zu new, %zu again, %zu in conflict, %zu series complete, %zu purged", round.n_new,
-                     round.n_duplicate, round.n_conflict, round.n_jobs, n_purged);
+            log_info("indexed: %zu new, %zu again, %zu in conflict, %zu series complete, %zu purged",
+                     round.n_new, round.n_duplicate, round.n_conflict, round.n_jobs, n_purged);
         usleep(POLL_MS * 1000);
     }
     spool_close(spool);

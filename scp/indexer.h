@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From durable files to rows: looks through the incoming folders, makes the queue's rows, moves the files to the store,
-// turns quiet series into jobs, and purges what is old. The only writer of objects' rows; one per spool.
+// From durable files to rows: looks through the incoming folders, makes the queue's rows, moves the files to
+// the store, turns quiet series into jobs, and purges what is old. The only writer of objects' rows; one per
+// spool.
 
 #ifndef ISOSLICE_SCP_INDEXER_H
 #define ISOSLICE_SCP_INDEXER_H
@@ -18,7 +19,8 @@ struct indexer_round {
 };
 
 // One round over everything there. Errors end the round, not the data: the next round takes up what is left.
-int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round, struct fault_note *why);
+int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
+                  struct fault_note *why);
 
 // Rounds until *stop. Reconciles files and rows first. Errors: QUEUE, IO when the spool cannot be opened.
 int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why);

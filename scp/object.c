@@ -27,8 +27,14 @@ static void meta_bytes(struct meta *meta, const void *data, size_t size)
 static void meta_element(struct meta *meta, unsigned element, const char *vr, const void *value, size_t size)
 {
     size_t even = size + (size & 1);
-    unsigned char head[8] = {0x02, 0x00, (unsigned char)element, (unsigned char)(element >> 8), (unsigned char)vr[0],
-                             (unsigned char)vr[1], (unsigned char)even, (unsigned char)(even >> 8)};
+    unsigned char head[8] = {0x02,
+                             0x00,
+                             (unsigned char)element,
+                             (unsigned char)(element >> 8),
+                             (unsigned char)vr[0],
+                             (unsigned char)vr[1],
+                             (unsigned char)even,
+                             (unsigned char)(even >> 8)};
     meta_bytes(meta, head, sizeof head);
     meta_bytes(meta, value, size);
     if (size & 1)
@@ -56,8 +62,8 @@ static void meta_build(struct meta *meta, const struct object_command *command)
     meta_text(meta, 0x0016, "AE", command->calling_ae);
     size_t end = meta->size;
     uint32_t length = (uint32_t)(end - PREAMBLE - LENGTH_ELEMENT);
-    unsigned char value[4] = {(unsigned char)length, (unsigned char)(length >> 8), (unsigned char)(length >> 16),
-                              (unsigned char)(length >> 24)};
+    unsigned char value[4] = {(unsigned char)length, (unsigned char)(length >> 8),
+                              (unsigned char)(length >> 16), (unsigned char)(length >> 24)};
     meta->size = PREAMBLE;
     meta_element(meta, 0x0000, "UL", value, sizeof value);
     meta->size = end;

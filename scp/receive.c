@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// isoslice-receive: a listener that only accepts, a process per association, and the indexer as a child. The listener
-// reads nothing from a connection, so one silent peer delays nobody.
+// isoslice-receive: a listener that only accepts, a process per association, and the indexer as a child. The
+// listener reads nothing from a connection, so one silent peer delays nobody.
 
 #include "conf/conf.h"
 #include "core/clock.h"
@@ -29,7 +29,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { N_REJECTING = 16, STOP_GRACE_S = 10 }; // processes beyond the limit that only say so; beyond those we hang up
+enum {
+    N_REJECTING = 16,
+    STOP_GRACE_S = 10
+}; // processes beyond the limit that only say so; beyond those we hang up
 
 struct child {
     pid_t pid; // 0: free
@@ -238,9 +241,9 @@ static int run(struct listener *listener, struct fault_note *why)
 int main(int argc, char **argv)
 {
     int exit_code;
-    const char *config = daemon_arguments(argc, argv, "isoslice-receive",
-                                          "Storage SCP: receives MR images, makes each durable, then acknowledges it.",
-                                          &exit_code);
+    const char *config = daemon_arguments(
+        argc, argv, "isoslice-receive",
+        "Storage SCP: receives MR images, makes each durable, then acknowledges it.", &exit_code);
     if (config == NULL)
         return exit_code;
     static struct listener listener;

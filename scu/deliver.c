@@ -26,8 +26,8 @@ static double lease_s(const struct conf *conf)
     return 2 * (conf->connect_timeout_s + conf->dimse_timeout_s);
 }
 
-// Sends what is not confirmed. A permanent answer to one object does not keep the others from being sent; a temporary
-// one ends the association.
+// Sends what is not confirmed. A permanent answer to one object does not keep the others from being sent; a
+// temporary one ends the association.
 static int send_objects(struct spool *spool, const struct conf *conf, struct dcm_scu *scu, const char *owner,
                         const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
                         struct fault_note *why)
@@ -49,7 +49,8 @@ static int send_objects(struct spool *spool, const struct conf *conf, struct dcm
         }
         snprintf(path, sizeof path, "%s/IM%04lld.dcm", delivery->folder, (long long)i + 1);
         int fault = dcm_scu_store(scu, path, &status, &note);
-        rc = spool_delivery_record(spool, delivery->id, owner, i, status, fault == 0, lease_s(conf), clock_wall_us(), why);
+        rc = spool_delivery_record(spool, delivery->id, owner, i, status, fault == 0, lease_s(conf),
+                                   clock_wall_us(), why);
         if (rc != 0)
             return rc;
         if (fault == 0) {
@@ -58,8 +59,8 @@ static int send_objects(struct spool *spool, const struct conf *conf, struct dcm
                             (long long)i + 1, status);
             continue;
         }
-        fault_set(outcome, (enum fault)fault, "object %lld of %lld: %s", (long long)i + 1, (long long)delivery->n_objects,
-                  note.text);
+        fault_set(outcome, (enum fault)fault, "object %lld of %lld: %s", (long long)i + 1,
+                  (long long)delivery->n_objects, note.text);
         if (fault != FAULT_PEER_REFUSED)
             return 0;
     }
@@ -100,14 +101,15 @@ static void tell(const struct spool_delivery *delivery, const struct fault_note 
         log_info("delivery d%lld: %lld objects confirmed by '%s'", (long long)delivery->id,
                  (long long)delivery->n_objects, delivery->destination);
     else if (fault_class_of(outcome->fault) == FAULT_CLASS_TEMP)
-        log_warning("delivery d%lld to '%s' will be tried again: %s", (long long)delivery->id, delivery->destination,
-                    outcome->text);
+        log_warning("delivery d%lld to '%s' will be tried again: %s", (long long)delivery->id,
+                    delivery->destination, outcome->text);
     else
         log_error("delivery d%lld to '%s' is held: %s: %s", (long long)delivery->id, delivery->destination,
                   fault_name(outcome->fault), outcome->text);
 }
 
-static int lock_destination(const struct conf *conf, const struct conf_destination *destination, struct fault_note *why)
+static int lock_destination(const struct conf *conf, const struct conf_destination *destination,
+                            struct fault_note *why)
 {
     char path[CONF_PATH_SIZE + 64];
     snprintf(path, sizeof path, "%s/send-%s.lock", conf->spool, destination->name);
@@ -140,7 +142,8 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
         struct spool_delivery delivery;
         struct fault_note outcome;
         int found;
-        rc = spool_delivery_take(spool, destination->name, owner, lease_s(conf), clock_wall_us(), &delivery, &found, why);
+        rc = spool_delivery_take(spool, destination->name, owner, lease_s(conf), clock_wall_us(), &delivery,
+                                 &found, why);
         if (rc == 0 && found) {
             rc = deliver_one(spool, conf, destination, owner, &delivery, stop, &outcome, why);
             if (rc == 0)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Deliveries to one destination: takes what is due, sends every object that is not confirmed yet, and says what
-// follows. Not here: processes and signals.
+// Deliveries to one destination: takes what is due, sends every object that is not confirmed yet, and says
+// what follows. Not here: processes and signals.
 
 #ifndef ISOSLICE_SCU_DELIVER_H
 #define ISOSLICE_SCU_DELIVER_H
@@ -10,16 +10,19 @@
 #include "core/fault.h"
 #include "spool/spool.h"
 
-// Seconds until the next attempt after `attempts` failed ones: retry_min_s doubled each time, at most retry_max_s.
+// Seconds until the next attempt after `attempts` failed ones: retry_min_s doubled each time, at most
+// retry_max_s.
 double deliver_pause_s(const struct conf *conf, int attempts);
 
-// One attempt at one delivery, recorded in the queue whatever happens. Returns 0 when the queue was written; the
-// delivery's own fault is in *outcome (FAULT_OK: all confirmed). *stop asks to end after the object in flight.
+// One attempt at one delivery, recorded in the queue whatever happens. Returns 0 when the queue was written;
+// the delivery's own fault is in *outcome (FAULT_OK: all confirmed). *stop asks to end after the object in
+// flight.
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
                 const char *owner, const struct spool_delivery *delivery, volatile int *stop,
                 struct fault_note *outcome, struct fault_note *why);
 
-// Deliveries to this destination until *stop. Takes a lock file in the spool, so that there is one such process.
+// Deliveries to this destination until *stop. Takes a lock file in the spool, so that there is one such
+// process.
 int deliver_run(const struct conf *conf, const struct conf_destination *destination, volatile int *stop,
                 struct fault_note *why);
 

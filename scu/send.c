@@ -35,7 +35,8 @@ static void start(const struct conf *conf, size_t i, struct sender *sender)
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     int rc = deliver_run(conf, &conf->destinations[i], &daemon_stop, &why);
     if (rc != 0)
-        log_error("sending to '%s' ended: %s: %s", conf->destinations[i].name, fault_name((enum fault)rc), why.text);
+        log_error("sending to '%s' ended: %s: %s", conf->destinations[i].name, fault_name((enum fault)rc),
+                  why.text);
     _exit(rc == 0 ? 0 : 1);
 }
 
@@ -100,9 +101,9 @@ static int run(const struct conf *conf, struct fault_note *why)
 int main(int argc, char **argv)
 {
     int exit_code;
-    const char *config = daemon_arguments(argc, argv, "isoslice-send",
-                                          "Storage SCU: sends derived series to every configured destination.",
-                                          &exit_code);
+    const char *config =
+        daemon_arguments(argc, argv, "isoslice-send",
+                         "Storage SCU: sends derived series to every configured destination.", &exit_code);
     if (config == NULL)
         return exit_code;
     static struct conf conf;

@@ -7,7 +7,9 @@
 static int db_fault(struct spool *spool, struct fault_note *why, const char *sql)
 {
     int code = sqlite3_errcode(spool->db);
-    enum fault fault = code == SQLITE_FULL ? FAULT_NO_SPACE : code == SQLITE_NOMEM ? FAULT_NO_MEMORY : FAULT_QUEUE;
+    enum fault fault = code == SQLITE_FULL    ? FAULT_NO_SPACE
+                       : code == SQLITE_NOMEM ? FAULT_NO_MEMORY
+                                              : FAULT_QUEUE;
     return fault_set(why, fault, "queue: %s (in '%.60s')", sqlite3_errmsg(spool->db), sql);
 }
 
@@ -79,8 +81,9 @@ int db_integer(struct spool *spool, struct fault_note *why, int64_t *value, int6
         return why ? (int)why->fault : FAULT_QUEUE;
     int rc = db_step(spool, statement, why);
     if (rc >= 0)
-        *value = rc == 1 && sqlite3_column_type(statement, 0) != SQLITE_NULL ? sqlite3_column_int64(statement, 0)
-                                                                              : fallback;
+        *value = rc == 1 && sqlite3_column_type(statement, 0) != SQLITE_NULL
+                     ? sqlite3_column_int64(statement, 0)
+                     : fallback;
     sqlite3_finalize(statement);
     return rc < 0 ? rc : 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Inside the spool only: the open database and a few lines around SQLite so that statements read as one line each.
+// Inside the spool only: the open database and a few lines around SQLite so that statements read as one line
+// each.
 
 #ifndef ISOSLICE_SPOOL_DB_H
 #define ISOSLICE_SPOOL_DB_H
@@ -15,9 +16,10 @@ struct spool {
     char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
 };
 
-// A statement with its values bound: `types` has one letter per value, 'i' int64_t, 't' const char * (copied; NULL
-// binds NULL). NULL on failure, `why` filled.
-sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char *sql, const char *types, ...);
+// A statement with its values bound: `types` has one letter per value, 'i' int64_t, 't' const char * (copied;
+// NULL binds NULL). NULL on failure, `why` filled.
+sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char *sql, const char *types,
+                         ...);
 
 // Steps once: 1 a row, 0 done, negative fault. The caller finalizes.
 int db_step(struct spool *spool, sqlite3_stmt *statement, struct fault_note *why);

@@ -14,7 +14,8 @@ int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *u
         const char *sql;
     } queries[] = {
         {"series", 's',
-         "SELECT id, state, series_uid, sender, (SELECT count(*) FROM object o WHERE o.series_uid=s.series_uid),"
+         "SELECT id, state, series_uid, sender, (SELECT count(*) FROM object o WHERE "
+         "o.series_uid=s.series_uid),"
          " 0, changed_us, note FROM series s WHERE ?1 IS NULL OR state=?1 ORDER BY id"},
         {"job", 'j',
          "SELECT id, state, series_uid, owner, (SELECT count(*) FROM object o WHERE o.series_uid=j.series_uid"
@@ -34,7 +35,8 @@ int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *u
         while ((rc = db_step(spool, statement, why)) == 1) {
             struct spool_row line = {.kind = queries[i].kind};
             char row_state[16], uid[UID_SIZE], target[SPOOL_OWNER_SIZE], note[SPOOL_NOTE_SIZE];
-            snprintf(line.id, sizeof line.id, "%c%lld", queries[i].letter, sqlite3_column_int64(statement, 0));
+            snprintf(line.id, sizeof line.id, "%c%lld", queries[i].letter,
+                     sqlite3_column_int64(statement, 0));
             db_text(statement, 1, row_state, sizeof row_state);
             db_text(statement, 2, uid, sizeof uid);
             db_text(statement, 3, target, sizeof target);
@@ -63,13 +65,13 @@ static int parse_id(const char *id, const char **table, int64_t *number, struct 
     if (*table != NULL)
         *number = strtoll(id + 1, &end, 10);
     if (*table == NULL || end == id + 1 || *end != '\0')
-        return fault_set(why, FAULT_USAGE, "bad id '%s': s, j or d and a number, as 'isoslice queue list' prints it",
-                         id);
+        return fault_set(why, FAULT_USAGE,
+                         "bad id '%s': s, j or d and a number, as 'isoslice queue list' prints it", id);
     return 0;
 }
 
-static int state_of(struct spool *spool, const char *id, const char *table, int64_t number, char *state, size_t size,
-                    struct fault_note *why)
+static int state_of(struct spool *spool, const char *id, const char *table, int64_t number, char *state,
+                    size_t size, struct fault_note *why)
 {
     char sql[96];
     snprintf(sql, sizeof sql, "SELECT state FROM %s WHERE id=?1", table);
@@ -87,7 +89,8 @@ static int state_of(struct spool *spool, const char *id, const char *table, int6
 
 // Prints every column of every row that a query gives; columns whose names end in _us as times.
 static int show_rows(struct spool *spool, const char *sql, int64_t number, const char *prefix,
-                     void (*line)(void *user, const char *name, const char *value), void *user, struct fault_note *why)
+                     void (*line)(void *user, const char *name, const char *value), void *user,
+                     struct fault_note *why)
 {
     sqlite3_stmt *statement = db_prepare(spool, why, sql, "i", number);
     if (statement == NULL)
@@ -116,8 +119,9 @@ static int show_rows(struct spool *spool, const char *sql, int64_t number, const
     return rc;
 }
 
-int spool_show(struct spool *spool, const char *id, void (*line)(void *user, const char *name, const char *value),
-               void *user, struct fault_note *why)
+int spool_show(struct spool *spool, const char *id,
+               void (*line)(void *user, const char *name, const char *value), void *user,
+               struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
@@ -130,30 +134,34 @@ int spool_show(struct spool *spool, const char *id, void (*line)(void *user, con
     if (rc != 0)
         return rc;
     if (table[0] == 's') {
-        rc = show_rows(spool, "SELECT series_uid, sender, state, changed_us, note FROM series WHERE id=?1", number, "",
-                       line, user, why);
+        rc = show_rows(spool, "SELECT series_uid, sender, state, changed_us, note FROM series WHERE id=?1",
+                       number, "", line, user, why);
         if (rc == 0)
-            rc = show_rows(spool,
-                           "SELECT o.sop_uid, o.place, o.name FROM object o JOIN series s ON s.series_uid=o.series_uid"
-                           " WHERE s.id=?1 ORDER BY o.id",
-                           number, "object ", line, user, why);
+            rc = show_rows(
+                spool,
+                "SELECT o.sop_uid, o.place, o.name FROM object o JOIN series s ON s.series_uid=o.series_uid"
+                " WHERE s.id=?1 ORDER BY o.id",
+                number, "object ", line, user, why);
     } else if (table[0] == 'j') {
-        rc = show_rows(spool,
-                       "SELECT series_uid, state, created_us, changed_us, not_before_us, owner, attempts, steps,"
-                       " generation, note FROM job WHERE id=?1",
-                       number, "", line, user, why);
+        rc = show_rows(
+            spool,
+            "SELECT series_uid, state, created_us, changed_us, not_before_us, owner, attempts, steps,"
+            " generation, note FROM job WHERE id=?1",
+            number, "", line, user, why);
         if (rc == 0)
-            rc = show_rows(spool,
-                           "SELECT stack_index, verdict, note, derived_uid, derived_name, n_objects FROM result"
-                           " WHERE job_id=?1 ORDER BY id",
-                           number, "stack ", line, user, why);
+            rc = show_rows(
+                spool,
+                "SELECT stack_index, verdict, note, derived_uid, derived_name, n_objects FROM result"
+                " WHERE job_id=?1 ORDER BY id",
+                number, "stack ", line, user, why);
     } else {
-        rc = show_rows(spool,
-                       "SELECT d.destination, d.state, r.derived_uid, r.derived_name, r.n_objects, d.created_us,"
-                       " d.changed_us, d.not_before_us, d.attempts, d.note,"
-                       " (SELECT count(*) FROM sent WHERE delivery_id=d.id AND confirmed=1) AS confirmed"
-                       " FROM delivery d JOIN result r ON r.id=d.result_id WHERE d.id=?1",
-                       number, "", line, user, why);
+        rc = show_rows(
+            spool,
+            "SELECT d.destination, d.state, r.derived_uid, r.derived_name, r.n_objects, d.created_us,"
+            " d.changed_us, d.not_before_us, d.attempts, d.note,"
+            " (SELECT count(*) FROM sent WHERE delivery_id=d.id AND confirmed=1) AS confirmed"
+            " FROM delivery d JOIN result r ON r.id=d.result_id WHERE d.id=?1",
+            number, "", line, user, why);
         if (rc == 0)
             rc = show_rows(spool,
                            "SELECT idx+1 AS object, printf('0x%04x', status) AS status FROM sent"
@@ -165,8 +173,8 @@ int spool_show(struct spool *spool, const char *id, void (*line)(void *user, con
 
 // One person's decision: `from` lists the states it is allowed in, space separated on both sides.
 static int decide(struct spool *spool, const char *id, const char *verb, const char *from_job,
-                  const char *from_delivery, const char *from_series, const char *to, const char *extra, int64_t now_us,
-                  struct fault_note *why)
+                  const char *from_delivery, const char *from_series, const char *to, const char *extra,
+                  int64_t now_us, struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
@@ -199,13 +207,15 @@ int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct faul
     int rc = decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ", NULL, "WAITING",
                     ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
     if (rc == 0 && id[0] == 'd') // sent again means all of it
-        rc = db_run(spool, why, "DELETE FROM sent WHERE delivery_id=?1", "i", (int64_t)strtoll(id + 1, NULL, 10));
+        rc = db_run(spool, why, "DELETE FROM sent WHERE delivery_id=?1", "i",
+                    (int64_t)strtoll(id + 1, NULL, 10));
     return rc;
 }
 
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
 {
-    return decide(spool, id, "hold", " WAITING ", " WAITING ", NULL, "HELD", ", note='held by a person'", now_us, why);
+    return decide(spool, id, "hold", " WAITING ", " WAITING ", NULL, "HELD", ", note='held by a person'",
+                  now_us, why);
 }
 
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)

@@ -31,12 +31,13 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
     sqlite3_stmt *statement = NULL;
     if (rc == 0) {
         // One series is in one worker's hands at a time.
-        statement = db_prepare(spool, why,
-                               "SELECT id, series_uid, created_us, attempts, steps, generation FROM job j"
-                               " WHERE ((state='WAITING' AND not_before_us<=?1) OR (state='LEASED' AND lease_until_us<?1))"
-                               " AND NOT EXISTS(SELECT 1 FROM job o WHERE o.series_uid=j.series_uid AND o.id<>j.id"
-                               "  AND o.state='LEASED' AND o.lease_until_us>=?1) ORDER BY id LIMIT 1",
-                               "i", now_us);
+        statement = db_prepare(
+            spool, why,
+            "SELECT id, series_uid, created_us, attempts, steps, generation FROM job j"
+            " WHERE ((state='WAITING' AND not_before_us<=?1) OR (state='LEASED' AND lease_until_us<?1))"
+            " AND NOT EXISTS(SELECT 1 FROM job o WHERE o.series_uid=j.series_uid AND o.id<>j.id"
+            "  AND o.state='LEASED' AND o.lease_until_us>=?1) ORDER BY id LIMIT 1",
+            "i", now_us);
         if (statement == NULL)
             rc = why->fault;
     }
@@ -55,10 +56,11 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
     }
     sqlite3_finalize(statement);
     if (rc == 0 && *found)
-        rc = db_run(spool, why,
-                    "UPDATE job SET state='LEASED', owner=?2, lease_until_us=?3, changed_us=?4, attempts=attempts+1"
-                    " WHERE id=?1",
-                    "itii", job->id, owner, now_us + (int64_t)(lease_s * 1e6), now_us);
+        rc = db_run(
+            spool, why,
+            "UPDATE job SET state='LEASED', owner=?2, lease_until_us=?3, changed_us=?4, attempts=attempts+1"
+            " WHERE id=?1",
+            "itii", job->id, owner, now_us + (int64_t)(lease_s * 1e6), now_us);
     return db_end(spool, rc, why);
 }
 
@@ -73,15 +75,17 @@ static int check_owned(struct spool *spool, int rc, const char *what, int64_t id
 int spool_job_renew(struct spool *spool, int64_t job, const char *owner, double lease_s, int64_t now_us,
                     struct fault_note *why)
 {
-    int rc = db_run(spool, why, "UPDATE job SET lease_until_us=?3 WHERE id=?1 AND owner=?2 AND state='LEASED'", "iti",
-                    job, owner, now_us + (int64_t)(lease_s * 1e6));
+    int rc =
+        db_run(spool, why, "UPDATE job SET lease_until_us=?3 WHERE id=?1 AND owner=?2 AND state='LEASED'",
+               "iti", job, owner, now_us + (int64_t)(lease_s * 1e6));
     return check_owned(spool, rc, "job", job, why);
 }
 
-int spool_job_set_steps(struct spool *spool, int64_t job, const char *owner, int64_t steps, struct fault_note *why)
+int spool_job_set_steps(struct spool *spool, int64_t job, const char *owner, int64_t steps,
+                        struct fault_note *why)
 {
-    int rc = db_run(spool, why, "UPDATE job SET steps=?3 WHERE id=?1 AND owner=?2 AND state='LEASED'", "iti", job,
-                    owner, steps);
+    int rc = db_run(spool, why, "UPDATE job SET steps=?3 WHERE id=?1 AND owner=?2 AND state='LEASED'", "iti",
+                    job, owner, steps);
     return check_owned(spool, rc, "job", job, why);
 }
 
@@ -96,10 +100,11 @@ int spool_job_files(struct spool *spool, int64_t job, char ***paths, size_t *n, 
 {
     struct fault_note local;
     why = why ? why : &local;
-    sqlite3_stmt *statement = db_prepare(spool, why,
-                                         "SELECT o.name FROM object o JOIN job j ON j.series_uid=o.series_uid"
-                                         " WHERE j.id=?1 AND o.id<=j.last_object AND o.place='store' ORDER BY o.id",
-                                         "i", job);
+    sqlite3_stmt *statement =
+        db_prepare(spool, why,
+                   "SELECT o.name FROM object o JOIN job j ON j.series_uid=o.series_uid"
+                   " WHERE j.id=?1 AND o.id<=j.last_object AND o.place='store' ORDER BY o.id",
+                   "i", job);
     if (statement == NULL)
         return why->fault;
     char **list = NULL;
@@ -122,8 +127,8 @@ int spool_job_files(struct spool *spool, int64_t job, char ***paths, size_t *n, 
             // Indexed, but not yet moved from incoming: the indexer is about to do it.
             const char *dash = strrchr(name, '-');
             if (dash != NULL)
-                snprintf(path, sizeof path, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name,
-                         dash + 1);
+                snprintf(path, sizeof path, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name),
+                         name, dash + 1);
             if (dash == NULL || access(path, R_OK) != 0) {
                 rc = fault_set(why, FAULT_LOST_FILE, "file '%s' is missing", name);
                 break;
@@ -146,13 +151,15 @@ int spool_job_files(struct spool *spool, int64_t job, char ***paths, size_t *n, 
 }
 
 static int insert_result(struct spool *spool, int64_t job, const struct spool_result *result,
-                         const char *const *destinations, size_t n_destinations, int64_t now_us, struct fault_note *why)
+                         const char *const *destinations, size_t n_destinations, int64_t now_us,
+                         struct fault_note *why)
 {
-    int rc = db_run(spool, why,
-                    "INSERT INTO result(job_id, stack_index, verdict, note, derived_name, derived_uid, n_objects)"
-                    " VALUES(?1,?2,?3,?4,?5,?6,?7)",
-                    "iiittti", job, (int64_t)result->stack_index, (int64_t)result->verdict, result->note,
-                    result->derived_name, result->derived_uid, result->n_objects);
+    int rc =
+        db_run(spool, why,
+               "INSERT INTO result(job_id, stack_index, verdict, note, derived_name, derived_uid, n_objects)"
+               " VALUES(?1,?2,?3,?4,?5,?6,?7)",
+               "iiittti", job, (int64_t)result->stack_index, (int64_t)result->verdict, result->note,
+               result->derived_name, result->derived_uid, result->n_objects);
     int64_t id = sqlite3_last_insert_rowid(spool->db);
     for (size_t i = 0; i < n_destinations && rc == 0 && result->verdict == FAULT_OK; i++)
         rc = db_run(spool, why,
@@ -205,11 +212,12 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
     else if (class == FAULT_CLASS_BUG)
         state = "HELD";
     snprintf(note, sizeof note, "%s: %s", fault_name(fault->fault), fault->text);
-    int rc = db_run(spool, why,
-                    "UPDATE job SET state=?3, note=?4, changed_us=?5, not_before_us=?6, owner='', lease_until_us=0,"
-                    " attempts=attempts-?7 WHERE id=?1 AND owner=?2 AND state='LEASED'",
-                    "itttiii", job, owner, state, note, now_us, not_before_us,
-                    (int64_t)(fault->fault == FAULT_CANCELLED));
+    int rc = db_run(
+        spool, why,
+        "UPDATE job SET state=?3, note=?4, changed_us=?5, not_before_us=?6, owner='', lease_until_us=0,"
+        " attempts=attempts-?7 WHERE id=?1 AND owner=?2 AND state='LEASED'",
+        "itttiii", job, owner, state, note, now_us, not_before_us,
+        (int64_t)(fault->fault == FAULT_CANCELLED));
     return check_owned(spool, rc, "job", job, why);
 }
 
@@ -223,8 +231,8 @@ int spool_delivery_reclaim(struct spool *spool, const char *destination, struct 
                   "t", destination);
 }
 
-int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s, int64_t now_us,
-                        struct spool_delivery *delivery, int *found, struct fault_note *why)
+int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s,
+                        int64_t now_us, struct spool_delivery *delivery, int *found, struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
@@ -256,39 +264,46 @@ int spool_delivery_take(struct spool *spool, const char *destination, const char
     }
     sqlite3_finalize(statement);
     if (rc == 0 && *found)
-        rc = db_run(spool, why, "UPDATE delivery SET state='SENDING', owner=?2, lease_until_us=?3, changed_us=?4 WHERE id=?1",
-                    "itii", delivery->id, owner, now_us + (int64_t)(lease_s * 1e6), now_us);
+        rc = db_run(
+            spool, why,
+            "UPDATE delivery SET state='SENDING', owner=?2, lease_until_us=?3, changed_us=?4 WHERE id=?1",
+            "itii", delivery->id, owner, now_us + (int64_t)(lease_s * 1e6), now_us);
     return db_end(spool, rc, why);
 }
 
-int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent, struct fault_note *why)
+int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent,
+                           struct fault_note *why)
 {
     int64_t confirmed = 0;
-    int rc = db_integer(spool, why, &confirmed, 0, "SELECT confirmed FROM sent WHERE delivery_id=?1 AND idx=?2", "ii",
-                        delivery, index);
+    int rc = db_integer(spool, why, &confirmed, 0,
+                        "SELECT confirmed FROM sent WHERE delivery_id=?1 AND idx=?2", "ii", delivery, index);
     *sent = confirmed != 0;
     return rc;
 }
 
-int spool_delivery_record(struct spool *spool, int64_t delivery, const char *owner, int64_t index, unsigned status,
-                          int confirmed, double lease_s, int64_t now_us, struct fault_note *why)
+int spool_delivery_record(struct spool *spool, int64_t delivery, const char *owner, int64_t index,
+                          unsigned status, int confirmed, double lease_s, int64_t now_us,
+                          struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
     int rc = db_begin(spool, why);
     if (rc != 0)
         return rc;
-    rc = db_run(spool, why, "UPDATE delivery SET lease_until_us=?3 WHERE id=?1 AND owner=?2 AND state='SENDING'", "iti",
+    rc = db_run(spool, why,
+                "UPDATE delivery SET lease_until_us=?3 WHERE id=?1 AND owner=?2 AND state='SENDING'", "iti",
                 delivery, owner, now_us + (int64_t)(lease_s * 1e6));
     rc = check_owned(spool, rc, "delivery", delivery, why);
     if (rc == 0)
-        rc = db_run(spool, why, "INSERT OR REPLACE INTO sent(delivery_id, idx, status, confirmed) VALUES(?1,?2,?3,?4)",
+        rc = db_run(spool, why,
+                    "INSERT OR REPLACE INTO sent(delivery_id, idx, status, confirmed) VALUES(?1,?2,?3,?4)",
                     "iiii", delivery, index, (int64_t)status, (int64_t)confirmed);
     return db_end(spool, rc, why);
 }
 
-int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner, const struct fault_note *fault,
-                       int hold, int64_t next_us, int64_t now_us, struct fault_note *why)
+int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
+                       const struct fault_note *fault, int hold, int64_t next_us, int64_t now_us,
+                       struct fault_note *why)
 {
     const char *state = "SENT";
     char note[SPOOL_NOTE_SIZE] = "";
@@ -298,9 +313,10 @@ int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
         snprintf(note, sizeof note, "%s: %s", fault_name(fault->fault), fault->text);
     }
     int64_t failed = fault != NULL && fault->fault != FAULT_OK && fault->fault != FAULT_CANCELLED;
-    int rc = db_run(spool, why,
-                    "UPDATE delivery SET state=?3, note=?4, changed_us=?5, not_before_us=?6, owner='', lease_until_us=0,"
-                    " attempts=attempts+?7 WHERE id=?1 AND owner=?2 AND state='SENDING'",
-                    "itttiii", delivery, owner, state, note, now_us, next_us, failed);
+    int rc = db_run(
+        spool, why,
+        "UPDATE delivery SET state=?3, note=?4, changed_us=?5, not_before_us=?6, owner='', lease_until_us=0,"
+        " attempts=attempts+?7 WHERE id=?1 AND owner=?2 AND state='SENDING'",
+        "itttiii", delivery, owner, state, note, now_us, next_us, failed);
     return check_owned(spool, rc, "delivery", delivery, why);
 }

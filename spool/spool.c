@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store", "aside", "derived", "work", "reports"};
+static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store", "aside",
+                                                          "derived",  "work",  "reports"};
 
 static const char *const schema =
     "CREATE TABLE IF NOT EXISTS object(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,"
@@ -26,7 +27,8 @@ static const char *const schema =
     " last_object INTEGER NOT NULL, created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL,"
     " not_before_us INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',"
     " lease_until_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,"
-    " steps INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '');"
+    " steps INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT "
+    "'');"
     "CREATE INDEX IF NOT EXISTS job_state ON job(state);"
     "CREATE TABLE IF NOT EXISTS result(id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " job_id INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE, stack_index INTEGER NOT NULL,"
@@ -37,10 +39,13 @@ static const char *const schema =
     " result_id INTEGER NOT NULL REFERENCES result(id) ON DELETE CASCADE, destination TEXT NOT NULL,"
     " state TEXT NOT NULL CHECK(state IN ('WAITING','SENDING','SENT','HELD')), created_us INTEGER NOT NULL,"
     " changed_us INTEGER NOT NULL, not_before_us INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',"
-    " lease_until_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '');"
+    " lease_until_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL "
+    "DEFAULT "
+    "'');"
     "CREATE INDEX IF NOT EXISTS delivery_state ON delivery(state);"
     "CREATE TABLE IF NOT EXISTS sent(delivery_id INTEGER NOT NULL REFERENCES delivery(id) ON DELETE CASCADE,"
-    " idx INTEGER NOT NULL, status INTEGER NOT NULL, confirmed INTEGER NOT NULL, PRIMARY KEY(delivery_id, idx));";
+    " idx INTEGER NOT NULL, status INTEGER NOT NULL, confirmed INTEGER NOT NULL, PRIMARY KEY(delivery_id, "
+    "idx));";
 
 static int open_queue(struct spool *spool, struct fault_note *why)
 {
@@ -48,8 +53,8 @@ static int open_queue(struct spool *spool, struct fault_note *why)
     int rc = file_join(path, sizeof path, spool->root, "queue.db", why);
     if (rc != 0)
         return rc;
-    if (sqlite3_open_v2(path, &spool->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
+    if (sqlite3_open_v2(path, &spool->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK)
         return fault_set(why, FAULT_QUEUE, "cannot open queue '%s': %s", path,
                          spool->db ? sqlite3_errmsg(spool->db) : "no memory");
     sqlite3_busy_timeout(spool->db, 30000);
@@ -63,7 +68,8 @@ static int open_queue(struct spool *spool, struct fault_note *why)
     char *message = NULL;
     rc = db_begin(spool, why);
     if (rc == 0 && sqlite3_exec(spool->db, schema, NULL, NULL, &message) != SQLITE_OK)
-        rc = fault_set(why, FAULT_QUEUE, "cannot make the queue's tables: %s", message ? message : "no memory");
+        rc = fault_set(why, FAULT_QUEUE, "cannot make the queue's tables: %s",
+                       message ? message : "no memory");
     sqlite3_free(message);
     return db_end(spool, rc, why);
 }
@@ -143,14 +149,15 @@ static int find_by_uid(struct spool *spool, const struct spool_object *object, e
     return rc;
 }
 
-static int insert_object(struct spool *spool, const struct spool_object *object, const char *place, int64_t now_us,
-                         struct fault_note *why)
+static int insert_object(struct spool *spool, const struct spool_object *object, const char *place,
+                         int64_t now_us, struct fault_note *why)
 {
     return db_run(spool, why,
                   "INSERT INTO object(name, sop_class, sop_uid, series_uid, study_uid, digest, sender, size,"
                   " received_us, place) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)",
-                  "tttttttiit", object->name, object->sop_class_uid, object->sop_instance_uid, object->series_uid,
-                  object->study_uid, object->digest, object->sender, object->size_bytes, now_us, place);
+                  "tttttttiit", object->name, object->sop_class_uid, object->sop_instance_uid,
+                  object->series_uid, object->study_uid, object->digest, object->sender, object->size_bytes,
+                  now_us, place);
 }
 
 static int mark_conflict(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
@@ -167,7 +174,8 @@ static int mark_conflict(struct spool *spool, const char *series_uid, int64_t no
                   "ti", series_uid, now_us);
 }
 
-static int touch_series(struct spool *spool, const struct spool_object *object, int64_t now_us, struct fault_note *why)
+static int touch_series(struct spool *spool, const struct spool_object *object, int64_t now_us,
+                        struct fault_note *why)
 {
     return db_run(spool, why,
                   "INSERT INTO series(series_uid, sender, state, changed_us) VALUES(?1,?2,'GATHERING',?3)"
@@ -177,8 +185,8 @@ static int touch_series(struct spool *spool, const struct spool_object *object, 
                   "tti", object->series_uid, object->sender, now_us);
 }
 
-int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us, enum spool_verdict *verdict,
-                struct fault_note *why)
+int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
+                enum spool_verdict *verdict, struct fault_note *why)
 {
     struct fault_note local;
     char known_series[UID_SIZE] = "";
@@ -207,13 +215,15 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
 static int file_is_there(const struct spool *spool, const char *name, const char *place)
 {
     char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
-    snprintf(path, sizeof path, "%s/%s", spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
+    snprintf(path, sizeof path, "%s/%s",
+             spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
     if (access(path, F_OK) == 0)
         return 1;
     const char *dash = strrchr(name, '-');
     if (dash == NULL)
         return 0;
-    snprintf(path, sizeof path, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name, dash + 1);
+    snprintf(path, sizeof path, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name,
+             dash + 1);
     return access(path, F_OK) == 0;
 }
 
@@ -237,7 +247,8 @@ int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *wh
             continue;
         ++*n_lost;
         rc = db_run(spool, why,
-                    "UPDATE series SET state='FAILED', note='LOST_FILE: ' || ?2 WHERE series_uid=?1 AND state<>'CONFLICT'",
+                    "UPDATE series SET state='FAILED', note='LOST_FILE: ' || ?2 WHERE series_uid=?1 AND "
+                    "state<>'CONFLICT'",
                     "tt", series_uid, name);
         if (rc != 0)
             break;
@@ -251,16 +262,16 @@ int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *wh
 static int make_job(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
 {
     int64_t last_object = 0, waiting = 0;
-    int rc = db_integer(spool, why, &last_object, 0, "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'",
-                        "t", series_uid);
+    int rc = db_integer(spool, why, &last_object, 0,
+                        "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'", "t", series_uid);
     if (rc == 0)
-        rc = db_integer(spool, why, &waiting, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'", "t",
-                        series_uid);
+        rc = db_integer(spool, why, &waiting, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'",
+                        "t", series_uid);
     if (rc != 0)
         return rc;
     if (waiting != 0)
-        rc = db_run(spool, why, "UPDATE job SET last_object=?2, changed_us=?3, steps=0 WHERE id=?1", "iii", waiting,
-                    last_object, now_us);
+        rc = db_run(spool, why, "UPDATE job SET last_object=?2, changed_us=?3, steps=0 WHERE id=?1", "iii",
+                    waiting, last_object, now_us);
     else
         rc = db_run(spool, why,
                     "INSERT INTO job(series_uid, state, last_object, created_us, changed_us)"
@@ -268,12 +279,13 @@ static int make_job(struct spool *spool, const char *series_uid, int64_t now_us,
                     "tii", series_uid, last_object, now_us);
     if (rc != 0)
         return rc;
-    return db_run(spool, why, "UPDATE series SET state='QUEUED', changed_us=?2 WHERE series_uid=?1", "ti", series_uid,
-                  now_us);
+    return db_run(spool, why, "UPDATE series SET state='QUEUED', changed_us=?2 WHERE series_uid=?1", "ti",
+                  series_uid, now_us);
 }
 
-int spool_gather(struct spool *spool, double quiet_s, int64_t now_us, int (*is_open)(void *user, const char *sender),
-                 void *user, size_t *n_jobs, struct fault_note *why)
+int spool_gather(struct spool *spool, double quiet_s, int64_t now_us,
+                 int (*is_open)(void *user, const char *sender), void *user, size_t *n_jobs,
+                 struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
@@ -281,10 +293,10 @@ int spool_gather(struct spool *spool, double quiet_s, int64_t now_us, int (*is_o
     int rc = db_begin(spool, why);
     if (rc != 0)
         return rc;
-    sqlite3_stmt *statement =
-        db_prepare(spool, why,
-                   "SELECT series_uid, sender FROM series WHERE state='GATHERING' AND changed_us<=?1 ORDER BY id", "i",
-                   now_us - (int64_t)(quiet_s * 1e6));
+    sqlite3_stmt *statement = db_prepare(
+        spool, why,
+        "SELECT series_uid, sender FROM series WHERE state='GATHERING' AND changed_us<=?1 ORDER BY id", "i",
+        now_us - (int64_t)(quiet_s * 1e6));
     if (statement == NULL)
         return db_end(spool, why->fault, why);
     while ((rc = db_step(spool, statement, why)) == 1) {
@@ -304,7 +316,8 @@ int spool_gather(struct spool *spool, double quiet_s, int64_t now_us, int (*is_o
 
 // ---- purging
 
-static int remove_named(struct spool *spool, enum spool_folder folder, const char *name, struct fault_note *why)
+static int remove_named(struct spool *spool, enum spool_folder folder, const char *name,
+                        struct fault_note *why)
 {
     char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
     snprintf(path, sizeof path, "%s/%s", spool->folders[folder], name);
@@ -331,20 +344,28 @@ static int remove_all(struct spool *spool, enum spool_folder folder, const char 
     return rc;
 }
 
-// Files go first: a crash in between leaves rows whose files are gone, which the next purge takes away; the other
-// way round files of patients would stay for ever.
+// Files go first: a crash in between leaves rows whose files are gone, which the next purge takes away; the
+// other way round files of patients would stay for ever.
 static int purge_series(struct spool *spool, const char *series_uid, struct fault_note *why)
 {
     int rc = remove_all(spool, SPOOL_DERIVED,
-                        "SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1", series_uid, why);
-    if (rc == 0)
-        rc = remove_all(spool, SPOOL_REPORTS,
-                        "SELECT derived_name||'.json' FROM result JOIN job ON job.id=job_id WHERE series_uid=?1"
-                        " AND derived_name<>''",
+                        "SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1",
                         series_uid, why);
     if (rc == 0)
-        rc = remove_all(spool, SPOOL_STORE, "SELECT name FROM object WHERE series_uid=?1 AND place='store'", series_uid,
-                        why);
+        rc = remove_all(
+            spool, SPOOL_REPORTS,
+            "SELECT derived_name||'.json' FROM result JOIN job ON job.id=job_id WHERE series_uid=?1"
+            " AND derived_name<>''",
+            series_uid, why);
+    if (rc == 0)
+        rc =
+            remove_all(spool, SPOOL_REPORTS,
+                       "SELECT derived_name||'.png' FROM result JOIN job ON job.id=job_id WHERE series_uid=?1"
+                       " AND derived_name<>''",
+                       series_uid, why);
+    if (rc == 0)
+        rc = remove_all(spool, SPOOL_STORE, "SELECT name FROM object WHERE series_uid=?1 AND place='store'",
+                        series_uid, why);
     if (rc == 0)
         rc = db_begin(spool, why);
     if (rc != 0)
@@ -357,7 +378,8 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
     return db_end(spool, rc, why);
 }
 
-int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series, struct fault_note *why)
+int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
+                struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
@@ -367,14 +389,15 @@ int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *
     for (;;) {
         char series_uid[UID_SIZE] = "";
         // Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict.
-        sqlite3_stmt *statement = db_prepare(
-            spool, why,
-            "SELECT series_uid FROM series s WHERE state='QUEUED' AND changed_us<?1"
-            " AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
-            "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
-            " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d ON d.result_id=r.id"
-            "  WHERE j.series_uid=s.series_uid AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
-            "i", now_us - keep_days * 86400 * 1000000);
+        sqlite3_stmt *statement =
+            db_prepare(spool, why,
+                       "SELECT series_uid FROM series s WHERE state='QUEUED' AND changed_us<?1"
+                       " AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
+                       "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
+                       " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d "
+                       "ON d.result_id=r.id"
+                       "  WHERE j.series_uid=s.series_uid AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
+                       "i", now_us - keep_days * 86400 * 1000000);
         if (statement == NULL)
             return why->fault;
         int rc = db_step(spool, statement, why);
@@ -395,9 +418,11 @@ int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, in
 {
     struct fault_note local;
     why = why ? why : &local;
-    int rc = db_integer(spool, why, n_gathering, 0, "SELECT count(*) FROM series WHERE state='GATHERING'", "");
+    int rc =
+        db_integer(spool, why, n_gathering, 0, "SELECT count(*) FROM series WHERE state='GATHERING'", "");
     if (rc == 0)
-        rc = db_integer(spool, why, n_jobs, 0, "SELECT count(*) FROM job WHERE state IN ('WAITING','LEASED')", "");
+        rc = db_integer(spool, why, n_jobs, 0, "SELECT count(*) FROM job WHERE state IN ('WAITING','LEASED')",
+                        "");
     if (rc == 0)
         rc = db_integer(spool, why, n_deliveries, 0,
                         "SELECT count(*) FROM delivery WHERE state IN ('WAITING','SENDING')", "");

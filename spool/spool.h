@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the daemons share and nothing else: the spool folder and the queue. Files are the truth of what was received;
-// the queue (SQLite, WAL, synchronous=FULL) says what has become of them. States, and what a crash in each of them
-// means, stand in README.md beside this file. Not here: DICOM, networking, computing. Another database can stand
-// behind this header.
+// What the daemons share and nothing else: the spool folder and the queue. Files are the truth of what was
+// received; the queue (SQLite, WAL, synchronous=FULL) says what has become of them. States, and what a crash
+// in each of them means, stand in README.md beside this file. Not here: DICOM, networking, computing. Another
+// database can stand behind this header.
 
 #ifndef ISOSLICE_SPOOL_SPOOL_H
 #define ISOSLICE_SPOOL_SPOOL_H
@@ -18,8 +18,8 @@ enum { SPOOL_NAME_SIZE = 96, SPOOL_PATH_SIZE = 1280, SPOOL_OWNER_SIZE = 96, SPOO
 
 struct spool;
 
-// Opens (and makes, mode 0700) the spool at `root` and its queue. A process opens its own; never used across a fork.
-// Errors: IO, NO_SPACE, QUEUE.
+// Opens (and makes, mode 0700) the spool at `root` and its queue. A process opens its own; never used across
+// a fork. Errors: IO, NO_SPACE, QUEUE.
 int spool_open(const char *root, struct spool **spool, struct fault_note *why);
 void spool_close(struct spool *spool); // NULL is fine
 
@@ -29,8 +29,8 @@ enum spool_folder {
     SPOOL_STORE,    // store/<name>: in the queue
     SPOOL_ASIDE,    // aside/<name>: other bytes under a known UID
     SPOOL_DERIVED,  // derived/<name>/IM0001.dcm ...: complete derived series
-    SPOOL_WORK,     // work/<name>/: half-done derived series; emptied at the worker's start
-    SPOOL_REPORTS,  // reports/<name>.json: one per processed stack
+    SPOOL_WORK,     // work/<name>/: half-done derived series; replaced when its job is done again
+    SPOOL_REPORTS,  // reports/<name>.json: one per processed stack; <name>.png where pictures are wanted
     SPOOL_N_FOLDERS
 };
 const char *spool_folder(const struct spool *spool, enum spool_folder folder);
@@ -41,44 +41,46 @@ struct spool_object {
     char name[SPOOL_NAME_SIZE]; // file name, unique for ever: "<association>-<n>.dcm"
     char sop_class_uid[UID_SIZE], sop_instance_uid[UID_SIZE], series_uid[UID_SIZE], study_uid[UID_SIZE];
     char digest[DIGEST_HEX_SIZE];
-    char sender[17];            // calling AE title
+    char sender[17]; // calling AE title
     int64_t size_bytes;
 };
 
 enum spool_verdict {
-    SPOOL_NEW,       // first of its UID: the series gathers (again)
-    SPOOL_DUPLICATE, // same bytes under a known UID: nothing changes, drop the file
-    SPOOL_CONFLICT,  // other bytes under a known UID: keep aside, the series is in CONFLICT
-    SPOOL_KNOWN,     // this very file is in the queue already as new: move it to the store
+    SPOOL_NEW,         // first of its UID: the series gathers (again)
+    SPOOL_DUPLICATE,   // same bytes under a known UID: nothing changes, drop the file
+    SPOOL_CONFLICT,    // other bytes under a known UID: keep aside, the series is in CONFLICT
+    SPOOL_KNOWN,       // this very file is in the queue already as new: move it to the store
     SPOOL_KNOWN_ASIDE, // this very file is in the queue already as conflicting: move it aside
 };
 
-// One transaction. The caller moves the file afterwards; done twice, the second answer leads to the same move.
-int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us, enum spool_verdict *verdict,
-                struct fault_note *why);
+// One transaction. The caller moves the file afterwards; done twice, the second answer leads to the same
+// move.
+int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
+                enum spool_verdict *verdict, struct fault_note *why);
 
-// Every object row whose file is neither in the store nor waiting in incoming: its series becomes FAILED (LOST_FILE).
-// Returns their number in *n_lost.
+// Every object row whose file is neither in the store nor waiting in incoming: its series becomes FAILED
+// (LOST_FILE). Returns their number in *n_lost.
 int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *why);
 
-// Series that are complete become jobs: gathering, quiet since quiet_s, and `is_open(user, sender)` says that their
-// sender has no association open. *n_jobs counts them.
-int spool_gather(struct spool *spool, double quiet_s, int64_t now_us, int (*is_open)(void *user, const char *sender),
-                 void *user, size_t *n_jobs, struct fault_note *why);
+// Series that are complete become jobs: gathering, quiet since quiet_s, and `is_open(user, sender)` says that
+// their sender has no association open. *n_jobs counts them.
+int spool_gather(struct spool *spool, double quiet_s, int64_t now_us,
+                 int (*is_open)(void *user, const char *sender), void *user, size_t *n_jobs,
+                 struct fault_note *why);
 
 // ---- jobs
 
 struct spool_job {
     int64_t id;
     char series_uid[UID_SIZE];
-    int64_t created_us;  // dates and times of the derived objects
-    int attempts;        // this one included
-    int64_t steps;       // recorded step count, 0 when none yet
+    int64_t created_us; // dates and times of the derived objects
+    int attempts;       // this one included
+    int64_t steps;      // recorded step count, 0 when none yet
     int generation;
 };
 
-// The next job for `owner`, leased for lease_s; *found = 0 when there is none. A job whose lease ran out counts. One
-// that was tried max_attempts times without an answer is HELD instead.
+// The next job for `owner`, leased for lease_s; *found = 0 when there is none. A job whose lease ran out
+// counts. One that was tried max_attempts times without an answer is HELD instead.
 int spool_job_take(struct spool *spool, const char *owner, double lease_s, int max_attempts, int64_t now_us,
                    struct spool_job *job, int *found, struct fault_note *why);
 
@@ -86,32 +88,34 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
 int spool_job_renew(struct spool *spool, int64_t job, const char *owner, double lease_s, int64_t now_us,
                     struct fault_note *why);
 
-// Paths of the job's files, [n]; *paths given to the caller (spool_free_paths). Errors: LOST_FILE, QUEUE, NO_MEMORY.
+// Paths of the job's files, [n]; *paths given to the caller (spool_free_paths). Errors: LOST_FILE, QUEUE,
+// NO_MEMORY.
 int spool_job_files(struct spool *spool, int64_t job, char ***paths, size_t *n, struct fault_note *why);
 void spool_free_paths(char **paths, size_t n);
 
 // Records the step count that a time budget became, so that the job done again takes the same.
-int spool_job_set_steps(struct spool *spool, int64_t job, const char *owner, int64_t steps, struct fault_note *why);
+int spool_job_set_steps(struct spool *spool, int64_t job, const char *owner, int64_t steps,
+                        struct fault_note *why);
 
 // What became of one stack of a job.
 struct spool_result {
-    enum fault verdict;                // FAULT_OK: derived
-    char note[SPOOL_NOTE_SIZE];        // sentence: refusal with its numbers, or what was delivered
+    enum fault verdict;         // FAULT_OK: derived
+    char note[SPOOL_NOTE_SIZE]; // sentence: refusal with its numbers, or what was delivered
     int stack_index;
     char derived_name[SPOOL_NAME_SIZE]; // folder in derived/, empty when there is none
     char derived_uid[UID_SIZE];
     int64_t n_objects;
 };
 
-// Ends a job in one transaction: its results, and a delivery of every derived series to every destination. The job
-// becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was derived is delivered all the same).
-// Errors: LEASE_LOST, QUEUE.
+// Ends a job in one transaction: its results, and a delivery of every derived series to every destination.
+// The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was derived is delivered
+// all the same). Errors: LEASE_LOST, QUEUE.
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
                      size_t n_results, const char *const *destinations, size_t n_destinations, int64_t now_us,
                      struct fault_note *why);
 
-// Gives a job back after a fault: TEMP -> WAITING from not_before_us on; anything else -> FAILED or, for a bug, HELD.
-// FAULT_CANCELLED does not count as an attempt.
+// Gives a job back after a fault: TEMP -> WAITING from not_before_us on; anything else -> FAILED or, for a
+// bug, HELD. FAULT_CANCELLED does not count as an attempt.
 int spool_job_return(struct spool *spool, int64_t job, const char *owner, const struct fault_note *fault,
                      int64_t not_before_us, int64_t now_us, struct fault_note *why);
 
@@ -122,37 +126,41 @@ struct spool_delivery {
     char destination[33];
     char folder[SPOOL_PATH_SIZE]; // of the derived series
     int64_t n_objects;
-    int attempts;                 // failed ones so far
+    int attempts; // failed ones so far
     int64_t created_us;
 };
 
 // The next delivery for `destination` that is due, leased.
-int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s, int64_t now_us,
-                        struct spool_delivery *delivery, int *found, struct fault_note *why);
+int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s,
+                        int64_t now_us, struct spool_delivery *delivery, int *found, struct fault_note *why);
 
 // Gives back what a sender that is known to be gone still holds.
 int spool_delivery_reclaim(struct spool *spool, const char *destination, struct fault_note *why);
 
 // Whether object `index` (0 ..) was confirmed by the destination already; *status its answer.
-int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent, struct fault_note *why);
+int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent,
+                           struct fault_note *why);
 
 // Records the destination's answer for one object and prolongs the lease.
-int spool_delivery_record(struct spool *spool, int64_t delivery, const char *owner, int64_t index, unsigned status,
-                          int confirmed, double lease_s, int64_t now_us, struct fault_note *why);
+int spool_delivery_record(struct spool *spool, int64_t delivery, const char *owner, int64_t index,
+                          unsigned status, int confirmed, double lease_s, int64_t now_us,
+                          struct fault_note *why);
 
-// Ends an attempt: FAULT_OK -> SENT; TEMP -> WAITING until next_us; anything else -> HELD. `fault` may be NULL for OK.
-int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner, const struct fault_note *fault,
-                       int hold, int64_t next_us, int64_t now_us, struct fault_note *why);
+// Ends an attempt: FAULT_OK -> SENT; TEMP -> WAITING until next_us; anything else -> HELD. `fault` may be
+// NULL for OK.
+int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
+                       const struct fault_note *fault, int hold, int64_t next_us, int64_t now_us,
+                       struct fault_note *why);
 
 // ---- for people
 
 // One line of `isoslice queue list`; texts borrowed during the call.
 struct spool_row {
-    char id[24];            // "j12", "d5", "s3"
-    const char *kind;       // "series", "job", "delivery"
+    char id[24];      // "j12", "d5", "s3"
+    const char *kind; // "series", "job", "delivery"
     const char *state;
-    const char *uid;        // series UID (source for series and jobs, derived for deliveries)
-    const char *target;     // sender or destination
+    const char *uid;    // series UID (source for series and jobs, derived for deliveries)
+    const char *target; // sender or destination
     int64_t n_objects;
     int attempts;
     int64_t changed_us;
@@ -164,18 +172,22 @@ typedef void (*spool_row_fn)(void *user, const struct spool_row *row);
 int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *user, struct fault_note *why);
 
 // Everything about one id, as "name: value" lines through `line`. Errors: NOT_FOUND.
-int spool_show(struct spool *spool, const char *id, void (*line)(void *user, const char *name, const char *value),
-               void *user, struct fault_note *why);
+int spool_show(struct spool *spool, const char *id,
+               void (*line)(void *user, const char *name, const char *value), void *user,
+               struct fault_note *why);
 
-// A person's decisions. retry: a job or delivery that FAILED, was REFUSED or is HELD becomes WAITING at once (its
-// attempts forgotten). hold: WAITING -> HELD. release: HELD -> WAITING; of a series in CONFLICT: the first version
-// stands, it gathers again. Errors: NOT_FOUND; USAGE when the state does not allow it, naming both.
+// A person's decisions. retry: a job or delivery that FAILED, was REFUSED or is HELD becomes WAITING at once
+// (its attempts forgotten). hold: WAITING -> HELD. release: HELD -> WAITING; of a series in CONFLICT: the
+// first version stands, it gathers again. Errors: NOT_FOUND; USAGE when the state does not allow it, naming
+// both.
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
-// Forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: nothing. *n_series counts.
-int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series, struct fault_note *why);
+// Forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: nothing. *n_series
+// counts.
+int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
+                struct fault_note *why);
 
 // Number of jobs and deliveries in each state that still need something done.
 int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, int64_t *n_deliveries,

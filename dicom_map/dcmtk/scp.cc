@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dcmtk/config/osconfig.h"
 
-#include "dcmtk/dcmdata/dctk.h"
 #include "dcmtk/dcmdata/dcostrma.h"
+#include "dcmtk/dcmdata/dctk.h"
 #include "dcmtk/dcmnet/dcmtrans.h"
 #include "dcmtk/dcmnet/dimse.h"
-#include "dcmtk/ofstd/ofstd.h"
 #include "dcmtk/oflog/oflog.h"
+#include "dcmtk/ofstd/ofstd.h"
 
 #include <algorithm>
 #include <cmath>
@@ -25,17 +25,15 @@ constexpr long receive_pdu_bytes = 131072;
 
 const char *const storage_classes[] = {UID_MRImageStorage, UID_EnhancedMRImageStorage,
                                        UID_LegacyConvertedEnhancedMRImageStorage};
-const char *const storage_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
-                                        UID_LittleEndianImplicitTransferSyntax,
-                                        UID_JPEGProcess14SV1TransferSyntax,
-                                        UID_JPEGProcess14TransferSyntax,
-                                        UID_JPEGLSLosslessTransferSyntax,
-                                        UID_RLELosslessTransferSyntax};
+const char *const storage_syntaxes[] = {
+    UID_LittleEndianExplicitTransferSyntax, UID_LittleEndianImplicitTransferSyntax,
+    UID_JPEGProcess14SV1TransferSyntax,     UID_JPEGProcess14TransferSyntax,
+    UID_JPEGLSLosslessTransferSyntax,       UID_RLELosslessTransferSyntax};
 const char *const verification_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
                                              UID_LittleEndianImplicitTransferSyntax};
 
-// One object on its way in: the first fault is latched and the rest of its bytes swallowed, because a consumer that
-// reports an error makes DCMTK wait for PDVs that never come.
+// One object on its way in: the first fault is latched and the rest of its bytes swallowed, because a
+// consumer that reports an error makes DCMTK wait for PDVs that never come.
 struct Object {
     const dcm_scp_callbacks *callbacks;
     fault_note *why;
@@ -67,8 +65,8 @@ class Consumer : public DcmConsumer
     offile_off_t write(const void *data, offile_off_t size) override
     {
         if (object_.fault == 0 && size > 0)
-            object_.fault = object_.callbacks->store_data(object_.callbacks->user, data, static_cast<size_t>(size),
-                                                          object_.why);
+            object_.fault = object_.callbacks->store_data(object_.callbacks->user, data,
+                                                          static_cast<size_t>(size), object_.why);
         return size;
     }
     void flush() override
@@ -148,10 +146,11 @@ class Association
             ASC_initializeNetwork(NET_ACCEPTOR, 0, timeout_of(options_.acse_timeout_s), &network_);
         if (condition.bad())
             return fault_set(why_, FAULT_INTERNAL, "cannot start the network layer: %s", condition.text());
-        condition = ASC_receiveAssociation(network_, &association_, receive_pdu_bytes, nullptr, nullptr, OFFalse,
-                                           DUL_NOBLOCK, timeout_of(options_.acse_timeout_s));
+        condition = ASC_receiveAssociation(network_, &association_, receive_pdu_bytes, nullptr, nullptr,
+                                           OFFalse, DUL_NOBLOCK, timeout_of(options_.acse_timeout_s));
         if (condition == DUL_NOASSOCIATIONREQUEST || condition == DUL_READTIMEOUT)
-            return fault_set(why_, FAULT_TIMEOUT, "no association request within %g s", options_.acse_timeout_s);
+            return fault_set(why_, FAULT_TIMEOUT, "no association request within %g s",
+                             options_.acse_timeout_s);
         if (condition.bad())
             return fault_of(condition, why_);
         int rc = negotiate();
@@ -164,8 +163,8 @@ class Association
     {
         T_ASC_RejectParameters rejection = {result, source, reason};
         ASC_rejectAssociation(association_, &rejection);
-        return fault_set(why_, FAULT_ACCESS, "association rejected: %s: calling '%s' called '%s' from %s", text,
-                         peer_.calling_ae, peer_.called_ae, peer_.address);
+        return fault_set(why_, FAULT_ACCESS, "association rejected: %s: calling '%s' called '%s' from %s",
+                         text, peer_.calling_ae, peer_.called_ae, peer_.address);
     }
 
     int negotiate()
@@ -179,8 +178,8 @@ class Association
         char application_context[DUL_LEN_NAME + 1];
         if (ASC_getApplicationContextName(params, application_context, sizeof application_context).bad() ||
             strcmp(application_context, UID_StandardApplicationContext) != 0)
-            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER, ASC_REASON_SU_APPCONTEXTNAMENOTSUPPORTED,
-                          "unknown application context");
+            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
+                          ASC_REASON_SU_APPCONTEXTNAMENOTSUPPORTED, "unknown application context");
         switch (callbacks_.associate(callbacks_.user, &peer_)) {
         case DCM_ANSWER_ACCEPT:
             break;
@@ -203,8 +202,10 @@ class Association
             sizeof verification_syntaxes / sizeof verification_syntaxes[0]);
         if (condition.good())
             condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
-                params, const_cast<const char **>(storage_classes), sizeof storage_classes / sizeof storage_classes[0],
-                const_cast<const char **>(storage_syntaxes), sizeof storage_syntaxes / sizeof storage_syntaxes[0]);
+                params, const_cast<const char **>(storage_classes),
+                sizeof storage_classes / sizeof storage_classes[0],
+                const_cast<const char **>(storage_syntaxes),
+                sizeof storage_syntaxes / sizeof storage_syntaxes[0]);
         if (condition.good())
             condition = ASC_acknowledgeAssociation(association_);
         return condition.good() ? 0 : fault_of(condition, why_);
@@ -217,8 +218,9 @@ class Association
             T_ASC_PresentationContextID id;
             DcmDataset *detail = nullptr;
             memset(&message, 0, sizeof message);
-            OFCondition condition = DIMSE_receiveCommand(association_, DIMSE_NONBLOCKING,
-                                                         timeout_of(options_.dimse_timeout_s), &id, &message, &detail);
+            OFCondition condition =
+                DIMSE_receiveCommand(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
+                                     &id, &message, &detail);
             delete detail;
             if (condition == DUL_PEERREQUESTEDRELEASE) {
                 ASC_acknowledgeRelease(association_);
@@ -231,12 +233,14 @@ class Association
                 return rc;
             }
             if (message.CommandField == DIMSE_C_ECHO_RQ)
-                condition = DIMSE_sendEchoResponse(association_, id, &message.msg.CEchoRQ, STATUS_Success, nullptr);
+                condition =
+                    DIMSE_sendEchoResponse(association_, id, &message.msg.CEchoRQ, STATUS_Success, nullptr);
             else if (message.CommandField == DIMSE_C_STORE_RQ)
                 condition = store(id, message.msg.CStoreRQ);
             else {
                 ASC_abortAssociation(association_);
-                return fault_set(why_, FAULT_PEER_ABORTED, "peer sent a command that was not negotiated: 0x%04x",
+                return fault_set(why_, FAULT_PEER_ABORTED,
+                                 "peer sent a command that was not negotiated: 0x%04x",
                                  static_cast<unsigned>(message.CommandField));
             }
             if (condition.bad())
@@ -268,8 +272,9 @@ class Association
         Consumer consumer(object);
         Stream stream(&consumer);
         T_ASC_PresentationContextID data_id = id;
-        condition = DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
-                                               &data_id, &stream, nullptr, nullptr);
+        condition =
+            DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
+                                       &data_id, &stream, nullptr, nullptr);
         if (condition.good() && data_id != id)
             condition = makeDcmnetCondition(DIMSEC_INVALIDPRESENTATIONCONTEXTID, OF_error,
                                             "data set in another presentation context than its command");
@@ -302,7 +307,8 @@ class Association
         memset(&response, 0, sizeof response);
         response.DimseStatus = static_cast<DIC_US>(fault_dimse_status(static_cast<enum fault>(fault)));
         response.MessageIDBeingRespondedTo = command.MessageID;
-        copy_text(response.AffectedSOPClassUID, sizeof response.AffectedSOPClassUID, command.AffectedSOPClassUID);
+        copy_text(response.AffectedSOPClassUID, sizeof response.AffectedSOPClassUID,
+                  command.AffectedSOPClassUID);
         copy_text(response.AffectedSOPInstanceUID, sizeof response.AffectedSOPInstanceUID,
                   command.AffectedSOPInstanceUID);
         response.DataSetType = DIMSE_DATASET_NULL;
@@ -342,8 +348,8 @@ extern "C" int dcm_network_init(struct fault_note *why)
     }
 }
 
-extern "C" int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
-                             struct fault_note *why)
+extern "C" int dcm_scp_serve(int fd, const struct dcm_scp_options *options,
+                             const struct dcm_scp_callbacks *callbacks, struct fault_note *why)
 {
     try {
         return Association(*options, *callbacks, why).serve(fd);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One association as acceptor, from the connected socket to the release. DIMSE and the upper layer are DCMTK's; what
-// becomes of the bytes is the caller's. Nothing of a data set is parsed here. Not here: listening, files, access
-// lists. Plain C; called in a process of its own per association.
+// One association as acceptor, from the connected socket to the release. DIMSE and the upper layer are
+// DCMTK's; what becomes of the bytes is the caller's. Nothing of a data set is parsed here. Not here:
+// listening, files, access lists. Plain C; called in a process of its own per association.
 
 #ifndef ISOSLICE_DICOM_MAP_DCMTK_SCP_H
 #define ISOSLICE_DICOM_MAP_DCMTK_SCP_H
@@ -36,18 +36,18 @@ struct dcm_store_request {
     const struct dcm_peer *peer;
 };
 
-// All are called in the calling process, in this order: associate, then per object store_begin, store_data (any
-// number of times), store_end.
+// All are called in the calling process, in this order: associate, then per object store_begin, store_data
+// (any number of times), store_end.
 struct dcm_scp_callbacks {
     void *user;
     enum dcm_answer (*associate)(void *user, const struct dcm_peer *peer);
-    // An object begins. A fault here does not stop the transfer: its bytes are read and dropped, and the fault
-    // decides the status.
+    // An object begins. A fault here does not stop the transfer: its bytes are read and dropped, and the
+    // fault decides the status.
     int (*store_begin)(void *user, const struct dcm_store_request *request, struct fault_note *why);
     // The next bytes of its data set. After the first fault no more calls for this object.
     int (*store_data)(void *user, const void *data, size_t size, struct fault_note *why);
-    // The data set is complete. 0 only when object and name are durable: 0000 is answered. Else the fault's status,
-    // with `why` as Error Comment.
+    // The data set is complete. 0 only when object and name are durable: 0000 is answered. Else the fault's
+    // status, with `why` as Error Comment.
     int (*store_end)(void *user, const struct dcm_store_request *request, struct fault_note *why);
     // The object begun came to nothing (a fault above, or the association broke); clean up.
     void (*store_cancel)(void *user);
@@ -58,15 +58,15 @@ struct dcm_scp_options {
     double dimse_timeout_s; // between messages and PDVs
 };
 
-// Serves one association on the connected socket `fd` (taken: closed at the end). Verification and MR Image, Enhanced
-// MR Image, Legacy Converted Enhanced MR Image Storage, each in the first of: explicit, implicit VR little endian, JPEG
-// lossless SV1, JPEG lossless, JPEG-LS lossless, RLE. Returns 0 after a release; else PEER_ABORTED, TIMEOUT, ACCESS
-// (rejected by `associate`), NOT_NEGOTIATED, INTERNAL.
+// Serves one association on the connected socket `fd` (taken: closed at the end). Verification and MR Image,
+// Enhanced MR Image, Legacy Converted Enhanced MR Image Storage, each in the first of: explicit, implicit VR
+// little endian, JPEG lossless SV1, JPEG lossless, JPEG-LS lossless, RLE. Returns 0 after a release; else
+// PEER_ABORTED, TIMEOUT, ACCESS (rejected by `associate`), NOT_NEGOTIATED, INTERNAL.
 int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
                   struct fault_note *why);
 
-// Once per process, before dcm_scp_serve and before any fork: dictionary loaded, log quiet, Nagle off, no reverse DNS.
-// Errors: INTERNAL when DCMTK's dictionary is missing.
+// Once per process, before dcm_scp_serve and before any fork: dictionary loaded, log quiet, Nagle off, no
+// reverse DNS. Errors: INTERNAL when DCMTK's dictionary is missing.
 int dcm_network_init(struct fault_note *why);
 
 #endif

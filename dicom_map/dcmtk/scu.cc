@@ -84,8 +84,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
         char words[256];
         say_rejection(scu.association, words, sizeof words);
         scu.broken = true;
-        return fault_set(why, FAULT_ASSOCIATION_REJECTED, "'%s' at %s rejected the association: %s", options.called_ae,
-                         address, words);
+        return fault_set(why, FAULT_ASSOCIATION_REJECTED, "'%s' at %s rejected the association: %s",
+                         options.called_ae, address, words);
     }
     if (condition.bad()) {
         scu.broken = true;
@@ -95,7 +95,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
                          condition.text());
     }
     if (ASC_countAcceptedPresentationContexts(scu.association->params) == 0)
-        return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no MR images", options.called_ae, address);
+        return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no MR images", options.called_ae,
+                         address);
     return 0;
 }
 
@@ -109,10 +110,11 @@ int store_file(dcm_scu &scu, const char *path, unsigned *status, fault_note *why
     if (!DU_findSOPClassAndInstanceInDataSet(file.getDataset(), sop_class, sizeof sop_class, sop_instance,
                                              sizeof sop_instance))
         return fault_set(why, FAULT_NOT_DICOM, "'%s' names no SOP class and instance", path);
-    T_ASC_PresentationContextID id = ASC_findAcceptedPresentationContextID(scu.association, sop_class,
-                                                                           UID_LittleEndianExplicitTransferSyntax);
+    T_ASC_PresentationContextID id = ASC_findAcceptedPresentationContextID(
+        scu.association, sop_class, UID_LittleEndianExplicitTransferSyntax);
     if (id == 0)
-        id = ASC_findAcceptedPresentationContextID(scu.association, sop_class, UID_LittleEndianImplicitTransferSyntax);
+        id = ASC_findAcceptedPresentationContextID(scu.association, sop_class,
+                                                   UID_LittleEndianImplicitTransferSyntax);
     if (id == 0)
         return fault_set(why, FAULT_NOT_NEGOTIATED, "peer accepts no context for SOP class %s", sop_class);
     T_DIMSE_C_StoreRQ request;
@@ -147,7 +149,8 @@ int caught(fault_note *why)
 
 } // namespace
 
-extern "C" int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why)
+extern "C" int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu,
+                            struct fault_note *why)
 {
     dcm_scu *opened = nullptr;
     int rc;
@@ -172,8 +175,8 @@ extern "C" int dcm_scu_echo(struct dcm_scu *scu, struct fault_note *why)
         DcmDataset *detail = nullptr;
         if (ASC_findAcceptedPresentationContextID(scu->association, UID_VerificationSOPClass) == 0)
             return fault_set(why, FAULT_NOT_NEGOTIATED, "peer does not accept verification");
-        OFCondition condition = DIMSE_echoUser(scu->association, scu->association->nextMsgID++, DIMSE_NONBLOCKING,
-                                               scu->dimse_timeout_s, &status, &detail);
+        OFCondition condition = DIMSE_echoUser(scu->association, scu->association->nextMsgID++,
+                                               DIMSE_NONBLOCKING, scu->dimse_timeout_s, &status, &detail);
         std::unique_ptr<DcmDataset> owner(detail);
         return condition.good() ? fault_of_status(status, why) : fault_of(*scu, condition, why);
     } catch (...) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One association as requestor: echo, and sending of files as they lie on disk. Not here: what is sent when, retries.
-// Plain C. dcm_network_init (scp.h) first.
+// One association as requestor: echo, and sending of files as they lie on disk. Not here: what is sent when,
+// retries. Plain C. dcm_network_init (scp.h) first.
 
 #ifndef ISOSLICE_DICOM_MAP_DCMTK_SCU_H
 #define ISOSLICE_DICOM_MAP_DCMTK_SCU_H
@@ -14,25 +14,25 @@
 struct dcm_scu;
 
 struct dcm_scu_options {
-    const char *calling_ae;   // ours
-    const char *called_ae;    // theirs
+    const char *calling_ae; // ours
+    const char *called_ae;  // theirs
     const char *host;
     int64_t port;
     double connect_timeout_s;
-    double dimse_timeout_s;   // for an answer
+    double dimse_timeout_s; // for an answer
 };
 
-// Opens an association that proposes Verification and MR Image Storage (explicit VR little endian in one context,
-// implicit in another). *scu is given to the caller (dcm_scu_close). Errors: CONNECT, ASSOCIATION_REJECTED,
-// NOT_NEGOTIATED when none of ours was accepted.
+// Opens an association that proposes Verification and MR Image Storage (explicit VR little endian in one
+// context, implicit in another). *scu is given to the caller (dcm_scu_close). Errors: CONNECT,
+// ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
 int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why);
 
 // C-ECHO. Errors: NOT_NEGOTIATED, PEER_ABORTED, TIMEOUT, PEER_REFUSED.
 int dcm_scu_echo(struct dcm_scu *scu, struct fault_note *why);
 
-// C-STORE of one DICOM file. *status is the peer's answer, 0xffff when there was none. 0 for 0000 and warnings
-// (B000, B006, B007). Errors: IO, NOT_DICOM (our file), NOT_NEGOTIATED, PEER_BUSY (A7xx, 0110, 0213), PEER_REFUSED (all
-// other statuses), PEER_ABORTED, TIMEOUT.
+// C-STORE of one DICOM file. *status is the peer's answer, 0xffff when there was none. 0 for 0000 and
+// warnings (B000, B006, B007). Errors: IO, NOT_DICOM (our file), NOT_NEGOTIATED, PEER_BUSY (A7xx, 0110,
+// 0213), PEER_REFUSED (all other statuses), PEER_ABORTED, TIMEOUT.
 int dcm_scu_store(struct dcm_scu *scu, const char *path, unsigned *status, struct fault_note *why);
 
 // Releases (or aborts, after a failure) the association and frees. NULL is fine.

@@ -27,8 +27,8 @@ static void fault_rows_are_unique(void)
         CHECK_INT(fault_from_name(fault_name(all[i])), all[i]);
         CHECK(fault_class_of(all[i]) != FAULT_CLASS_NONE);
     }
-    CHECK_STR(fault_name((enum fault)-9999), "UNKNOWN");
-    CHECK_INT(fault_class_of((enum fault)-9999), FAULT_CLASS_BUG);
+    CHECK_STR(fault_name((enum fault) - 9999), "UNKNOWN");
+    CHECK_INT(fault_class_of((enum fault) - 9999), FAULT_CLASS_BUG);
 }
 
 static void fault_dimse_statuses(void)
@@ -71,7 +71,8 @@ static void file_atomic_roundtrip(void)
     CHECK(access("a", F_OK) != 0);
 }
 
-// Stopped before, or failing at, every single file call, the old contents or the new ones stand there, never others.
+// Stopped before, or failing at, every single file call, the old contents or the new ones stand there, never
+// others.
 static void file_atomic_survives_every_crash(void)
 {
     CHECK_OK(file_write_atomic("f", "old", 3, &why));

@@ -56,11 +56,13 @@ static void errors_name_place_and_range(void)
         {"senders: {ae_title: A}\n", "bad 'senders': must be a list"},
         {"node: [1]\n", "bad 'node': must be a mapping"},
         {"node: {bind: example}\n", "'example' is not an IPv4 address"},
-        {"send: {retry_min_s: 100, retry_max_s: 10}\n", "bad 'retry_max_s': 10 is less than 'retry_min_s', 100"},
+        {"send: {retry_min_s: 100, retry_max_s: 10}\n",
+         "bad 'retry_max_s': 10 is less than 'retry_min_s', 100"},
         {"a: [\n", "not YAML"},
         {"- 1\n", "c.yaml:1:1: bad file: must be a mapping"},
         {"", "c.yaml:1:1: the file is empty"},
-        {"destinations:\n- {name: a, ae_title: A, host: h, port: 1}\n- {name: a, ae_title: B, host: h, port: 1}\n",
+        {"destinations:\n- {name: a, ae_title: A, host: h, port: 1}\n- {name: a, ae_title: B, host: h, port: "
+         "1}\n",
          "name 'a' given twice"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The test harness, small enough to go with the engine to a machine that has a compiler and nothing else (which is
-// why it is not a library). A test program is a table of named tests and TEST_MAIN. Run without arguments it lists
-// them; with a name it runs that one, in this process. A failed check prints the place and both values and ends the
-// process with 1; SKIP ends it with 77.
+// The test harness, small enough to go with the engine to a machine that has a compiler and nothing else
+// (which is why it is not a library). A test program is a table of named tests and TEST_MAIN. Run without
+// arguments it lists them; with a name it runs that one, in this process. A failed check prints the place and
+// both values and ends the process with 1; SKIP ends it with 77.
 
 #ifndef ISOSLICE_TESTS_CHECK_H
 #define ISOSLICE_TESTS_CHECK_H
@@ -18,72 +18,73 @@ struct test {
     void (*run)(void);
 };
 
-#define CHECK_FAIL(...)                                                                                               \
-    do {                                                                                                              \
-        fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                                                               \
-        fprintf(stderr, __VA_ARGS__);                                                                                 \
-        fputc('\n', stderr);                                                                                          \
-        exit(1);                                                                                                      \
+#define CHECK_FAIL(...)                                                                                      \
+    do {                                                                                                     \
+        fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                                                      \
+        fprintf(stderr, __VA_ARGS__);                                                                        \
+        fputc('\n', stderr);                                                                                 \
+        exit(1);                                                                                             \
     } while (0)
 
-#define CHECK(condition)                                                                                              \
-    do {                                                                                                              \
-        if (!(condition))                                                                                             \
-            CHECK_FAIL("not so: %s", #condition);                                                                     \
+#define CHECK(condition)                                                                                     \
+    do {                                                                                                     \
+        if (!(condition))                                                                                    \
+            CHECK_FAIL("not so: %s", #condition);                                                            \
     } while (0)
 
 // got, want: any integer type
-#define CHECK_INT(got, want)                                                                                          \
-    do {                                                                                                              \
-        long long got_ = (long long)(got), want_ = (long long)(want);                                                 \
-        if (got_ != want_)                                                                                            \
-            CHECK_FAIL("%s is %lld, not %lld", #got, got_, want_);                                                    \
+#define CHECK_INT(got, want)                                                                                 \
+    do {                                                                                                     \
+        long long got_ = (long long)(got), want_ = (long long)(want);                                        \
+        if (got_ != want_)                                                                                   \
+            CHECK_FAIL("%s is %lld, not %lld", #got, got_, want_);                                           \
     } while (0)
 
-#define CHECK_STR(got, want)                                                                                          \
-    do {                                                                                                              \
-        const char *got_ = (got), *want_ = (want);                                                                    \
-        if (strcmp(got_, want_) != 0)                                                                                 \
-            CHECK_FAIL("%s is \"%s\", not \"%s\"", #got, got_, want_);                                                \
+#define CHECK_STR(got, want)                                                                                 \
+    do {                                                                                                     \
+        const char *got_ = (got), *want_ = (want);                                                           \
+        if (strcmp(got_, want_) != 0)                                                                        \
+            CHECK_FAIL("%s is \"%s\", not \"%s\"", #got, got_, want_);                                       \
     } while (0)
 
-#define CHECK_CONTAINS(text, part)                                                                                    \
-    do {                                                                                                              \
-        const char *text_ = (text), *part_ = (part);                                                                  \
-        if (strstr(text_, part_) == NULL)                                                                             \
-            CHECK_FAIL("%s is \"%s\", without \"%s\"", #text, text_, part_);                                          \
+#define CHECK_CONTAINS(text, part)                                                                           \
+    do {                                                                                                     \
+        const char *text_ = (text), *part_ = (part);                                                         \
+        if (strstr(text_, part_) == NULL)                                                                    \
+            CHECK_FAIL("%s is \"%s\", without \"%s\"", #text, text_, part_);                                 \
     } while (0)
 
 // |got - want| <= limit; a NaN never passes
-#define CHECK_NEAR(got, want, limit)                                                                                  \
-    do {                                                                                                              \
-        double got_ = (got), want_ = (want), limit_ = (limit);                                                        \
-        if (!(fabs(got_ - want_) <= limit_))                                                                          \
-            CHECK_FAIL("%s is %.17g, not %.17g within %g", #got, got_, want_, limit_);                                \
+#define CHECK_NEAR(got, want, limit)                                                                         \
+    do {                                                                                                     \
+        double got_ = (got), want_ = (want), limit_ = (limit);                                               \
+        if (!(fabs(got_ - want_) <= limit_))                                                                 \
+            CHECK_FAIL("%s is %.17g, not %.17g within %g", #got, got_, want_, limit_);                       \
     } while (0)
 
 // A call that returns a fault number and fills `why` (struct fault_note): must be 0.
-#define CHECK_OK(call)                                                                                                \
-    do {                                                                                                              \
-        int rc_ = (call);                                                                                             \
-        if (rc_ != 0)                                                                                                 \
-            CHECK_FAIL("%s failed: %s: %s", #call, fault_name((enum fault)rc_), why.text);                            \
+#define CHECK_OK(call)                                                                                       \
+    do {                                                                                                     \
+        int rc_ = (call);                                                                                    \
+        if (rc_ != 0)                                                                                        \
+            CHECK_FAIL("%s failed: %s: %s", #call, fault_name((enum fault)rc_), why.text);                   \
     } while (0)
 
 // The same, but must fail with exactly this fault.
-#define CHECK_FAULT(call, want)                                                                                       \
-    do {                                                                                                              \
-        int rc_ = (call);                                                                                             \
-        if (rc_ != (int)(want))                                                                                       \
-            CHECK_FAIL("%s gave %s, not %s (%s)", #call, fault_name((enum fault)rc_), fault_name(want), why.text);    \
+#define CHECK_FAULT(call, want)                                                                              \
+    do {                                                                                                     \
+        int rc_ = (call);                                                                                    \
+        if (rc_ != (int)(want))                                                                              \
+            CHECK_FAIL("%s gave %s, not %s (%s)", #call, fault_name((enum fault)rc_), fault_name(want),      \
+                       why.text);                                                                            \
     } while (0)
 
-#define SKIP(...)                                                                                                     \
-    do {                                                                                                              \
-        printf("skipped: ");                                                                                          \
-        printf(__VA_ARGS__);                                                                                          \
-        putchar('\n');                                                                                                \
-        exit(77);                                                                                                     \
+#define SKIP(...)                                                                                            \
+    do {                                                                                                     \
+        printf("skipped: ");                                                                                 \
+        printf(__VA_ARGS__);                                                                                 \
+        putchar('\n');                                                                                       \
+        exit(77);                                                                                            \
     } while (0)
 
 static inline int test_main(int argc, char **argv, const struct test *tests, size_t n)
@@ -102,10 +103,10 @@ static inline int test_main(int argc, char **argv, const struct test *tests, siz
     return 2;
 }
 
-#define TEST_MAIN(tests)                                                                                              \
-    int main(int argc, char **argv)                                                                                   \
-    {                                                                                                                 \
-        return test_main(argc, argv, tests, sizeof(tests) / sizeof((tests)[0]));                                      \
+#define TEST_MAIN(tests)                                                                                     \
+    int main(int argc, char **argv)                                                                          \
+    {                                                                                                        \
+        return test_main(argc, argv, tests, sizeof(tests) / sizeof((tests)[0]));                             \
     }
 
 #endif

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command.h"
+#include "conf/conf.h"
+#include "core/clock.h"
+#include "core/daemon.h"
+#include "core/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { N_DAEMONS = 3, STOP_GRACE_S = 30 };
+static const double restart_s = 1.0;
+
+struct child {
+    const char *name;
+    pid_t pid; // 0: not running
+    double not_before_s;
+};
+
+static void start(struct child *child, const char *folder, const char *config)
+{
+    char path[CONF_PATH_SIZE + 32];
+    snprintf(path, sizeof path, "%s/%s", folder, child->name);
+    child->not_before_s = clock_monotonic_s() + restart_s;
+    child->pid = fork();
+    if (child->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); // nothing of ours outlives the node
+        execl(path, child->name, "--config", config, (char *)NULL);
+        log_error("cannot start '%s'", path);
+        _exit(127);
+    }
+    if (child->pid > 0)
+        log_info("started %s as process %d", child->name, (int)child->pid);
+}
+
+static void stop(struct child *children)
+{
+    double until_s = clock_monotonic_s() + STOP_GRACE_S;
+    int left = 0;
+    for (int i = 0; i < N_DAEMONS; i++) {
+        if (children[i].pid > 0) {
+            kill(children[i].pid, SIGTERM);
+            left++;
+        }
+    }
+    while (left > 0) {
+        pid_t pid = waitpid(-1, NULL, WNOHANG);
+        if (pid < 0)
+            break;
+        if (pid == 0) {
+            usleep(50 * 1000);
+            if (clock_monotonic_s() > until_s)
+                for (int i = 0; i < N_DAEMONS; i++)
+                    if (children[i].pid > 0)
+                        kill(children[i].pid, SIGKILL);
+            continue;
+        }
+        for (int i = 0; i < N_DAEMONS; i++)
+            if (children[i].pid == pid) {
+                children[i].pid = 0;
+                left--;
+            }
+    }
+}
+
+int command_node(int argc, char **argv)
+{
+    struct child children[N_DAEMONS] = {
+        {.name = "isoslice-receive"}, {.name = "isoslice-work"}, {.name = "isoslice-send"}};
+    char folder[CONF_PATH_SIZE];
+    int exit_code;
+    static struct conf conf;
+    struct fault_note why;
+    const char *config =
+        daemon_arguments(argc, argv, "isoslice node",
+                         "The whole node: isoslice-receive, isoslice-work and isoslice-send as children,\n"
+                         "each started again when it ends.",
+                         &exit_code);
+    if (config == NULL)
+        return exit_code;
+    if (conf_load(config, &conf, &why) != 0)
+        return command_fault("node", &why);
+    ssize_t n = readlink("/proc/self/exe", folder, sizeof folder - 1);
+    folder[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(folder, '/');
+    if (slash != NULL)
+        *slash = '\0';
+    daemon_init();
+    log_init("isoslice-node", conf_log_level(&conf));
+    while (!daemon_stop) {
+        int status;
+        pid_t pid;
+        for (int i = 0; i < N_DAEMONS; i++)
+            if (children[i].pid <= 0 && clock_monotonic_s() >= children[i].not_before_s)
+                start(&children[i], folder, config);
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+            for (int i = 0; i < N_DAEMONS; i++)
+                if (children[i].pid == pid) {
+                    children[i].pid = 0;
+                    log_error("%s ended (%s %d); starting it again", children[i].name,
+                              WIFSIGNALED(status) ? "signal" : "exit code",
+                              WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+                }
+        usleep(100 * 1000);
+    }
+    log_info("stopping");
+    stop(children);
+    return 0;
+}

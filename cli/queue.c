@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command.h"
+#include "conf/conf.h"
+#include "core/clock.h"
+#include "spool/spool.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void print_help(void)
+{
+    puts("usage: isoslice queue [--config FILE] list [STATE]\n"
+         "       isoslice queue [--config FILE] show|retry|hold|release ID ...\n\n"
+         "list     every series (s1, ...), job (j1, ...) and delivery (d1, ...), or those in STATE\n"
+         "show     everything about one\n"
+         "retry    do a job or a delivery again, now\n"
+         "hold     keep a waiting job or delivery from being done\n"
+         "release  let a held one go on; of a series in CONFLICT: the first version of its images stands\n\n"
+         "States: series GATHERING QUEUED CONFLICT FAILED; jobs WAITING LEASED DONE REFUSED FAILED HELD;\n"
+         "deliveries WAITING SENDING SENT HELD.\n\n"
+         "  --config FILE  default " COMMAND_CONFIG_FILE);
+}
+
+static void print_row(void *user, const struct spool_row *row)
+{
+    char changed[25];
+    clock_iso(row->changed_us, changed);
+    if (++*(size_t *)user == 1)
+        printf("%-6s %-9s %-9s %6s %5s  %-24s %-16s %s\n", "ID", "KIND", "STATE", "IMAGES", "TRIES",
+               "CHANGED", "WITH", "SERIES / NOTE");
+    printf("%-6s %-9s %-9s %6lld %5d  %-24s %-16.16s %s\n", row->id, row->kind, row->state,
+           (long long)row->n_objects, row->attempts, changed, row->target, row->uid);
+    if (row->note[0] != '\0')
+        printf("       %s\n", row->note);
+}
+
+static void print_line(void *user, const char *name, const char *value)
+{
+    (void)user;
+    printf("%-16s %s\n", name, value);
+}
+
+static int decide(struct spool *spool, const char *verb, const char *id, struct fault_note *why)
+{
+    int64_t now_us = clock_wall_us();
+    if (strcmp(verb, "show") == 0)
+        return spool_show(spool, id, print_line, NULL, why);
+    if (strcmp(verb, "retry") == 0)
+        return spool_retry(spool, id, now_us, why);
+    if (strcmp(verb, "hold") == 0)
+        return spool_hold(spool, id, now_us, why);
+    return spool_release(spool, id, now_us, why);
+}
+
+int command_queue(int argc, char **argv)
+{
+    const char *config = COMMAND_CONFIG_FILE;
+    static struct conf conf;
+    struct fault_note why;
+    struct spool *spool = NULL;
+    int at = 1;
+    if (at < argc && (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0)) {
+        print_help();
+        return 0;
+    }
+    if (at + 1 < argc && strcmp(argv[at], "--config") == 0) {
+        config = argv[at + 1];
+        at += 2;
+    }
+    const char *verb = at < argc ? argv[at++] : "";
+    int is_list = strcmp(verb, "list") == 0;
+    if (!is_list && strcmp(verb, "show") != 0 && strcmp(verb, "retry") != 0 && strcmp(verb, "hold") != 0 &&
+        strcmp(verb, "release") != 0)
+        return command_usage_error("queue", "unknown action '%s'", verb);
+    if (is_list ? argc - at > 1 : argc == at)
+        return command_usage_error("queue", is_list ? "list takes at most one state" : "needs an id");
+    int rc = conf_load(config, &conf, &why);
+    if (rc == 0)
+        rc = spool_open(conf.spool, &spool, &why);
+    if (rc == 0 && is_list) {
+        size_t n_rows = 0;
+        rc = spool_list(spool, at < argc ? argv[at] : NULL, print_row, &n_rows, &why);
+        if (rc == 0 && n_rows == 0)
+            puts("nothing");
+    }
+    for (; rc == 0 && !is_list && at < argc; at++)
+        rc = decide(spool, verb, argv[at], &why);
+    spool_close(spool);
+    return rc == 0 ? 0 : command_fault("queue", &why);
+}

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command.h"
+#include "conf/conf.h"
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/progress.h"
+#include "worker/preview.h"
+#include "worker/process.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EXIT_DERIVED = 0, EXIT_NOTHING = 3, EXIT_SOME_FAILED = 4 };
+
+struct run {
+    const char *in, *out;
+    const char *report, *preview;
+    char weights[CONF_PATH_SIZE + 64];
+    struct conf conf;
+    struct process_options options;
+    struct progress progress;
+    size_t n_derived, n_refused, n_failed;
+    FILE *report_file;
+};
+
+static volatile int run_stop;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    run_stop = 1;
+}
+
+static void print_help(void)
+{
+    puts(
+        "usage: isoslice run [options] IN OUT\n\n"
+        "Derives an isotropic series from every thick-slice 2D MR stack below the folder IN (file names do "
+        "not "
+        "matter)\n"
+        "and writes each into a folder of its own below OUT, named by its series UID, as IM0001.dcm, "
+        "IM0002.dcm, "
+        "...\n\n"
+        "  --config FILE     settings of a node (default: built-in defaults)\n"
+        "  --weights FILE    bare network with these weights: neither fine-tune nor fall-back unless asked "
+        "for\n"
+        "  --backend NAME    auto, cpu, cuda or ref\n"
+        "  --no-finetune     bare network, not adapted to the subject, no fall-back\n"
+        "  --finetune        adapt to the subject although --weights is given\n"
+        "  --fallback        deliver the best of tuned, base, cubic and linear on held-out data although "
+        "--weights or\n"
+        "                    --no-finetune is given\n"
+        "  --spacing S       isotropic (default: exactly the in-plane spacing), recur, or millimetres\n"
+        "  --seed N          of all random choices (default 1)\n"
+        "  --steps N         steps of the fine-tune; implies --finetune\n"
+        "  --budget S        seconds of the fine-tune instead; implies --finetune\n"
+        "  --threads N       0: all processors\n"
+        "  --memory MB       working memory of the engine; 0: half of what is free\n"
+        "  --report FILE     what was found, done and measured, as JSON\n"
+        "  --preview FILE    picture: linear interpolation and the result in the two cross planes (PNG); "
+        "further "
+        "stacks\n"
+        "                    go to FILE with -2, -3, ... before its suffix\n\n"
+        "Exit code: 0 every stack was derived; 2 usage; 3 nothing in IN was to be processed, the reasons are "
+        "printed;\n"
+        "4 some stacks failed; 1 internal fault.");
+}
+
+static int parse(struct run *run, int argc, char **argv)
+{
+    enum {
+        CONFIG = 256,
+        WEIGHTS,
+        BACKEND,
+        NO_FINETUNE,
+        FINETUNE,
+        FALLBACK,
+        SPACING,
+        SEED,
+        STEPS,
+        BUDGET,
+        THREADS,
+        MEMORY,
+        REPORT,
+        PREVIEW
+    };
+    static const struct option options[] = {{"config", required_argument, NULL, CONFIG},
+                                            {"weights", required_argument, NULL, WEIGHTS},
+                                            {"backend", required_argument, NULL, BACKEND},
+                                            {"no-finetune", no_argument, NULL, NO_FINETUNE},
+                                            {"finetune", no_argument, NULL, FINETUNE},
+                                            {"fallback", no_argument, NULL, FALLBACK},
+                                            {"spacing", required_argument, NULL, SPACING},
+                                            {"seed", required_argument, NULL, SEED},
+                                            {"steps", required_argument, NULL, STEPS},
+                                            {"budget", required_argument, NULL, BUDGET},
+                                            {"threads", required_argument, NULL, THREADS},
+                                            {"memory", required_argument, NULL, MEMORY},
+                                            {"report", required_argument, NULL, REPORT},
+                                            {"preview", required_argument, NULL, PREVIEW},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    const char *weights = NULL, *spacing = NULL, *backend = NULL;
+    long long seed = -1, steps = -1, threads = -1, memory = -1;
+    double budget = -1;
+    int no_finetune = 0, finetune = 0, fallback = 0, c;
+    struct fault_note why;
+    conf_defaults(&run->conf);
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        int ok = 1;
+        switch (c) {
+        case CONFIG:
+            if (conf_load(optarg, &run->conf, &why) != 0)
+                return command_fault("run", &why);
+            break;
+        case WEIGHTS:
+            weights = optarg;
+            break;
+        case BACKEND:
+            backend = optarg;
+            ok = strcmp(optarg, "auto") == 0 || strcmp(optarg, "cpu") == 0 || strcmp(optarg, "cuda") == 0 ||
+                 strcmp(optarg, "ref") == 0;
+            break;
+        case NO_FINETUNE:
+            no_finetune = 1;
+            break;
+        case FINETUNE:
+            finetune = 1;
+            break;
+        case FALLBACK:
+            fallback = 1;
+            break;
+        case SPACING: {
+            int mode;
+            double mm;
+            spacing = optarg;
+            ok = conf_parse_spacing(optarg, &mode, &mm);
+            break;
+        }
+        case SEED:
+            ok = command_parse_int(optarg, 0, 2147483647, &seed);
+            break;
+        case STEPS:
+            ok = command_parse_int(optarg, 1, 100000, &steps);
+            finetune = 1;
+            break;
+        case BUDGET:
+            ok = command_parse_real(optarg, 1, 86400, &budget);
+            finetune = 1;
+            break;
+        case THREADS:
+            ok = command_parse_int(optarg, 0, 1024, &threads);
+            break;
+        case MEMORY:
+            ok = command_parse_int(optarg, 0, 1000000000, &memory);
+            break;
+        case REPORT:
+            run->report = optarg;
+            break;
+        case PREVIEW:
+            run->preview = optarg;
+            break;
+        case 'h':
+            print_help();
+            return -1;
+        default:
+            return command_usage_error("run", "bad arguments");
+        }
+        if (!ok)
+            return command_usage_error("run", "bad value '%s'", optarg);
+    }
+    if (argc - optind != 2)
+        return command_usage_error("run", "needs IN and OUT");
+    if (no_finetune && finetune)
+        return command_usage_error("run", "--no-finetune contradicts --finetune, --steps and --budget");
+    run->in = argv[optind];
+    run->out = argv[optind + 1];
+    if (spacing != NULL)
+        snprintf(run->conf.spacing, sizeof run->conf.spacing, "%s", spacing);
+    if (backend != NULL)
+        snprintf(run->conf.backend, sizeof run->conf.backend, "%s", backend);
+    if (seed >= 0)
+        run->conf.seed = seed;
+    if (steps >= 0)
+        run->conf.steps = steps;
+    if (budget >= 0) {
+        run->conf.budget_s = budget;
+        run->conf.steps = steps >= 0 ? steps : 0;
+    }
+    if (threads >= 0)
+        run->conf.threads = threads;
+    if (memory >= 0)
+        run->conf.memory_mb = memory;
+    int bare = no_finetune || (weights != NULL && !finetune);
+    if (process_options_from_conf(&run->conf, &run->options, &why) != 0 ||
+        process_find_weights(weights ? weights : run->conf.weights, run->weights, sizeof run->weights,
+                             &why) != 0)
+        return command_fault("run", &why);
+    run->options.engine.finetune = bare ? 0 : (finetune || run->conf.finetune);
+    run->options.engine.choose = fallback || !(no_finetune || weights != NULL);
+    run->options.engine.weights_path = run->weights;
+    run->options.engine.progress = progress_show;
+    run->options.engine.progress_user = &run->progress;
+    run->options.job_time_us = clock_wall_us();
+    return 0;
+}
+
+// ---- one item
+
+static void report_item(struct run *run, const struct source_item *item,
+                        const struct process_outcome *outcome, const struct fault_note *fault)
+{
+    char *text = run->report_file != NULL ? process_report(item, outcome, fault) : NULL;
+    if (text != NULL)
+        fprintf(run->report_file, "%s\n%s", run->n_derived + run->n_refused + run->n_failed > 0 ? "," : "",
+                text);
+    free(text);
+}
+
+static int write_preview(const struct run *run, const struct process_images *images,
+                         const struct process_outcome *outcome, struct fault_note *why)
+{
+    char path[CONF_PATH_SIZE], caption[64];
+    const char *dot = strrchr(run->preview, '.');
+    int stem =
+        dot != NULL && strchr(dot, '/') == NULL ? (int)(dot - run->preview) : (int)strlen(run->preview);
+    if (run->n_derived == 0)
+        snprintf(path, sizeof path, "%s", run->preview);
+    else
+        snprintf(path, sizeof path, "%.*s-%zu%s", stem, run->preview, run->n_derived + 1,
+                 run->preview + stem);
+    snprintf(caption, sizeof caption, "Isoslice (%s)", sr_method_name(outcome->report.delivered));
+    int rc = preview_write(images, caption, path, why);
+    if (rc == 0)
+        printf("  picture: %s\n", path);
+    return rc;
+}
+
+static int derive_item(struct run *run, const struct source *source, size_t i,
+                       struct process_outcome *outcome, struct fault_note *why)
+{
+    char work[CONF_PATH_SIZE], final[CONF_PATH_SIZE + UID_SIZE];
+    struct process_images images = {0};
+    snprintf(work, sizeof work, "%s/.isoslice-%d", run->out, (int)getpid());
+    int rc = file_remove_tree(work, why);
+    if (rc == 0)
+        rc = file_make_directory(work, why);
+    if (rc == 0)
+        rc = process_stack(source, i, &run->options, work, outcome, run->preview ? &images : NULL, why);
+    progress_done(&run->progress);
+    if (rc == 0)
+        rc = file_join(final, sizeof final, run->out, outcome->derived.series_uid, why);
+    if (rc == 0)
+        rc = file_remove_tree(final, why); // the same series from an earlier run
+    if (rc == 0 && file_ops.rename(work, final) != 0)
+        rc = fault_set_errno(why, errno, "cannot move '%s'", work);
+    if (rc == 0) {
+        printf("  %zu planes, %.4g mm apart, in %s\n  %s\n", outcome->n_planes, outcome->step_mm, final,
+               outcome->note);
+        if (run->preview != NULL)
+            rc = write_preview(run, &images, outcome, why);
+    }
+    process_images_free(&images);
+    file_remove_tree(work, NULL);
+    return rc;
+}
+
+static int do_item(struct run *run, const struct source *source, size_t i, struct fault_note *why)
+{
+    const struct source_item *item = source_item(source, i);
+    struct process_outcome outcome;
+    if (item->verdict != FAULT_OK) {
+        struct fault_note refusal = {.fault = item->verdict};
+        snprintf(refusal.text, sizeof refusal.text, "%s", item->reason);
+        printf("series %s: %zu images refused: %s: %s\n", item->series_uid[0] ? item->series_uid : "(none)",
+               item->n_images, fault_name(item->verdict), item->reason);
+        report_item(run, item, NULL, &refusal);
+        run->n_refused++;
+        return 0;
+    }
+    printf("series %s stack %d: %dx%dx%d, pixels %.4g x %.4g mm, slices %.4g mm apart, %.4g mm thick\n",
+           item->series_uid, item->stack_index, item->width, item->height, item->depth, item->column_mm,
+           item->row_mm, item->slice_mm, item->thickness_mm);
+    if (item->warnings[0] != '\0')
+        printf("  warning: %s\n", item->warnings);
+    fflush(stdout);
+    int rc = derive_item(run, source, i, &outcome, why);
+    report_item(run, item, &outcome, rc == 0 ? NULL : why);
+    if (rc == 0) {
+        run->n_derived++;
+        return 0;
+    }
+    run->n_failed++;
+    fprintf(stderr, "isoslice run: series %s stack %d failed: %s: %s\n", item->series_uid, item->stack_index,
+            fault_name((enum fault)rc), why->text);
+    return rc == FAULT_CANCELLED ? rc : 0;
+}
+
+static int run_all(struct run *run, struct fault_note *why)
+{
+    struct source *source = NULL;
+    const char *paths[] = {run->in};
+    int rc = source_open(paths, 1, &source, why);
+    if (rc == 0)
+        rc = file_make_directory(run->out, why);
+    if (rc == 0 && run->report != NULL) {
+        run->report_file = fopen(run->report, "we");
+        if (run->report_file == NULL)
+            rc = fault_set_errno(why, errno, "cannot create '%s'", run->report);
+        else
+            fputs("[", run->report_file);
+    }
+    for (size_t i = 0; rc == 0 && i < source_n_items(source); i++)
+        rc = do_item(run, source, i, why);
+    if (run->report_file != NULL) {
+        fputs("\n]\n", run->report_file);
+        int failed = ferror(run->report_file);
+        if ((fclose(run->report_file) != 0 || failed) && rc == 0)
+            rc = fault_set(why, FAULT_IO, "cannot write '%s'", run->report);
+    }
+    source_free(source);
+    return rc;
+}
+
+int command_run(int argc, char **argv)
+{
+    static struct run run;
+    struct fault_note why;
+    int code = parse(&run, argc, argv);
+    if (code != 0)
+        return code < 0 ? 0 : code;
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    progress_init(&run.progress, &run_stop);
+    int rc = run_all(&run, &why);
+    progress_done(&run.progress);
+    if (rc != 0 && rc != FAULT_CANCELLED)
+        return command_fault("run", &why);
+    printf("%zu derived, %zu refused, %zu failed\n", run.n_derived, run.n_refused, run.n_failed);
+    if (run.n_failed > 0)
+        return EXIT_SOME_FAILED;
+    return run.n_derived > 0 ? EXIT_DERIVED : EXIT_NOTHING;
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The small subcommands: echo, check-config, phantom, new-weights.
+
+#include "cli/command.h"
+#include "conf/conf.h"
+#include "core/clock.h"
+#include "core/file.h"
+#include "dicom_map/dcmtk/scp.h"
+#include "dicom_map/dcmtk/scu.h"
+#include "dicom_map/phantom.h"
+#include "sr_engine/engine.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+// ---- echo
+
+static int echo_one(const struct conf *conf, const struct conf_destination *destination,
+                    struct fault_note *why)
+{
+    struct dcm_scu_options options = {
+        .calling_ae = conf->ae_title,
+        .called_ae = destination->ae_title,
+        .host = destination->host,
+        .port = destination->port,
+        .connect_timeout_s = conf->connect_timeout_s,
+        .dimse_timeout_s = conf->dimse_timeout_s,
+    };
+    struct dcm_scu *scu = NULL;
+    double start_s = clock_monotonic_s();
+    int rc = dcm_scu_open(&options, &scu, why);
+    if (rc == 0)
+        rc = dcm_scu_echo(scu, why);
+    dcm_scu_close(scu);
+    if (rc == 0)
+        printf("%s: '%s' at %s:%lld answers, %.0f ms\n", destination->name, destination->ae_title,
+               destination->host, (long long)destination->port, 1000 * (clock_monotonic_s() - start_s));
+    return rc;
+}
+
+int command_echo(int argc, char **argv)
+{
+    const char *config = COMMAND_CONFIG_FILE;
+    static struct conf conf;
+    struct fault_note why;
+    int at = 1, n_asked = 0, n_silent = 0;
+    if (at < argc && (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0)) {
+        puts("usage: isoslice echo [--config FILE] [DESTINATION ...]\n\n"
+             "Asks each destination (all of the configuration, without names) with C-ECHO whether it answers "
+             "to "
+             "us.\n"
+             "Exit code: 0 all answer; 1 some do not.\n\n"
+             "  --config FILE  default " COMMAND_CONFIG_FILE);
+        return 0;
+    }
+    if (at + 1 < argc && strcmp(argv[at], "--config") == 0) {
+        config = argv[at + 1];
+        at += 2;
+    }
+    if (conf_load(config, &conf, &why) != 0 || dcm_network_init(&why) != 0)
+        return command_fault("echo", &why);
+    for (int i = at; i < argc; i++)
+        if (conf_find_destination(&conf, argv[i]) == NULL)
+            return command_usage_error("echo", "no destination is called '%s'", argv[i]);
+    for (size_t i = 0; i < conf.n_destinations; i++) {
+        int wanted = at == argc;
+        for (int k = at; k < argc; k++)
+            wanted |= strcmp(argv[k], conf.destinations[i].name) == 0;
+        if (!wanted)
+            continue;
+        n_asked++;
+        if (echo_one(&conf, &conf.destinations[i], &why) != 0) {
+            n_silent++;
+            command_fault("echo", &why);
+        }
+    }
+    if (n_asked == 0)
+        return command_usage_error("echo", "no destination is configured");
+    return n_silent > 0 ? 1 : 0;
+}
+
+// ---- check-config
+
+int command_check_config(int argc, char **argv)
+{
+    static const struct option options[] = {{"dump-config", no_argument, NULL, 'd'},
+                                            {"sample", no_argument, NULL, 's'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    static struct conf conf;
+    struct fault_note why;
+    int c, dump = 0;
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        switch (c) {
+        case 'd':
+            dump = 1;
+            break;
+        case 's':
+            conf_sample(stdout);
+            return 0;
+        case 'h':
+            puts("usage: isoslice check-config [--dump-config] FILE\n"
+                 "       isoslice check-config --sample\n\n"
+                 "Checks a configuration file; errors name file, line, column, key, value and what would be "
+                 "legal.\n\n"
+                 "  --dump-config  print every setting that is in force, with its explanation\n"
+                 "  --sample       print the sample file, which is the manual\n\n"
+                 "Exit code: 0 valid; 2 not.");
+            return 0;
+        default:
+            return command_usage_error("check-config", "bad arguments");
+        }
+    }
+    if (argc - optind != 1)
+        return command_usage_error("check-config", "needs one FILE");
+    if (conf_load(argv[optind], &conf, &why) != 0)
+        return command_fault("check-config", &why);
+    if (dump)
+        conf_dump(&conf, stdout);
+    else
+        printf("%s: valid, %zu senders, %zu destinations\n", argv[optind], conf.n_senders,
+               conf.n_destinations);
+    return 0;
+}
+
+// ---- phantom
+
+int command_phantom(int argc, char **argv)
+{
+    enum { SEED = 256, MATRIX, SLICES };
+    static const struct option options[] = {{"seed", required_argument, NULL, SEED},
+                                            {"matrix", required_argument, NULL, MATRIX},
+                                            {"slices", required_argument, NULL, SLICES},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    struct phantom_options phantom;
+    struct fault_note why;
+    long long value;
+    int c;
+    phantom_defaults(&phantom);
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        int ok = 1;
+        switch (c) {
+        case SEED:
+            ok = command_parse_int(optarg, 0, 2147483647, &value);
+            phantom.seed = (uint64_t)value;
+            break;
+        case MATRIX:
+            ok = command_parse_int(optarg, 32, 1024, &value);
+            phantom.matrix = (int)value;
+            break;
+        case SLICES:
+            ok = command_parse_int(optarg, 5, 200, &value);
+            phantom.n_slices = (int)value;
+            break;
+        case 'h':
+            puts(
+                "usage: isoslice phantom [options] DIR\n\n"
+                "Computes a head-like phantom and writes it as a thick-slice T2-weighted series into DIR.\n\n"
+                "  --seed N    of its details (default 1)\n"
+                "  --matrix N  rows and columns (default 192)\n"
+                "  --slices N  slices (default 20)");
+            return 0;
+        default:
+            return command_usage_error("phantom", "bad arguments");
+        }
+        if (!ok)
+            return command_usage_error("phantom", "bad value '%s'", optarg);
+    }
+    if (argc - optind != 1)
+        return command_usage_error("phantom", "needs one DIR");
+    int rc = file_make_directory(argv[optind], &why);
+    if (rc == 0)
+        rc = phantom_write(argv[optind], &phantom, &why);
+    return rc == 0 ? 0 : command_fault("phantom", &why);
+}
+
+// ---- new-weights
+
+int command_new_weights(int argc, char **argv)
+{
+    struct fault_note why;
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        puts("usage: isoslice new-weights FILE\n\n"
+             "Writes untrained weights (safetensors) whose last layer is zero: the bare network then gives "
+             "linear\n"
+             "interpolation exactly, and a fine-tune starts from it.");
+        return 0;
+    }
+    if (argc != 2 || argv[1][0] == '-')
+        return command_usage_error("new-weights", "needs one FILE");
+    return sr_write_start_weights(argv[1], 1, &why) == 0 ? 0 : command_fault("new-weights", &why);
+}

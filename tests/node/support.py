@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the running node share: the node, a PACS (Orthanc), senders, a raw-socket sender, series to send.
+
+Everything listens on 127.0.0.1 at free ports and lives in the current directory. Environment: ISOSLICE_BIN (folder of
+the programs), ISOSLICE_SHARED (real data).
+"""
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+
+BIN = os.environ['ISOSLICE_BIN']
+SHARED = os.environ.get('ISOSLICE_SHARED', '')
+MR = '1.2.840.10008.5.1.4.1.1.4'
+EXPLICIT, IMPLICIT = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2'
+# The real series that are processed, in the order of their README.
+PLAIN = ['siemens_t1_sag_jpegll', 'siemens_t1_ax_jpegll', 'siemens_t2_ax_jpegll', 'siemens_flair_ax_jpegll',
+         'siemens_t1_sag', 'philips_t1_phantom', 'ge_pd_oblique_uneven']
+
+
+def skip(reason):
+    print('skipped: ' + reason)
+    sys.exit(77)
+
+
+def shared_series(name):
+    """Folder of a real series; ends the test as skipped where there is none."""
+    folder = os.path.join(SHARED, 'data', 'dicom', name)
+    if not os.path.isdir(folder):
+        skip('no shared data')
+    return folder
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def equal(got, want, what):
+    check(got == want, '%s is %r, not %r' % (what, got, want))
+
+
+def wait_for(what, timeout_s, probe):
+    """probe() until it is true; returns its value."""
+    until = time.monotonic() + timeout_s
+    while True:
+        value = probe()
+        if value:
+            return value
+        if time.monotonic() > until:
+            raise AssertionError('%s did not happen within %g s' % (what, timeout_s))
+        time.sleep(0.1)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def program(name):
+    return os.path.join(BIN, {'isoslice': 'cli', 'isoslice-receive': 'scp', 'isoslice-work': 'worker',
+                              'isoslice-send': 'scu'}[name], name)
+
+
+def isoslice(*args, ok=(0,), env=None):
+    done = subprocess.run([program('isoslice'), *args], capture_output=True, text=True,
+                          env={**os.environ, **(env or {})})
+    check(done.returncode in ok, 'isoslice %s: exit %d\n%s%s' % (' '.join(args), done.returncode, done.stdout, done.stderr))
+    return done
+
+
+def installed_layout():
+    """A folder with the four programs side by side, as an installation has them."""
+    os.makedirs('bin', exist_ok=True)
+    for name in ('isoslice', 'isoslice-receive', 'isoslice-work', 'isoslice-send'):
+        if not os.path.exists('bin/' + name):
+            os.symlink(program(name), 'bin/' + name)
+
+
+class Node:
+    """isoslice-receive, -work and -send, each startable and killable on its own."""
+
+    def __init__(self, pacs_port=None, **settings):
+        self.port = free_port()
+        self.spool = os.path.abspath('spool')
+        self.config = os.path.abspath('isoslice.yaml')
+        self.log = open('node.log', 'ab')
+        self.processes = {}
+        self.weights = os.path.abspath('start.safetensors')
+        if not os.path.exists(self.weights):
+            isoslice('new-weights', self.weights)
+        sections = {
+            'node': {'ae_title': 'ISOSLICE', 'port': self.port, 'spool': self.spool},
+            'receive': {'quiet_s': 1, 'disk_reserve_mb': 1, 'dimse_timeout_s': 20, 'acse_timeout_s': 5},
+            'work': {'weights': self.weights, 'steps': 2, 'lease_s': 3, 'backend': 'cpu'},
+            'send': {'retry_min_s': 0.5, 'retry_max_s': 2, 'connect_timeout_s': 3},
+        }
+        for key, value in settings.items():
+            section, name = key.split('__')
+            sections.setdefault(section, {})[name] = value
+        senders = [('SENDER', '127.0.0.0/8'), ('STORESCU', '127.0.0.0/8')]
+        with open(self.config, 'w') as f:
+            for section, values in sections.items():
+                f.write('%s:\n' % section)
+                for name, value in values.items():
+                    f.write('  %s: %s\n' % (name, json.dumps(value)))
+            f.write('senders:\n')
+            for ae, address in senders:
+                f.write('  - {ae_title: %s, address: %s}\n' % (ae, address))
+            if pacs_port:
+                f.write('destinations:\n  - {name: pacs, ae_title: TESTPACS, host: 127.0.0.1, port: %d}\n' % pacs_port)
+
+    def start(self, *names, env=None):
+        for name in names or ('receive', 'work', 'send'):
+            self.processes[name] = subprocess.Popen([program('isoslice-' + name), '--config', self.config],
+                                                    stderr=self.log, env={**os.environ, **(env or {})})
+        if 'receive' in (names or ('receive',)) and not env:
+            self.wait_listening()
+        return self
+
+    def wait_listening(self):
+        wait_for('the node listening', 20, lambda: self.echo() == 0)
+
+    def echo(self, calling='SENDER', called='ISOSLICE'):
+        return subprocess.run(['echoscu', '-to', '5', '-aet', calling, '-aec', called, '127.0.0.1', str(self.port)],
+                              capture_output=True).returncode
+
+    def kill(self, name, number=signal.SIGKILL):
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(60)
+
+    def stop(self):
+        for process in self.processes.values():
+            process.terminate()
+        codes = {name: process.wait(60) for name, process in self.processes.items()}
+        self.processes = {}
+        return codes
+
+    def rows(self, kind=None):
+        """`queue list` as dictionaries."""
+        out = isoslice('queue', '--config', self.config, 'list').stdout.splitlines()
+        rows = []
+        for line in out:
+            words = line.split()
+            if words and re.fullmatch(r'[sjd]\d+', words[0]):
+                rows.append({'id': words[0], 'kind': words[1], 'state': words[2], 'images': int(words[3]), 'uid': words[-1],
+                             'note': ''})
+            elif rows and line.startswith('       '):
+                rows[-1]['note'] = line.strip()
+        return [r for r in rows if kind is None or r['kind'] == kind]
+
+    def show(self, id):
+        lines = isoslice('queue', '--config', self.config, 'show', id).stdout.splitlines()
+        return [(line[:16].strip(), line[16:].strip()) for line in lines]
+
+    def stored(self):
+        """SOP instance UID -> file, of everything acknowledged and kept."""
+        import pydicom
+        found = {}
+        for path in glob.glob(self.spool + '/store/*.dcm') + glob.glob(self.spool + '/incoming/*/*.dcm'):
+            found[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
+        return found
+
+    def idle(self):
+        rows = self.rows()
+        busy = [r for r in rows if r['state'] in ('GATHERING', 'WAITING', 'LEASED', 'SENDING')]
+        return bool(rows) and not busy
+
+    def wait_idle(self, timeout_s):
+        try:
+            wait_for('the queue at rest', timeout_s, self.idle)
+        except AssertionError:
+            print(isoslice('queue', '--config', self.config, 'list').stdout)
+            raise
+
+
+class Orthanc:
+    def __init__(self):
+        self.http, self.dicom = free_port(), free_port()
+        os.makedirs('orthanc', exist_ok=True)
+        with open('orthanc/orthanc.json', 'w') as f:
+            json.dump({'Name': 'TESTPACS', 'StorageDirectory': os.path.abspath('orthanc/db'),
+                       'IndexDirectory': os.path.abspath('orthanc/db'), 'Plugins': [], 'HttpPort': self.http,
+                       'RemoteAccessAllowed': False, 'AuthenticationEnabled': False, 'DicomAet': 'TESTPACS',
+                       'DicomCheckCalledAet': True, 'DicomPort': self.dicom, 'DicomAlwaysAllowEcho': True,
+                       'DicomAlwaysAllowStore': True, 'OverwriteInstances': False, 'StableAge': 1}, f)
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(['Orthanc', 'orthanc/orthanc.json'], stdout=open('orthanc/log', 'ab'),
+                                        stderr=subprocess.STDOUT, env={**os.environ, 'TCP_NODELAY': '1'})
+        wait_for('Orthanc up', 30, self.is_up)
+        return self
+
+    def is_up(self):
+        try:
+            return self.get('/system')
+        except OSError:
+            return None
+
+    def get(self, path):
+        with urllib.request.urlopen('http://127.0.0.1:%d%s' % (self.http, path), timeout=20) as answer:
+            return json.load(answer)
+
+    def fetch(self, folder):
+        """Every instance that Isoslice made, into folder/<series>/; returns {series uid: count}."""
+        counts = {}
+        for series in self.get('/series?expand'):
+            uid = series['MainDicomTags']['SeriesInstanceUID']
+            os.makedirs(os.path.join(folder, uid), exist_ok=True)
+            for n, instance in enumerate(series['Instances']):
+                url = 'http://127.0.0.1:%d/instances/%s/file' % (self.http, instance)
+                with urllib.request.urlopen(url, timeout=20) as answer, \
+                        open(os.path.join(folder, uid, 'IM%04d.dcm' % n), 'wb') as f:
+                    f.write(answer.read())
+            counts[uid] = len(series['Instances'])
+        return counts
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
+
+def storescu(node, paths, calling='SENDER', extra=(), ok=(0,)):
+    done = subprocess.run(['storescu', '-aet', calling, '-aec', 'ISOSLICE', *extra, '127.0.0.1', str(node.port), *paths],
+                          capture_output=True, text=True, env={**os.environ, 'TCP_NODELAY': '1'})
+    if ok is not None:
+        check(done.returncode in ok, 'storescu: exit %d\n%s%s' % (done.returncode, done.stdout, done.stderr))
+    return done
+
+
+def files_of(folder):
+    return sorted(p for p in glob.glob(folder + '/**/*', recursive=True) if os.path.isfile(p))
+
+
+def send_folder(node, folder, calling='SENDER'):
+    """Sends a folder as it lies, compressed objects in their own transfer syntax."""
+    import pydicom
+    by_syntax = {}
+    for path in files_of(folder):
+        by_syntax.setdefault(str(pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID), []).append(path)
+    for syntax, paths in by_syntax.items():
+        option = {'1.2.840.10008.1.2.4.70': ['-xs'], IMPLICIT: ['-xi'], EXPLICIT: ['-xe']}[syntax]
+        storescu(node, paths, calling, option)
+
+
+def phantom(folder, seed=1, matrix=64, slices=8):
+    isoslice('phantom', '--seed', str(seed), '--matrix', str(matrix), '--slices', str(slices), folder)
+    return files_of(folder)
+
+
+def crop_series(folder, out, size=64):
+    """The centre of every image of a real series as objects in the source's transfer syntax."""
+    import numpy
+    import pydicom
+    os.makedirs(out, exist_ok=True)
+    for n, path in enumerate(files_of(folder)):
+        raw = pydicom.dcmread(path)
+        compressed = raw.file_meta.TransferSyntaxUID.is_compressed
+        if compressed:
+            subprocess.run(['dcmdjpeg', path, 'tmp.dcm'], check=True)
+            raw = pydicom.dcmread('tmp.dcm')
+        rows, columns = min(size, raw.Rows), min(size, raw.Columns)
+        top, left = (raw.Rows - rows) // 2, (raw.Columns - columns) // 2
+        pixels = numpy.frombuffer(raw.PixelData, '<u2')[:raw.Rows * raw.Columns].reshape(raw.Rows, raw.Columns)
+        orientation = [float(x) for x in raw.ImageOrientationPatient]
+        position = [float(p) + left * float(raw.PixelSpacing[1]) * orientation[i] + top * float(raw.PixelSpacing[0]) *
+                    orientation[3 + i] for i, p in enumerate(raw.ImagePositionPatient)]
+        raw.ImagePositionPatient = ['%.10g' % p for p in position]
+        raw.Rows, raw.Columns = rows, columns
+        raw.PixelData = pixels[top:top + rows, left:left + columns].tobytes()
+        target = os.path.join(out, '%04d.dcm' % n)
+        raw.save_as(target)
+        if compressed:
+            subprocess.run(['dcmcjpeg', '+e1', '+un', target, target], check=True)
+    return files_of(out)
+
+
+# ---- a sender without any DICOM library, for what a library would not send
+
+def element(group, number, value):
+    """Implicit VR little endian, as in commands."""
+    value += b'\0' * (len(value) & 1)
+    return struct.pack('<HHI', group, number, len(value)) + value
+
+
+class RawSender:
+    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE'):
+        self.socket = socket.create_connection(('127.0.0.1', port), timeout=20)
+        item = lambda kind, body: struct.pack('>BBH', kind, 0, len(body)) + body
+        context = b'\x01\0\0\0' + item(0x30, abstract.encode()) + item(0x40, syntax.encode())
+        user = item(0x51, struct.pack('>I', 65536)) + item(0x52, b'1.2.3.4')
+        body = struct.pack('>HH', 1, 0) + called.ljust(16).encode() + calling.ljust(16).encode() + bytes(32) + \
+            item(0x10, b'1.2.840.10008.3.1.1.1') + item(0x20, context) + item(0x50, user)
+        self.socket.sendall(struct.pack('>BBI', 1, 0, len(body)) + body)
+        self.answer = self.pdu()
+
+    def pdu(self):
+        """(type, body) of the next PDU; (None, b'') when the connection ended."""
+        try:
+            head = self.read(6)
+            if len(head) < 6:
+                return None, b''
+            kind, _, n = struct.unpack('>BBI', head)
+            return kind, self.read(n)
+        except OSError:
+            return None, b''
+
+    def read(self, n):
+        data = b''
+        while len(data) < n:
+            part = self.socket.recv(n - len(data))
+            if not part:
+                break
+            data += part
+        return data
+
+    def pdv(self, flags, data):
+        body = struct.pack('>IBB', len(data) + 2, 1, flags) + data
+        self.socket.sendall(struct.pack('>BBI', 4, 0, len(body)) + body)
+
+    def command(self, sop_class=MR, sop_instance='1.2.3'):
+        body = element(0, 0x0002, sop_class.encode()) + element(0, 0x0100, struct.pack('<H', 1)) + \
+            element(0, 0x0110, struct.pack('<H', 1)) + element(0, 0x0700, struct.pack('<H', 0)) + \
+            element(0, 0x0800, struct.pack('<H', 1)) + element(0, 0x1000, sop_instance.encode())
+        self.pdv(3, element(0, 0, struct.pack('<I', len(body))) + body)
+
+    def store(self, data, **names):
+        """Sends a data set as given; returns the status, or None when the association ended."""
+        self.command(**names)
+        for at in range(0, max(len(data), 1), 30000):
+            self.pdv(2 if at + 30000 >= len(data) else 0, data[at:at + 30000])
+        kind, body = self.pdu()
+        if kind != 4:
+            return None
+        at = body.find(struct.pack('<HHI', 0, 0x0900, 2))
+        return struct.unpack('<H', body[at + 8:at + 10])[0] if at >= 0 else None
+
+    def close(self):
+        self.socket.close()
+
+
+def dataset_of(path):
+    """The bytes after the file meta information of a DICOM file."""
+    data = open(path, 'rb').read()
+    length = struct.unpack('<I', data[140:144])[0]
+    return data[144 + length:]
+
+
+def run_named(tests):
+    """main of a test program: lists its tests, or runs the one that is named."""
+    if len(sys.argv) < 2:
+        print('\n'.join(sorted(tests)))
+        return
+    for leftover in os.listdir('.'):
+        shutil.rmtree(leftover, ignore_errors=True) if os.path.isdir(leftover) else os.unlink(leftover)
+    try:
+        tests[sys.argv[1]]()
+    except BaseException:
+        if os.path.exists('node.log'):
+            print('---- node.log, last lines'), print(''.join(open('node.log', errors='replace').readlines()[-60:]))
+        raise

@@ -1,0 +1,477 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node from association to PACS, and what goes wrong on the way. Each test in an empty directory of its own."""
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pydicom
+
+from support import *
+
+CHECK_DERIVED = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'dicom', 'check_derived.sh')
+
+
+def roundtrip(source, send, n_series=1, timeout_s=600, **settings):
+    """Source folder through the running node into Orthanc and back out; the derived files are then checked."""
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom, **settings).start()
+    try:
+        send(node, source)
+        node.wait_idle(timeout_s)
+        states = [(r['kind'], r['state'], r['note']) for r in node.rows()]
+        equal([s for k, s, n in states if k == 'job'], ['DONE'] * n_series, 'job states %s' % states)
+        equal([s for k, s, n in states if k == 'delivery'], ['SENT'] * n_series, 'delivery states')
+        counts = pacs.fetch('back')
+        equal(len(counts), n_series, 'series in the PACS')
+        for uid, count in counts.items():
+            derived = glob.glob(node.spool + '/derived/*')
+            sent = {pydicom.dcmread(p, stop_before_pixels=True).SOPInstanceUID: p for d in derived for p in files_of(d)}
+            for path in files_of('back/' + uid):
+                back = pydicom.dcmread(path)
+                equal(dataset_of(path), dataset_of(sent[back.SOPInstanceUID]), 'bytes of %s' % back.SOPInstanceUID)
+            subprocess.run([CHECK_DERIVED, source, 'back/' + uid], check=True)
+        equal(node.stop(), {'receive': 0, 'work': 0, 'send': 0}, 'exit codes')
+        return counts
+    finally:
+        node.stop()
+        pacs.stop()
+
+
+def phantom_roundtrip():
+    phantom('source')
+    roundtrip('source', lambda node, source: storescu(node, files_of(source)))
+
+
+def node_command_roundtrip():
+    """`isoslice node` starts and stops all three."""
+    phantom('source')
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom)
+    installed_layout()
+    shutil.copy(os.path.realpath('bin/isoslice'), 'bin/isoslice.copy')
+    for name in ('isoslice', 'isoslice-receive', 'isoslice-work', 'isoslice-send'):
+        real = os.path.realpath('bin/' + name)
+        os.unlink('bin/' + name)
+        shutil.copy(real, 'bin/' + name)
+    process = subprocess.Popen(['bin/isoslice', 'node', '--config', node.config], stderr=node.log)
+    try:
+        node.wait_listening()
+        storescu(node, files_of('source'))
+        node.wait_idle(300)
+        equal(len(pacs.fetch('back')), 1, 'series in the PACS')
+        children = subprocess.run(['pgrep', '-P', str(process.pid)], capture_output=True, text=True).stdout.split()
+        equal(len(children), 3, 'daemons')
+        os.kill(int(children[0]), signal.SIGKILL)
+        wait_for('the daemon started again', 20, lambda: len(subprocess.run(
+            ['pgrep', '-P', str(process.pid)], capture_output=True, text=True).stdout.split()) == 3)
+        process.terminate()
+        equal(process.wait(60), 0, 'exit code')
+        for child in children:
+            check(not os.path.exists('/proc/' + child), 'process %s outlived the node' % child)
+    finally:
+        process.kill()
+        pacs.stop()
+
+
+def real_series(name):
+    def test():
+        source = shared_series(name)
+        crop_series(source, 'source')
+        roundtrip('source', send_folder)
+    return test
+
+
+REFUSED = {
+    'siemens_localizer': ['LOCALIZER'], 'siemens_mosaic': ['MOSAIC'], 'uih_vframe': ['MOSAIC'],
+    'siemens_diffusion_trace': ['DIFFUSION'], 'canon_dti_80': ['DUPLICATE_POSITIONS', 'DIFFUSION'],
+    'hitachi_shoulder_4slices_1': ['NO_FRAME_OF_REFERENCE'], 'hitachi_shoulder_4slices_2': ['NO_FRAME_OF_REFERENCE'],
+    'philips_two_orientations_1': ['NO_FRAME_OF_REFERENCE'], 'philips_two_orientations_2': ['NO_FRAME_OF_REFERENCE'],
+    'philips_t1_phantom_enhanced': ['MULTIFRAME'], 'enhanced_philips': ['NOTHING_TO_DO', 'DUPLICATE_POSITIONS'],
+    'enhanced_siemens': ['NOTHING_TO_DO', 'DUPLICATE_POSITIONS'],
+}
+
+
+def refused_series():
+    """Every real series that is not for us is kept, acknowledged, and refused with its code; nothing is sent."""
+    expected = {}
+    for name, codes in REFUSED.items():
+        for path in files_of(shared_series(name)):
+            try:
+                expected[str(pydicom.dcmread(path, stop_before_pixels=True, force=True).SeriesInstanceUID)] = (name, codes)
+            except AttributeError:
+                pass
+    node = Node(free_port()).start()
+    try:
+        for name in REFUSED:
+            paths = files_of(shared_series(name))
+            storescu(node, paths, extra=['-R', '-xv'] if False else ['-R'])
+        node.wait_idle(120)
+        jobs = {r['uid']: r for r in node.rows('job')}
+        wrong = []
+        for uid, (name, codes) in expected.items():
+            job = jobs.get(uid)
+            verdicts = {v for k, v in node.show(job['id']) if k == 'stack verdict'} if job else {'(no job)'}
+            if not job or job['state'] != 'REFUSED' or not verdicts <= set(codes):
+                wrong.append('%s: %s %s, not %s' % (name, job and job['state'], sorted(verdicts), codes))
+        check(not wrong, '\n'.join(wrong))
+        equal(node.rows('delivery'), [], 'deliveries')
+    finally:
+        node.stop()
+
+
+def access_is_denied_by_default():
+    node = Node().start('receive')
+    try:
+        equal(node.echo(), 0, 'echo of a listed sender')
+        equal(RawSender(node.port, calling='NOBODY').answer[0], 3, 'PDU for an unknown calling AE')
+        answer = RawSender(node.port, calling='NOBODY').answer
+        equal(tuple(answer[1][1:4]), (1, 1, 3), 'rejection of an unknown calling AE')
+        answer = RawSender(node.port, called='OTHER').answer
+        equal(tuple(answer[1][1:4]), (1, 1, 7), 'rejection of an unknown called AE')
+        equal(node.stop(), {'receive': 0}, 'exit codes')
+    finally:
+        node.stop()
+
+
+def too_many_associations_are_rejected():
+    node = Node(receive__max_associations=2).start('receive')
+    try:
+        wait_for('no association open', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        senders = [RawSender(node.port) for _ in range(2)]
+        equal([s.answer[0] for s in senders], [2, 2], 'answers')
+        third = RawSender(node.port)
+        equal((third.answer[0],) + tuple(third.answer[1][1:4]), (3, 2, 3, 2), 'the third')
+        senders[0].close()
+        wait_for('room again', 10, lambda: node.echo() == 0)
+    finally:
+        node.stop()
+
+
+def silent_peer_delays_nobody():
+    node = Node().start('receive')
+    try:
+        silent = [socket.create_connection(('127.0.0.1', node.port)) for _ in range(4)]
+        half = socket.create_connection(('127.0.0.1', node.port))
+        half.sendall(b'\x01\0\0\0')
+        start = time.monotonic()
+        equal(node.echo(), 0, 'echo beside silent peers')
+        took = time.monotonic() - start
+        check(took < 2, 'echo beside silent peers took %.1f s' % took)
+        half.settimeout(20)
+        equal(half.recv(100), b'', 'what a half PDU gets')  # closed by the ACSE time limit
+        [s.close() for s in silent]
+    finally:
+        node.stop()
+
+
+def bad_objects_get_their_status():
+    """Hostile or broken objects fail by themselves: a status each, the association and the node go on."""
+    good = phantom('source', slices=6)
+    data = dataset_of(good[0])
+    uid = str(pydicom.dcmread(good[0]).SOPInstanceUID)
+    tag = lambda group, number, vr, value: struct.pack('<HH2sH', group, number, vr, len(value)) + value
+    nested = b''
+    for _ in range(40):
+        nested = struct.pack('<HH2sHI', 0x0008, 0x1115, b'SQ', 0, len(nested) + 8) + \
+            struct.pack('<HHI', 0xfffe, 0xe000, len(nested)) + nested
+    node = Node().start('receive')
+    try:
+        sender = RawSender(node.port)
+        equal(sender.answer[0], 2, 'association accepted')
+        equal(sender.store(b'this is a text file, not a data set'), 0xC000, 'status of a text')
+        equal(sender.store(data[:len(data) // 2], sop_instance=uid), 0xC000, 'status of half an object')
+        equal(sender.store(b'', sop_instance=uid), 0xC000, 'status of nothing')
+        equal(sender.store(nested, sop_instance=uid), 0xC000, 'status of deep nesting')
+        equal(sender.store(data, sop_instance='1.2.3.4'), 0xA900, 'status of another SOP Instance UID')
+        equal(sender.store(data, sop_instance='../../../tmp/x'), 0x0117, 'status of a path as UID')
+        equal(sender.store(data, sop_instance=uid), 0, 'status of a sound object, same association')
+        equal(sender.store(data, sop_instance=uid), 0, 'status of the same again')
+        # another abstract syntax than the context's
+        equal(sender.store(data, sop_class='1.2.840.10008.5.1.4.1.1.2', sop_instance=uid), 0xA900, 'status of a CT command')
+        sender.close()
+        ct = RawSender(node.port, abstract='1.2.840.10008.5.1.4.1.1.2')
+        check(ct.answer[0] == 2 and ct.answer[1].find(b'\x21\0') >= 0, 'answer to a CT context')
+        at = ct.answer[1].find(b'\x21\0')
+        equal(ct.answer[1][at + 6], 3, 'result of the CT context (abstract syntax not supported)')
+        ct.close()
+        storescu(node, good)
+        wait_for('all kept', 20, lambda: len(node.stored()) == len(good))
+        equal(node.stop(), {'receive': 0}, 'exit codes')
+    finally:
+        node.stop()
+
+
+def changed_bytes_are_a_conflict():
+    """Other bytes under a known UID: acknowledged, kept aside, nothing overwritten, the series not processed until released."""
+    good = phantom('source', slices=6)
+    changed = pydicom.dcmread(good[2])
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as('changed.dcm')
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom, receive__quiet_s=2).start()
+    try:
+        storescu(node, good)
+        storescu(node, ['changed.dcm'])
+        wait_for('the conflict seen', 20, lambda: [r for r in node.rows('series') if r['state'] == 'CONFLICT'])
+        time.sleep(4)
+        equal([r['state'] for r in node.rows('job') if r['state'] != 'HELD'], [], 'jobs while in conflict')
+        equal(len(glob.glob(node.spool + '/aside/*.dcm')), 1, 'files aside')
+        kept = node.stored()[str(changed.SOPInstanceUID)]
+        equal(dataset_of(kept), dataset_of(good[2]), 'the first version')
+        storescu(node, good)
+        time.sleep(1)
+        equal([r['state'] for r in node.rows('series')], ['CONFLICT'], 'series after the first version came again')
+        isoslice('queue', '--config', node.config, 'release', 's1')
+        node.wait_idle(300)
+        equal(len(pacs.fetch('back')), 1, 'series in the PACS after release')
+    finally:
+        node.stop()
+        pacs.stop()
+
+
+def late_slice_makes_a_new_series():
+    good = phantom('source', slices=9)
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom).start()
+    try:
+        storescu(node, good[:-1])
+        node.wait_idle(300)
+        storescu(node, good)
+        node.wait_idle(300)
+        equal([r['state'] for r in node.rows('job')], ['DONE', 'DONE'], 'jobs')
+        counts = pacs.fetch('back')
+        equal(len(counts), 2, 'derived series')
+        check(len(set(counts.values())) == 2, 'both have %s planes' % list(counts.values()))
+        storescu(node, good)  # the same bytes again: nothing happens
+        time.sleep(3)
+        equal(len(node.rows('job')), 2, 'jobs after the same bytes again')
+    finally:
+        node.stop()
+        pacs.stop()
+
+
+def no_positions_are_refused():
+    os.makedirs('source')
+    for path in phantom('whole', slices=6):
+        d = pydicom.dcmread(path)
+        del d.ImagePositionPatient
+        d.save_as('source/' + os.path.basename(path))
+    node = Node(free_port()).start()
+    try:
+        storescu(node, files_of('source'))
+        node.wait_idle(60)
+        job = node.rows('job')[0]
+        equal(job['state'], 'REFUSED', 'job')
+        check('NO_POSITION' in job['note'], 'the note is %r' % job['note'])
+    finally:
+        node.stop()
+
+
+def dead_pacs_is_tried_again():
+    """Nothing is lost while the PACS is down; the same bytes and UIDs arrive when it is back."""
+    phantom('source', slices=6)
+    pacs = Orthanc()
+    node = Node(pacs.dicom).start()
+    try:
+        storescu(node, files_of('source'))
+        wait_for('a failed attempt', 120, lambda: [r for r in node.rows('delivery') if 'CONNECT' in r['note']])
+        equal(node.echo(), 0, 'echo while the PACS is down')
+        derived = {p: open(p, 'rb').read() for d in glob.glob(node.spool + '/derived/*') for p in files_of(d)}
+        node.kill('send')
+        node.start('send')
+        pacs.start()
+        node.wait_idle(60)
+        equal([r['state'] for r in node.rows('delivery')], ['SENT'], 'delivery')
+        equal({p: open(p, 'rb').read() for p in derived}, derived, 'derived files after the retries')
+        equal(list(pacs.fetch('back').values()), [len(derived)], 'instances in the PACS')
+    finally:
+        node.stop()
+        pacs.stop()
+
+
+def permanent_answer_is_held():
+    phantom('source', slices=6)
+    port = free_port()
+    peer = subprocess.Popen(['storescp', '--refuse', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    node = Node(port).start()
+    try:
+        storescu(node, files_of('source'))
+        wait_for('a rejection', 120, lambda: [r for r in node.rows('delivery') if 'ASSOCIATION_REJECTED' in r['note']])
+        row = node.rows('delivery')[0]
+        isoslice('queue', '--config', node.config, 'hold', row['id'], ok=(0, 2))
+        wait_for('held', 20, lambda: node.rows('delivery')[0]['state'] == 'HELD' or
+                 isoslice('queue', '--config', node.config, 'hold', row['id'], ok=(0, 2)) and None)
+        peer.kill()
+        peer.wait()
+        os.makedirs('got')
+        peer = subprocess.Popen(['storescp', '-od', 'got', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(3)
+        equal(len(os.listdir('got')), 0, 'objects sent while held')
+        isoslice('queue', '--config', node.config, 'release', row['id'])
+        node.wait_idle(60)
+        equal(len(os.listdir('got')), row['images'], 'objects sent after release')
+    finally:
+        node.stop()
+        peer.kill()
+
+
+def full_disk_answers_a700():
+    """Below the reserve, and on a disk that runs full in the middle of an object: A700, no file, the node answers."""
+    good = phantom('source', matrix=128, slices=6)
+    node = Node(receive__disk_reserve_mb=999999999).start('receive')
+    done = storescu(node, good, ok=None)
+    check('0xa700' in (done.stdout + done.stderr).lower() or done.returncode != 0, 'answer below the reserve: %s' % done.stderr)
+    equal(node.stored(), {}, 'kept below the reserve')
+    sender = RawSender(node.port)
+    uid = str(pydicom.dcmread(good[0]).SOPInstanceUID)
+    equal(sender.store(dataset_of(good[0]), sop_instance=uid), 0xA700, 'status below the reserve')
+    sender.close()
+    equal(node.echo(), 0, 'echo below the reserve')
+    node.stop()
+    shutil.rmtree('spool')
+    os.mkdir('spool')
+    # 28: ENOSPC, at every file call of the reception of one object
+    for call in range(1, 60):
+        node = Node()
+        node.start('receive', env={'ISOSLICE_CRASH_AT': '%d:28' % call})
+        try:
+            wait_for('the node up or ended', 20, lambda: node.echo() == 0 or node.processes['receive'].poll() is not None)
+            if node.processes['receive'].poll() is None:
+                sender = RawSender(node.port)
+                status = sender.store(dataset_of(good[0]), sop_instance=uid) if sender.answer[0] == 2 else 'rejected'
+                sender.close()
+                check(status in (0, 0xA700, 'rejected'), 'status %r with ENOSPC at file call %d' % (status, call))
+                if status == 0:
+                    check(uid in node.stored(), 'acknowledged but not kept, ENOSPC at file call %d' % call)
+                equal(node.echo(), 0, 'echo after ENOSPC at file call %d' % call)
+        finally:
+            node.stop()
+            shutil.rmtree('spool', ignore_errors=True)
+
+
+def receiver_dies_at_every_file_call():
+    """Killed before its n-th file call, for every n: what was acknowledged is there after a restart, with its bytes."""
+    good = phantom('source', matrix=32, slices=5)[:2]
+    want = {str(pydicom.dcmread(p).SOPInstanceUID): dataset_of(p) for p in good}
+    ended = 0
+    for call in range(1, 200):
+        shutil.rmtree('spool', ignore_errors=True)
+        node = Node(receive__quiet_s=60)
+        node.start('receive', env={'ISOSLICE_CRASH_AT': str(call)})
+        acknowledged = set()
+        try:
+            for _ in range(100):
+                if node.processes['receive'].poll() is not None:
+                    break
+                try:
+                    sender = RawSender(node.port)
+                except OSError:
+                    time.sleep(0.05)
+                    continue
+                if sender.answer[0] == 2:
+                    for uid, data in want.items():
+                        try:
+                            if sender.store(data, sop_instance=uid) == 0:
+                                acknowledged.add(uid)
+                        except OSError:
+                            break
+                sender.close()
+                break
+            time.sleep(0.3)  # the indexer's turn, and its crash
+            if node.processes['receive'].poll() is None:
+                node.kill('receive')
+            else:
+                node.processes.pop('receive')
+            node.start('receive')
+            wait_for('all acknowledged kept', 20, lambda: acknowledged <= set(node.stored()))
+            kept = node.stored()
+            for uid in acknowledged:
+                equal(dataset_of(kept[uid]), want[uid], 'bytes after a crash at file call %d' % call)
+            storescu(node, good)
+            wait_for('indexed', 20, lambda: not glob.glob(node.spool + '/incoming/*/*'))
+            equal([r['images'] for r in node.rows('series')], [len(good)], 'objects in the queue')
+            ended = ended + 1 if len(acknowledged) == len(want) else 0
+            if ended >= 12:
+                return
+        finally:
+            node.stop()
+    raise AssertionError('the crash point never moved past the last file call')
+
+
+def killed_daemons_lose_nothing():
+    """kill -9 of each daemon at random moments while several series pass: every acknowledged image is kept with its bytes, every
+    job is done once, the PACS holds each derived series once."""
+    import random
+    rng = random.Random(7)
+    n_series = 5
+    series = [phantom('source%d' % i, seed=i + 1, matrix=48, slices=7) for i in range(n_series)]
+    want = {str(pydicom.dcmread(p).SOPInstanceUID): dataset_of(p) for paths in series for p in paths}
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom, work__lease_s=2, work__max_attempts=200, receive__quiet_s=2).start()
+    try:
+        kills = {'receive': 0, 'work': 0, 'send': 0}
+        senders = [[paths, 0] for paths in series]
+        start = time.monotonic()
+        while True:
+            for state in senders:  # resend until every image was acknowledged
+                if not state[1]:
+                    state[1] = storescu(node, state[0], ok=None).returncode == 0
+                if rng.random() < 0.7 and sum(kills.values()) < 24:
+                    name = rng.choice(['receive', 'work', 'send'])
+                    time.sleep(rng.random())
+                    node.kill(name)
+                    kills[name] += 1
+                    node.start(name)
+            if sum(kills.values()) >= 24 and all(done for _, done in senders) and node.idle():
+                break
+            check(time.monotonic() - start < 400, 'not at rest after 400 s: %s' % node.rows())
+        node.wait_idle(120)
+        check(min(kills.values()) >= 3, 'kills: %s' % kills)
+        kept = node.stored()
+        equal(set(kept), set(want), 'images kept')
+        for uid, path in kept.items():
+            equal(dataset_of(path), want[uid], 'bytes of ' + uid)
+        done = {}
+        for row in node.rows('job'):
+            equal(row['state'], 'DONE', 'job %s' % row)
+            done.setdefault(row['uid'], []).append(row['images'])
+        equal(len(done), n_series, 'series with a job')
+        for uid, images in done.items():  # a sender killed half-way may make a first, partial job; never two of the same images
+            equal(len(set(images)), len(images), 'jobs of series %s by their images %s' % (uid, images))
+        counts = pacs.fetch('back')
+        equal(len(counts), sum(len(images) for images in done.values()), 'derived series in the PACS')
+        for uid, count in counts.items():
+            numbers = sorted(int(pydicom.dcmread(p, stop_before_pixels=True).InstanceNumber) for p in files_of('back/' + uid))
+            equal(numbers, list(range(1, count + 1)), 'instance numbers of ' + uid)
+        print('kills: %s' % kills)
+    finally:
+        node.stop()
+        pacs.stop()
+
+
+TESTS = {
+    'peer.node.phantom_roundtrip': phantom_roundtrip,
+    'peer.node.command_roundtrip': node_command_roundtrip,
+    'peer.node.refused_series': refused_series,
+    'unit.receive.access_is_denied_by_default': access_is_denied_by_default,
+    'unit.receive.too_many_associations_are_rejected': too_many_associations_are_rejected,
+    'unit.receive.silent_peer_delays_nobody': silent_peer_delays_nobody,
+    'unit.receive.bad_objects_get_their_status': bad_objects_get_their_status,
+    'unit.receive.full_disk_answers_a700': full_disk_answers_a700,
+    'unit.queue.changed_bytes_are_a_conflict': changed_bytes_are_a_conflict,
+    'unit.queue.late_slice_makes_a_new_series': late_slice_makes_a_new_series,
+    'unit.work.no_positions_are_refused': no_positions_are_refused,
+    'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
+    'peer.send.hold_and_release': permanent_answer_is_held,
+    'crash.receive.dies_at_every_file_call': receiver_dies_at_every_file_call,
+    'crash.node.killed_daemons_lose_nothing': killed_daemons_lose_nothing,
+}
+TESTS.update({'peer.node.%s' % name: real_series(name) for name in PLAIN})
+
+if __name__ == '__main__':
+    run_named(TESTS)

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/file.h"
+#include "spool/spool.h"
+#include "tests/support/check.h"
+
+#include <unistd.h>
+
+static struct fault_note why;
+static struct spool *spool;
+static const int64_t second_us = 1000000;
+
+static struct spool_object object_of(const char *name, const char *sop_uid, const char *series,
+                                     const char *digest)
+{
+    struct spool_object object = {
+        .sop_class_uid = "1.2", .study_uid = "1.9", .sender = "MR1", .size_bytes = 10};
+    snprintf(object.name, sizeof object.name, "%s", name);
+    snprintf(object.sop_instance_uid, sizeof object.sop_instance_uid, "%s", sop_uid);
+    snprintf(object.series_uid, sizeof object.series_uid, "%s", series);
+    snprintf(object.digest, sizeof object.digest, "%s", digest);
+    return object;
+}
+
+// Indexes an object and puts a file where the queue says it lies.
+static enum spool_verdict index_at(const char *name, const char *sop_uid, const char *series,
+                                   const char *digest, int64_t now_us)
+{
+    struct spool_object object = object_of(name, sop_uid, series, digest);
+    enum spool_verdict verdict;
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    CHECK_OK(spool_index(spool, &object, now_us, &verdict, &why));
+    if (verdict == SPOOL_NEW) {
+        snprintf(path, sizeof path, "%s/%s", spool_folder(spool, SPOOL_STORE), name);
+        CHECK_OK(file_write_atomic(path, "x", 1, &why));
+    }
+    return verdict;
+}
+
+static int never_open(void *user, const char *sender)
+{
+    (void)user;
+    CHECK_STR(sender, "MR1");
+    return 0;
+}
+
+static int always_open(void *user, const char *sender)
+{
+    (void)user;
+    (void)sender;
+    return 1;
+}
+
+static size_t gather(double quiet_s, int64_t now_us)
+{
+    size_t n;
+    CHECK_OK(spool_gather(spool, quiet_s, now_us, never_open, NULL, &n, &why));
+    return n;
+}
+
+static void open_spool(void)
+{
+    CHECK_OK(file_remove_tree("sp", &why));
+    CHECK_OK(spool_open("sp", &spool, &why));
+}
+
+static void verdicts(void)
+{
+    open_spool();
+    CHECK_INT(index_at("a1p1-1.dcm", "1.1", "1.5", "aa", 0), SPOOL_NEW);
+    CHECK_INT(index_at("a1p1-2.dcm", "1.1", "1.5", "aa", 0), SPOOL_DUPLICATE);
+    CHECK_INT(index_at("a1p1-1.dcm", "1.1", "1.5", "aa", 0),
+              SPOOL_KNOWN); // a crash before the file was moved
+    CHECK_INT(index_at("a1p1-3.dcm", "1.1", "1.5", "bb", 0), SPOOL_CONFLICT);
+    CHECK_INT(index_at("a1p1-3.dcm", "1.1", "1.5", "bb", 0), SPOOL_KNOWN_ASIDE);
+    CHECK_INT(index_at("a1p1-4.dcm", "1.1", "1.5", "bb", 0), SPOOL_DUPLICATE);
+    CHECK_INT(gather(0, second_us), 0); // in conflict
+    CHECK_FAULT(spool_release(spool, "s9", 0, &why), FAULT_NOT_FOUND);
+    CHECK_FAULT(spool_release(spool, "x1", 0, &why), FAULT_USAGE);
+    CHECK_OK(spool_release(spool, "s1", 0, &why));
+    CHECK_INT(gather(0, second_us), 1);
+    spool_close(spool);
+}
+
+// The same SOP Instance UID in another series puts both in conflict.
+static void conflict_across_series(void)
+{
+    open_spool();
+    CHECK_INT(index_at("a-1.dcm", "1.1", "1.5", "aa", 0), SPOOL_NEW);
+    CHECK_INT(index_at("a-2.dcm", "1.2", "1.6", "cc", 0), SPOOL_NEW);
+    CHECK_INT(index_at("a-3.dcm", "1.1", "1.6", "dd", 0), SPOOL_CONFLICT);
+    CHECK_INT(gather(0, second_us), 0);
+    spool_close(spool);
+}
+
+static void gathers_when_quiet_and_closed(void)
+{
+    size_t n;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 10 * second_us);
+    CHECK_INT(gather(5, 14 * second_us), 0);
+    CHECK_OK(spool_gather(spool, 5, 16 * second_us, always_open, NULL, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_INT(gather(5, 15 * second_us), 1);
+    CHECK_INT(gather(5, 30 * second_us), 0);                 // never twice
+    index_at("a-2.dcm", "1.2", "1.5", "bb", 40 * second_us); // late: joins the job that waits
+    CHECK_INT(gather(5, 50 * second_us), 1);
+    struct spool_job job;
+    int found;
+    char **paths;
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 50 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_job_files(spool, job.id, &paths, &n, &why));
+    CHECK_INT(n, 2);
+    spool_free_paths(paths, n);
+    CHECK_OK(spool_job_take(spool, "w2", 10, 3, 50 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    spool_close(spool);
+}
+
+static void leases_run_out_and_are_lost(void)
+{
+    struct spool_job job;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w1", 10, 2, 10 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(job.attempts, 1);
+    CHECK_OK(spool_job_renew(spool, job.id, "w1", 10, 15 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w2", 10, 2, 24 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_job_take(spool, "w2", 10, 2, 26 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(job.attempts, 2);
+    CHECK_FAULT(spool_job_renew(spool, job.id, "w1", 10, 27 * second_us, &why), FAULT_LEASE_LOST);
+    CHECK_FAULT(spool_job_finish(spool, job.id, "w1", NULL, 0, NULL, 0, 27 * second_us, &why),
+                FAULT_LEASE_LOST);
+    // Twice without an answer is all it gets.
+    CHECK_OK(spool_job_take(spool, "w3", 10, 2, 60 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_release(spool, "j1", 61 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w3", 10, 2, 62 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(job.attempts, 1);
+    CHECK_OK(spool_job_set_steps(spool, job.id, "w3", 77, &why));
+    struct fault_note fault = {FAULT_CANCELLED, "stopped"};
+    CHECK_OK(spool_job_return(spool, job.id, "w3", &fault, 62 * second_us, 62 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w4", 10, 2, 63 * second_us, &job, &found, &why));
+    CHECK_INT(job.attempts, 1);
+    CHECK_INT(job.steps, 77);
+    fault = (struct fault_note){FAULT_WEIGHTS, "bad"};
+    CHECK_OK(spool_job_return(spool, job.id, "w4", &fault, 0, 63 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w5", 10, 2, 99 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_retry(spool, "j1", 99 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w5", 10, 2, 99 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    spool_close(spool);
+}
+
+// Takes the only job and finishes it with one derived series and one refusal.
+static void finish_one(const char *const *destinations, size_t n_destinations, int64_t now_us)
+{
+    struct spool_job job;
+    int found;
+    struct spool_result results[2] = {{.verdict = FAULT_OK, .n_objects = 2},
+                                      {.verdict = FAULT_LOCALIZER, .stack_index = 1}};
+    snprintf(results[0].derived_name, sizeof results[0].derived_name, "j1-s0");
+    snprintf(results[0].derived_uid, sizeof results[0].derived_uid, "2.25.1");
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, now_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 2, destinations, n_destinations, now_us, &why));
+}
+
+static void deliveries(void)
+{
+    static const char *const destinations[] = {"pacs", "other"};
+    struct spool_delivery delivery;
+    int found, sent;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    finish_one(destinations, 2, 10 * second_us);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 10 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(delivery.n_objects, 2);
+    CHECK_CONTAINS(delivery.folder, "derived/j1-s0");
+    CHECK_OK(spool_delivery_is_sent(spool, delivery.id, 0, &sent, &why));
+    CHECK_INT(sent, 0);
+    CHECK_OK(spool_delivery_record(spool, delivery.id, "s", 0, 0, 1, 10, 11 * second_us, &why));
+    CHECK_FAULT(spool_delivery_record(spool, delivery.id, "x", 1, 0, 1, 10, 11 * second_us, &why),
+                FAULT_LEASE_LOST);
+    struct fault_note busy = {FAULT_PEER_BUSY, "0xa700"}, refused = {FAULT_PEER_REFUSED, "0xc000"};
+    CHECK_OK(spool_delivery_end(spool, delivery.id, "s", &busy, 0, 20 * second_us, 12 * second_us, &why));
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 19 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 21 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(delivery.attempts, 1);
+    CHECK_OK(spool_delivery_is_sent(spool, delivery.id, 0, &sent, &why));
+    CHECK_INT(sent, 1);
+    CHECK_OK(spool_delivery_end(spool, delivery.id, "s", NULL, 0, 0, 22 * second_us, &why));
+    CHECK_FAULT(spool_hold(spool, "d1", 0, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "it is SENT");
+    // The other destination answers for good.
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 23 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_delivery_end(spool, delivery.id, "s", &refused, 0, 0, 24 * second_us, &why));
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 99 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_retry(spool, "d2", 99 * second_us, &why));
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 99 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    spool_close(spool);
+}
+
+static void purges_only_what_is_done(void)
+{
+    static const char *const destinations[] = {"pacs"};
+    const int64_t day_us = 86400 * second_us;
+    struct spool_delivery delivery;
+    int found;
+    size_t n;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    finish_one(destinations, 1, 2 * second_us);
+    CHECK_OK(file_make_directory("sp/derived/j1-s0", &why));
+    CHECK_OK(file_write_atomic("sp/derived/j1-s0/IM0001.dcm", "x", 1, &why));
+    CHECK_OK(spool_purge(spool, 14, 100 * day_us, &n, &why));
+    CHECK_INT(n, 0); // not delivered
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 3 * second_us, &delivery, &found, &why));
+    CHECK_OK(spool_delivery_end(spool, delivery.id, "s", NULL, 0, 0, 4 * second_us, &why));
+    CHECK_OK(spool_purge(spool, 14, 13 * day_us, &n, &why));
+    CHECK_INT(n, 0); // too young
+    CHECK_OK(spool_purge(spool, 0, 100 * day_us, &n, &why));
+    CHECK_INT(n, 0); // for ever
+    CHECK_OK(spool_purge(spool, 14, 15 * day_us, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK(access("sp/derived/j1-s0", F_OK) != 0);
+    CHECK(access("sp/store/a-1.dcm", F_OK) != 0);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 0), SPOOL_NEW);
+    spool_close(spool);
+}
+
+static void missing_files_are_found(void)
+{
+    size_t n;
+    char **paths;
+    struct spool_job job;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    index_at("a-2.dcm", "1.2", "1.5", "bb", 0);
+    CHECK_OK(spool_check_files(spool, &n, &why));
+    CHECK_INT(n, 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_INT(unlink("sp/store/a-2.dcm"), 0);
+    CHECK_FAULT(spool_job_files(spool, job.id, &paths, &n, &why), FAULT_LOST_FILE);
+    CHECK_OK(file_make_directory("sp/incoming/a", &why)); // indexed, but not yet moved: not lost
+    CHECK_OK(file_write_atomic("sp/incoming/a/2.dcm", "x", 1, &why));
+    CHECK_OK(spool_check_files(spool, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_INT(unlink("sp/incoming/a/2.dcm"), 0);
+    CHECK_OK(spool_check_files(spool, &n, &why));
+    CHECK_INT(n, 1);
+    spool_close(spool);
+}
+
+static const struct test tests[] = {
+    {"unit.spool.verdicts", verdicts},
+    {"unit.spool.conflict_across_series", conflict_across_series},
+    {"unit.spool.gathers_when_quiet_and_closed", gathers_when_quiet_and_closed},
+    {"unit.spool.leases_run_out_and_are_lost", leases_run_out_and_are_lost},
+    {"unit.spool.deliveries", deliveries},
+    {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
+    {"unit.spool.missing_files_are_found", missing_files_are_found},
+};
+TEST_MAIN(tests)

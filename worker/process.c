@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/process.h"
+
+#include "core/version.h"
+#include "sr_engine/weights.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void process_images_free(struct process_images *images)
+{
+    free(images->voxels);
+    free(images->residual);
+    free(images->planes);
+    memset(images, 0, sizeof *images);
+}
+
+int process_options_from_conf(const struct conf *conf, struct process_options *options,
+                              struct fault_note *why)
+{
+    static const enum derive_spacing modes[] = {DERIVE_ISOTROPIC, DERIVE_RECUR, DERIVE_MM};
+    int mode;
+    memset(options, 0, sizeof *options);
+    if (!conf_parse_spacing(conf->spacing, &mode, &options->spacing_mm))
+        return fault_set(why, FAULT_CONFIG, "bad spacing '%s'", conf->spacing);
+    options->spacing = modes[mode];
+    options->site_id = conf->site_id;
+    options->station_name = conf->station_name;
+    options->engine = (struct sr_options){
+        .backend = conf->backend,
+        .finetune = conf->finetune,
+        .choose = 1,
+        .clip = 1,
+        .steps = (int)conf->steps,
+        .budget_s = conf->budget_s,
+        .seed = (uint64_t)conf->seed,
+        .threads = (int)conf->threads,
+        .memory_bytes = (size_t)conf->memory_mb << 20,
+    };
+    return 0;
+}
+
+int process_find_weights(const char *configured, char *path, size_t size, struct fault_note *why)
+{
+    const char *from_environment = getenv("ISOSLICE_WEIGHTS");
+    if (configured != NULL && configured[0] != '\0') {
+        snprintf(path, size, "%s", configured);
+    } else if (from_environment != NULL) {
+        snprintf(path, size, "%s", from_environment);
+    } else {
+        char program[CONF_PATH_SIZE];
+        ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+        program[n > 0 ? n : 0] = '\0';
+        char *slash = strrchr(program, '/');
+        if (slash != NULL)
+            *slash = '\0';
+        snprintf(path, size, "%s/../share/isoslice/weights.safetensors", program);
+    }
+    if (access(path, R_OK) != 0)
+        return fault_set(why, FAULT_WEIGHTS, "no weights file at '%s'", path);
+    return 0;
+}
+
+// ---- what is told about a result
+
+static void say_quality(const char *name, const struct sr_quality *quality, char *out, size_t size)
+{
+    int n = snprintf(out, size, "%s", name);
+    if (!quality->measured) {
+        snprintf(out + n, size - (size_t)n, " not measured (%s)", quality->note);
+        return;
+    }
+    for (int method = 0; method < SR_N_METHODS && n > 0 && (size_t)n < size; method++)
+        if (isfinite(quality->psnr_db[method]))
+            n += snprintf(out + n, size - (size_t)n, " %s %.2f", sr_method_name((enum sr_method)method),
+                          quality->psnr_db[method]);
+    if (n > 0 && (size_t)n < size)
+        snprintf(out + n, size - (size_t)n, " dB");
+}
+
+// ASCII; goes into the derived objects.
+static void say_result(const struct sr_report *report, char *out, size_t size)
+{
+    char in_plane[160], left_out[160];
+    say_quality("in-plane patches", &report->in_plane, in_plane, sizeof in_plane);
+    say_quality("acquired slices left out", &report->left_out, left_out, sizeof left_out);
+    snprintf(out, size, "Delivered: %s. PSNR on this subject's held-out data: %s; %s.",
+             sr_method_name(report->delivered), in_plane, left_out);
+}
+
+// Everything that decides pixels and is not source, weights or algorithm revision.
+static void say_parameters(const struct process_options *options, double step_mm,
+                           const struct sr_report *report, char *out, size_t size)
+{
+    snprintf(out, size,
+             "network=P0;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
+             "step_mm=%.9g",
+             report->backend, options->engine.finetune, report->steps_done,
+             (unsigned long long)options->engine.seed, options->engine.choose, options->engine.clip, step_mm);
+}
+
+// ---- the stack
+
+struct stack_work {
+    struct process_images images;
+    struct sr_plane *planes;
+    struct weights_metadata *metadata;
+};
+
+static int load(const struct source *source, size_t item, const struct process_options *options,
+                struct stack_work *work, struct fault_note *why)
+{
+    const struct source_item *stack = source_item(source, item);
+    struct process_images *images = &work->images;
+    images->depth = stack->depth;
+    images->height = stack->height;
+    images->width = stack->width;
+    images->row_mm = stack->row_mm;
+    images->column_mm = stack->column_mm;
+    int rc = derive_plan(source, item, options->spacing, options->spacing_mm, &images->planes,
+                         &images->n_planes, &images->step_mm, why);
+    if (rc != 0)
+        return rc;
+    size_t n_pixels = (size_t)stack->height * (size_t)stack->width;
+    images->voxels = malloc((size_t)stack->depth * n_pixels * sizeof *images->voxels);
+    images->residual = malloc(images->n_planes * n_pixels * sizeof *images->residual);
+    work->planes = malloc(images->n_planes * sizeof *work->planes);
+    work->metadata = calloc(1, sizeof *work->metadata);
+    if (images->voxels == NULL || images->residual == NULL || work->planes == NULL || work->metadata == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu planes of %zu pixels", images->n_planes,
+                         n_pixels);
+    for (size_t i = 0; i < images->n_planes; i++)
+        work->planes[i] = (struct sr_plane){.slice = images->planes[i].slice, .t = images->planes[i].t};
+    return source_load_voxels(source, item, images->voxels, why);
+}
+
+static int derive(const struct source *source, size_t item, const struct process_options *options,
+                  const char *directory, const struct stack_work *work, struct process_outcome *outcome,
+                  struct fault_note *why)
+{
+    const char *version = weights_metadata_get(work->metadata, "version");
+    struct derive_request request = {
+        .source = source,
+        .item = item,
+        .planes = work->images.planes,
+        .n_planes = work->images.n_planes,
+        .step_mm = work->images.step_mm,
+        .voxels = work->images.voxels,
+        .residual = work->images.residual,
+        .site_id = options->site_id,
+        .job_time_us = options->job_time_us,
+        .model_name = "SA-INR",
+        .model_version = version ? version : "unnamed",
+        .weights_sha256 = outcome->weights_sha256,
+        .parameters = outcome->parameters,
+        .method = sr_method_name(outcome->report.delivered),
+        .quality = outcome->note,
+        .generation = options->generation,
+        .station_name = options->station_name,
+        .directory = directory,
+    };
+    return derive_write(&request, &outcome->derived, why);
+}
+
+int process_stack(const struct source *source, size_t item, const struct process_options *options,
+                  const char *directory, struct process_outcome *outcome, struct process_images *images,
+                  struct fault_note *why)
+{
+    const struct source_item *stack = source_item(source, item);
+    struct stack_work work = {0};
+    struct net net;
+    memset(outcome, 0, sizeof *outcome);
+    net_init(&net, net_config_p0());
+    int rc = load(source, item, options, &work, why);
+    float *parameters = rc == 0 ? malloc(net.n_parameters * sizeof *parameters) : NULL;
+    if (rc == 0 && parameters == NULL)
+        rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu parameters", (size_t)net.n_parameters);
+    if (rc == 0)
+        rc = weights_load(options->engine.weights_path, &net, parameters, work.metadata, why);
+    free(parameters);
+    if (rc == 0)
+        rc = digest_of_file(options->engine.weights_path, outcome->weights_sha256, why);
+    if (rc == 0) {
+        struct sr_stack in = {
+            .voxels = work.images.voxels,
+            .depth = stack->depth,
+            .height = stack->height,
+            .width = stack->width,
+            .row_mm = stack->row_mm,
+            .column_mm = stack->column_mm,
+            .slice_mm = stack->slice_mm,
+            .thickness_mm = stack->thickness_mm,
+        };
+        rc = sr_run(&in, work.planes, work.images.n_planes, &options->engine, work.images.residual,
+                    &outcome->report, why);
+    }
+    if (rc == 0) {
+        outcome->n_planes = work.images.n_planes;
+        outcome->step_mm = work.images.step_mm;
+        say_result(&outcome->report, outcome->note, sizeof outcome->note);
+        say_parameters(options, work.images.step_mm, &outcome->report, outcome->parameters,
+                       sizeof outcome->parameters);
+        rc = derive(source, item, options, directory, &work, outcome, why);
+    }
+    if (rc == 0 && images != NULL) {
+        *images = work.images;
+        memset(&work.images, 0, sizeof work.images);
+    }
+    process_images_free(&work.images);
+    free(work.planes);
+    free(work.metadata);
+    return rc;
+}
+
+// ---- the report
+
+static json_t *number_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *quality_json(const struct sr_quality *quality)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "measured", json_boolean(quality->measured));
+    if (quality->note[0] != '\0')
+        json_object_set_new(object, "note", json_string(quality->note));
+    json_t *psnr = json_object();
+    for (int method = 0; method < SR_N_METHODS && quality->measured; method++)
+        json_object_set_new(psnr, sr_method_name((enum sr_method)method),
+                            number_or_null(quality->psnr_db[method]));
+    json_object_set_new(object, "psnr_db", psnr);
+    return object;
+}
+
+static void add_outcome(json_t *object, const struct process_outcome *outcome)
+{
+    const struct sr_report *report = &outcome->report;
+    json_object_set_new(object, "derived_series_uid", json_string(outcome->derived.series_uid));
+    json_object_set_new(object, "planes", json_integer((json_int_t)outcome->n_planes));
+    json_object_set_new(object, "step_mm", json_real(outcome->step_mm));
+    json_object_set_new(object, "voxels_clamped", json_integer((json_int_t)outcome->derived.n_clamped));
+    json_object_set_new(object, "delivered", json_string(sr_method_name(report->delivered)));
+    json_object_set_new(object, "reason", json_string(report->reason));
+    json_object_set_new(object, "backend", json_string(report->backend));
+    json_object_set_new(object, "range", json_pack("[ff]", report->range_low, report->range_high));
+    json_object_set_new(object, "steps", json_integer(report->steps_done));
+    json_object_set_new(object, "best_step", json_integer(report->step_best));
+    json_object_set_new(object, "train_factors",
+                        json_pack("[ii]", report->factor_train_min, report->factor_train_max));
+    json_object_set_new(object, "loss_first", number_or_null(report->loss_first));
+    json_object_set_new(object, "loss_last", number_or_null(report->loss_last));
+    json_object_set_new(object, "in_plane_patches", quality_json(&report->in_plane));
+    json_object_set_new(object, "acquired_slices_left_out", quality_json(&report->left_out));
+    json_object_set_new(object, "seconds",
+                        json_pack("{sfsfsf}", "finetune", report->seconds_finetune, "check",
+                                  report->seconds_check, "interpolate", report->seconds_interpolate));
+    json_object_set_new(object, "workspace_mb", json_integer((json_int_t)(report->workspace_bytes >> 20)));
+    json_object_set_new(object, "weights_sha256", json_string(outcome->weights_sha256));
+    json_object_set_new(object, "parameters", json_string(outcome->parameters));
+    json_object_set_new(object, "version", json_string(ISOSLICE_VERSION));
+}
+
+char *process_report(const struct source_item *item, const struct process_outcome *outcome,
+                     const struct fault_note *fault)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "series_uid", json_string(item->series_uid));
+    json_object_set_new(object, "stack", json_integer(item->stack_index));
+    json_object_set_new(object, "images", json_integer((json_int_t)item->n_images));
+    if (item->depth > 0) {
+        json_object_set_new(object, "size", json_pack("[iii]", item->depth, item->height, item->width));
+        json_object_set_new(object, "slice_mm", json_real(item->slice_mm));
+        json_object_set_new(object, "thickness_mm", json_real(item->thickness_mm));
+        json_object_set_new(object, "pixel_mm", json_pack("[ff]", item->row_mm, item->column_mm));
+    }
+    if (item->warnings[0] != '\0')
+        json_object_set_new(object, "warnings", json_string(item->warnings));
+    if (fault != NULL) {
+        json_object_set_new(object, "verdict", json_string(fault_name(fault->fault)));
+        json_object_set_new(object, "class", json_string(fault_class_name(fault_class_of(fault->fault))));
+        json_object_set_new(object, "reason", json_string(fault->text));
+    } else {
+        json_object_set_new(object, "verdict", json_string("OK"));
+        add_outcome(object, outcome);
+    }
+    char *text = json_dumps(object, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    return text;
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One stack from files to a derived series: voxels, planes, engine, objects. The only place where dicom_map
+// and sr_engine meet; used by isoslice-work and by isoslice run. Not here: the queue.
+
+#ifndef ISOSLICE_WORKER_PROCESS_H
+#define ISOSLICE_WORKER_PROCESS_H
+
+#include "conf/conf.h"
+#include "core/fault.h"
+#include "dicom_map/derive.h"
+#include "dicom_map/source.h"
+#include "sr_engine/engine.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PROCESS_NOTE_SIZE = 640 };
+
+struct process_options {
+    struct sr_options engine;
+    enum derive_spacing spacing;
+    double spacing_mm; // for DERIVE_MM
+    const char *site_id, *station_name;
+    int generation;
+    int64_t job_time_us; // dates and times of the derived objects
+};
+
+// A stack's volumes, for pictures. Owned by the caller after process_stack (process_images_free).
+struct process_images {
+    float *voxels;               // [depth,height,width] stored values
+    float *residual;             // [n_planes,height,width]
+    struct derive_plane *planes; // [n_planes]
+    size_t n_planes;
+    int depth, height, width;
+    double row_mm, column_mm, step_mm;
+};
+void process_images_free(struct process_images *images);
+
+struct process_outcome {
+    char note[PROCESS_NOTE_SIZE]; // one sentence: what was delivered and the numbers that say why
+    char parameters[256];         // effective parameters in canonical form
+    char weights_sha256[DIGEST_HEX_SIZE];
+    size_t n_planes;
+    double step_mm;
+    struct sr_report report;
+    struct derive_result derived;
+};
+
+// Settings of the node as options. The strings are borrowed from conf. Errors: CONFIG.
+int process_options_from_conf(const struct conf *conf, struct process_options *options,
+                              struct fault_note *why);
+
+// The weights file that `conf` or NULL (nothing configured) means: as configured, else beside the program
+// (../share/isoslice/weights.safetensors), else ISOSLICE_WEIGHTS. Errors: WEIGHTS when there is none.
+int process_find_weights(const char *configured, char *path, size_t size, struct fault_note *why);
+
+// Does it: `directory` is an existing empty folder. `images` may be NULL. Errors: whatever the parts give;
+// files may then be left in `directory`.
+int process_stack(const struct source *source, size_t item, const struct process_options *options,
+                  const char *directory, struct process_outcome *outcome, struct process_images *images,
+                  struct fault_note *why);
+
+// The report of one item as JSON text (owned by the caller, free); outcome NULL for an item that was not
+// processed, `fault` then says why. NULL when memory is exhausted.
+char *process_report(const struct source_item *item, const struct process_outcome *outcome,
+                     const struct fault_note *fault);
+
+#endif

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/worker.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/notify.h"
+#include "spool/spool.h"
+#include "worker/preview.h"
+#include "worker/process.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { POLL_MS = 300, RETRY_MAX_S = 600 };
+
+struct worker {
+    const struct conf *conf;
+    struct spool *spool;
+    char owner[SPOOL_OWNER_SIZE];
+    char weights[CONF_PATH_SIZE + 64];
+    struct process_options options;
+    volatile int *stop;
+    struct spool_job job;
+};
+
+// ---- the lease of the job in hand, kept by a thread with a queue connection of its own
+
+struct keeper {
+    const struct conf *conf;
+    int64_t job;
+    const char *owner;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    int done;          // under mutex
+    volatile int lost; // read by the working thread
+};
+
+static void *keep_lease(void *user)
+{
+    struct keeper *keeper = user;
+    struct spool *spool = NULL;
+    struct fault_note why;
+    if (spool_open(keeper->conf->spool, &spool, &why) != 0)
+        log_error("job j%lld: cannot keep its lease: %s", (long long)keeper->job, why.text);
+    pthread_mutex_lock(&keeper->mutex);
+    while (!keeper->done) {
+        int64_t wake_us = clock_wall_us() + (int64_t)(keeper->conf->lease_s / 3 * 1e6);
+        struct timespec at = {.tv_sec = wake_us / 1000000, .tv_nsec = wake_us % 1000000 * 1000};
+        pthread_cond_timedwait(&keeper->wake, &keeper->mutex, &at);
+        if (keeper->done || spool == NULL)
+            continue;
+        int rc =
+            spool_job_renew(spool, keeper->job, keeper->owner, keeper->conf->lease_s, clock_wall_us(), &why);
+        if (rc == FAULT_LEASE_LOST)
+            keeper->lost = 1;
+        else if (rc != 0)
+            log_warning("job j%lld: %s", (long long)keeper->job, why.text);
+        notify_manager("WATCHDOG=1");
+    }
+    pthread_mutex_unlock(&keeper->mutex);
+    spool_close(spool);
+    return NULL;
+}
+
+static int keeper_start(struct keeper *keeper, struct fault_note *why)
+{
+    pthread_mutex_init(&keeper->mutex, NULL);
+    pthread_cond_init(&keeper->wake, NULL);
+    int failed = pthread_create(&keeper->thread, NULL, keep_lease, keeper);
+    return failed ? fault_set_errno(why, failed, "cannot start a thread") : 0;
+}
+
+static void keeper_stop(struct keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->mutex);
+    keeper->done = 1;
+    pthread_cond_signal(&keeper->wake);
+    pthread_mutex_unlock(&keeper->mutex);
+    pthread_join(keeper->thread, NULL);
+    pthread_cond_destroy(&keeper->wake);
+    pthread_mutex_destroy(&keeper->mutex);
+}
+
+// ---- progress into the log, and the stop flag back into the engine
+
+struct report_state {
+    const struct worker *worker;
+    const struct keeper *keeper;
+    char phase[32];
+    int tenth;
+};
+
+static int on_progress(void *user, const char *phase, double done, double total, const char *detail)
+{
+    struct report_state *state = user;
+    int tenth = total > 0 ? (int)(10 * done / total) : 10;
+    if (strncmp(state->phase, phase, sizeof state->phase - 1) != 0) {
+        snprintf(state->phase, sizeof state->phase, "%s", phase);
+        state->tenth = -1;
+    }
+    if (tenth != state->tenth)
+        log_info("job j%lld: %s %d %%%s%s", (long long)state->worker->job.id, phase, 10 * tenth,
+                 detail ? ", " : "", detail ? detail : "");
+    state->tenth = tenth;
+    return *state->worker->stop || state->keeper->lost;
+}
+
+// ---- one stack
+
+static int publish(struct worker *worker, const char *work, const char *name, struct fault_note *why)
+{
+    char to[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    int rc = file_join(to, sizeof to, spool_folder(worker->spool, SPOOL_DERIVED), name, why);
+    if (rc == 0)
+        rc = file_remove_tree(to, why); // of an attempt that ended between here and its transaction
+    if (rc == 0)
+        rc = file_sync_directory(work, why);
+    if (rc == 0 && file_ops.rename(work, to) != 0)
+        rc = fault_set_errno(why, errno, "cannot move '%s'", work);
+    if (rc == 0)
+        rc = file_sync_directory(spool_folder(worker->spool, SPOOL_DERIVED), why);
+    return rc;
+}
+
+static int write_report(struct worker *worker, const char *name, const struct source_item *item,
+                        const struct process_outcome *outcome, const struct process_images *images,
+                        struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE], caption[64];
+    snprintf(path, sizeof path, "%s/%s.json", spool_folder(worker->spool, SPOOL_REPORTS), name);
+    char *text = process_report(item, outcome, NULL);
+    if (text == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot write the report");
+    int rc = file_write_atomic(path, text, strlen(text), why);
+    free(text);
+    if (rc != 0 || !worker->conf->preview)
+        return rc;
+    snprintf(path, sizeof path, "%s/%s.png", spool_folder(worker->spool, SPOOL_REPORTS), name);
+    snprintf(caption, sizeof caption, "Isoslice (%s)", sr_method_name(outcome->report.delivered));
+    return preview_write(images, caption, path, why);
+}
+
+// Processes item `i` of the job; *result is filled for refusals and permanent faults too. A temporary fault,
+// or one of ours, is returned: the whole job is then given back.
+static int do_item(struct worker *worker, const struct source *source, size_t i, struct keeper *keeper,
+                   struct spool_result *result, struct fault_note *why)
+{
+    const struct source_item *item = source_item(source, i);
+    struct process_outcome outcome;
+    struct process_images images = {0};
+    memset(result, 0, sizeof *result);
+    result->stack_index = item->stack_index;
+    result->verdict = item->verdict;
+    if (item->verdict != FAULT_OK) {
+        snprintf(result->note, sizeof result->note, "%s: %s", fault_name(item->verdict), item->reason);
+        log_info("job j%lld: refused: %s", (long long)worker->job.id, result->note);
+        return 0;
+    }
+    char name[SPOOL_NAME_SIZE], work[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    snprintf(name, sizeof name, "j%lld-s%zu", (long long)worker->job.id, i);
+    int rc = file_join(work, sizeof work, spool_folder(worker->spool, SPOOL_WORK), name, why);
+    if (rc == 0)
+        rc = file_remove_tree(work, why);
+    if (rc == 0)
+        rc = file_make_directory(work, why);
+    if (rc != 0)
+        return rc;
+    struct report_state state = {.worker = worker, .keeper = keeper};
+    struct process_options options = worker->options;
+    options.generation = worker->job.generation;
+    options.job_time_us = worker->job.created_us;
+    options.engine.progress = on_progress;
+    options.engine.progress_user = &state;
+    if (worker->job.steps > 0)
+        options.engine.steps = (int)worker->job.steps;
+    rc = process_stack(source, i, &options, work, &outcome, &images, why);
+    if (rc == 0 && options.engine.finetune && worker->job.steps == 0) {
+        worker->job.steps = outcome.report.steps_done;
+        rc = spool_job_set_steps(worker->spool, worker->job.id, worker->owner, worker->job.steps, why);
+    }
+    if (rc == 0)
+        rc = write_report(worker, name, item, &outcome, &images, why);
+    process_images_free(&images);
+    if (rc == 0)
+        rc = publish(worker, work, name, why);
+    if (rc != 0) {
+        file_remove_tree(work, NULL);
+        enum fault_class class = fault_class_of((enum fault)rc);
+        if (class == FAULT_CLASS_TEMP || class == FAULT_CLASS_BUG)
+            return rc;
+        result->verdict = (enum fault)rc;
+        snprintf(result->note, sizeof result->note, "%s: %s", fault_name((enum fault)rc), why->text);
+        log_error("job j%lld: stack %zu failed: %s", (long long)worker->job.id, i, result->note);
+        return 0;
+    }
+    snprintf(result->note, sizeof result->note, "%s", outcome.note);
+    snprintf(result->derived_name, sizeof result->derived_name, "%s", name);
+    snprintf(result->derived_uid, sizeof result->derived_uid, "%s", outcome.derived.series_uid);
+    result->n_objects = (int64_t)outcome.derived.n_objects;
+    log_info("job j%lld: derived series '%s', %zu planes %.4g mm apart. %s", (long long)worker->job.id,
+             result->derived_uid, outcome.n_planes, outcome.step_mm, outcome.note);
+    return 0;
+}
+
+// ---- one job
+
+static int do_stacks(struct worker *worker, const struct source *source, struct keeper *keeper,
+                     struct fault_note *why)
+{
+    size_t n = source_n_items(source);
+    const char *destinations[CONF_MAX_DESTINATIONS];
+    struct spool_result *results = calloc(n ? n : 1, sizeof *results);
+    if (results == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu results", n);
+    int rc = 0;
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = do_item(worker, source, i, keeper, &results[i], why);
+    for (size_t i = 0; i < worker->conf->n_destinations; i++)
+        destinations[i] = worker->conf->destinations[i].name;
+    if (rc == 0)
+        rc = spool_job_finish(worker->spool, worker->job.id, worker->owner, results, n, destinations,
+                              worker->conf->n_destinations, clock_wall_us(), why);
+    free(results);
+    return rc;
+}
+
+static void give_back(struct worker *worker, const struct fault_note *fault)
+{
+    struct fault_note why;
+    int64_t now_us = clock_wall_us(), not_before_us = now_us;
+    if (fault->fault == FAULT_LEASE_LOST) {
+        log_warning("job j%lld: %s", (long long)worker->job.id, fault->text);
+        return;
+    }
+    if (fault->fault != FAULT_CANCELLED) {
+        double pause_s = fmin(RETRY_MAX_S, worker->conf->retry_min_s * ldexp(1, worker->job.attempts));
+        not_before_us += (int64_t)(pause_s * 1e6);
+        log_error("job j%lld: %s fault: %s: %s", (long long)worker->job.id,
+                  fault_class_name(fault_class_of(fault->fault)), fault_name(fault->fault), fault->text);
+    }
+    if (spool_job_return(worker->spool, worker->job.id, worker->owner, fault, not_before_us, now_us, &why) !=
+        0)
+        log_error("job j%lld: cannot give it back: %s", (long long)worker->job.id, why.text);
+}
+
+static void do_job(struct worker *worker)
+{
+    struct fault_note why = {0};
+    struct source *source = NULL;
+    char **paths = NULL;
+    size_t n_paths = 0;
+    struct keeper keeper = {.conf = worker->conf, .job = worker->job.id, .owner = worker->owner};
+    log_info("job j%lld: series '%s', attempt %d", (long long)worker->job.id, worker->job.series_uid,
+             worker->job.attempts);
+    int rc = keeper_start(&keeper, &why);
+    if (rc != 0) {
+        give_back(worker, &why);
+        return;
+    }
+    rc = spool_job_files(worker->spool, worker->job.id, &paths, &n_paths, &why);
+    if (rc == 0)
+        rc = source_open((const char *const *)paths, n_paths, &source, &why);
+    if (rc == 0)
+        rc = do_stacks(worker, source, &keeper, &why);
+    source_free(source);
+    spool_free_paths(paths, n_paths);
+    keeper_stop(&keeper);
+    if (keeper.lost)
+        rc = fault_set(&why, FAULT_LEASE_LOST, "its lease was lost");
+    if (rc != 0)
+        give_back(worker, &why);
+}
+
+static int open_worker(struct worker *worker, struct fault_note *why)
+{
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    snprintf(worker->owner, sizeof worker->owner, "%s:%d:%lld", host, (int)getpid(),
+             (long long)clock_wall_us());
+    int rc = process_options_from_conf(worker->conf, &worker->options, why);
+    if (rc == 0)
+        rc = process_find_weights(worker->conf->weights, worker->weights, sizeof worker->weights, why);
+    if (rc == 0)
+        rc = spool_open(worker->conf->spool, &worker->spool, why);
+    worker->options.engine.weights_path = worker->weights;
+    return rc;
+}
+
+int worker_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
+{
+    struct worker worker = {.conf = conf, .stop = stop};
+    int rc = open_worker(&worker, why);
+    if (rc == 0) {
+        log_info("working with backend '%s', weights '%s'", conf->backend, worker.weights);
+        notify_manager("READY=1");
+    }
+    while (rc == 0 && !*stop) {
+        int found = 0;
+        struct fault_note note;
+        int taken = spool_job_take(worker.spool, worker.owner, conf->lease_s, (int)conf->max_attempts,
+                                   clock_wall_us(), &worker.job, &found, &note);
+        if (taken != 0) {
+            log_error("cannot take a job: %s", note.text);
+            usleep(1000 * 1000);
+        } else if (found) {
+            do_job(&worker);
+        } else {
+            notify_manager("WATCHDOG=1");
+            usleep(POLL_MS * 1000);
+        }
+    }
+    notify_manager("STOPPING=1");
+    spool_close(worker.spool);
+    return rc;
+}
