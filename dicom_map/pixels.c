@@ -21,8 +21,7 @@ void pixels_unpack(const struct pixels_layout *layout, const void *samples, size
     uint32_t sign = layout->is_signed ? (uint32_t)1 << (layout->bits_stored - 1) : 0;
     int shift = layout->high_bit - layout->bits_stored + 1;
     for (size_t i = 0; i < n; i++) {
-        uint32_t sample =
-            layout->bits_allocated == 8 ? bytes[i] : bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8;
+        uint32_t sample = layout->bits_allocated == 8 ? bytes[i] : bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8;
         uint32_t value = sample >> shift & mask;
         values[i] = (int32_t)(value ^ sign) - (int32_t)sign;
     }

@@ -135,11 +135,10 @@ static int emit(struct sorter *s, enum fault verdict, const size_t *members, siz
     return 0;
 }
 
-static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format,
-                  ...) __attribute__((format(printf, 5, 6)));
+static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
-static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format,
-                  ...)
+static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format, ...)
 {
     char reason[512];
     va_list args;
@@ -167,14 +166,12 @@ static int judge_geometry(const struct slice *s, char *reason, size_t size)
 {
     double row = sqrt(dot(s->row, s->row)), column = sqrt(dot(s->column, s->column));
     double product = dot(s->row, s->column);
-    if (!(fabs(row - 1) <= UNIT_TOLERANCE && fabs(column - 1) <= UNIT_TOLERANCE &&
-          fabs(product) <= UNIT_TOLERANCE))
+    if (!(fabs(row - 1) <= UNIT_TOLERANCE && fabs(column - 1) <= UNIT_TOLERANCE && fabs(product) <= UNIT_TOLERANCE))
         return reject(reason, size, FAULT_BAD_GEOMETRY,
-                      "the direction cosines have lengths %.6f and %.6f and product %.6f", row, column,
-                      product);
+                      "the direction cosines have lengths %.6f and %.6f and product %.6f", row, column, product);
     if (!(s->row_mm >= 0.05 && s->row_mm <= 20 && s->column_mm >= 0.05 && s->column_mm <= 20))
-        return reject(reason, size, FAULT_BAD_GEOMETRY,
-                      "pixel spacing %g x %g mm is not within 0.05 and 20 mm", s->row_mm, s->column_mm);
+        return reject(reason, size, FAULT_BAD_GEOMETRY, "pixel spacing %g x %g mm is not within 0.05 and 20 mm",
+                      s->row_mm, s->column_mm);
     for (int i = 0; i < 3; i++)
         if (!(fabs(s->position[i]) < 1e5))
             return reject(reason, size, FAULT_BAD_GEOMETRY, "a position of %g mm is not within 100 m",
@@ -185,9 +182,8 @@ static int judge_geometry(const struct slice *s, char *reason, size_t size)
 static int judge_pixels(const struct slice *s, char *reason, size_t size)
 {
     if (s->samples != 1 || strcmp(s->photometric, "MONOCHROME2") != 0)
-        return reject(reason, size, FAULT_PHOTOMETRIC,
-                      "%d samples per pixel, '%s'; one and MONOCHROME2 are needed", s->samples,
-                      s->photometric);
+        return reject(reason, size, FAULT_PHOTOMETRIC, "%d samples per pixel, '%s'; one and MONOCHROME2 are needed",
+                      s->samples, s->photometric);
     if ((s->bits_allocated != 8 && s->bits_allocated != 16) || s->bits_stored < 1 ||
         s->bits_stored > s->bits_allocated || s->high_bit < s->bits_stored - 1 ||
         s->high_bit >= s->bits_allocated || (s->is_signed != 0 && s->is_signed != 1))
@@ -223,8 +219,7 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
     const char *type = s->texts[SLICE_IMAGE_TYPE];
     int is_mr = strcmp(s->sop_class_uid, "1.2.840.10008.5.1.4.1.1.4") == 0 || s->enhanced;
     if (!is_mr || strcmp(s->modality, "MR") != 0)
-        return reject(reason, size, FAULT_NOT_MR, "SOP class %s, modality '%s'", s->sop_class_uid,
-                      s->modality);
+        return reject(reason, size, FAULT_NOT_MR, "SOP class %s, modality '%s'", s->sop_class_uid, s->modality);
     if (!(s->has & SLICE_HAS_PIXELS))
         return reject(reason, size, FAULT_NO_PIXELS, "there is no pixel data");
     if (s->own_output)
@@ -232,9 +227,8 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
     if (strncmp(type, "DERIVED", 7) == 0 || has_value(type, "PROJECTION IMAGE"))
         return reject(reason, size, FAULT_DERIVED, "Image Type is '%s'", type);
     if (has_value(type, "MOSAIC") || has_value(type, "VFRAME"))
-        return reject(reason, size, FAULT_MOSAIC,
-                      "Image Type is '%s': one image of %d x %d holds a whole volume", type, s->n_rows,
-                      s->n_columns);
+        return reject(reason, size, FAULT_MOSAIC, "Image Type is '%s': one image of %d x %d holds a whole volume",
+                      type, s->n_rows, s->n_columns);
     if (has_value(type, "LOCALIZER"))
         return reject(reason, size, FAULT_LOCALIZER, "Image Type is '%s'", type);
     if (s->burned_in)
@@ -408,8 +402,7 @@ static int judge_offsets(struct sorter *s, struct keyed *slices, size_t n)
         goto out;
     }
     double drift_u = 0, drift_v = 0;
-    double residual =
-        hypot(residual_of_line(slices, u, n, &drift_u), residual_of_line(slices, v, n, &drift_v));
+    double residual = hypot(residual_of_line(slices, u, n, &drift_u), residual_of_line(slices, v, n, &drift_v));
     unsigned n_classes = 0;
     size_t smallest = n;
     for (size_t i = 0; i < n; i++) {
@@ -598,16 +591,16 @@ static int judge_regularity(const struct keyed *slices, size_t n, double m, char
         return 0;
     if (deviation <= DRIFT * m) {
         note(warnings, warnings_size,
-             "slice distances are uneven, %.3f to %.3f mm (%.1f %%); the true positions are used", least,
-             most, 100 * deviation / m);
+             "slice distances are uneven, %.3f to %.3f mm (%.1f %%); the true positions are used", least, most,
+             100 * deviation / m);
         return 0;
     }
     if (n_missing > 0 && off_multiple <= DRIFT * m)
-        return reject(reason, reason_size, FAULT_MISSING_SLICES,
-                      "%zu missing (%s) at a slice distance of %.3f mm", n_missing, list, m);
+        return reject(reason, reason_size, FAULT_MISSING_SLICES, "%zu missing (%s) at a slice distance of %.3f mm",
+                      n_missing, list, m);
     return reject(reason, reason_size, FAULT_NON_UNIFORM,
-                  "slice distances of %.3f to %.3f mm differ by more than %.0f %% from their median %.3f mm",
-                  least, most, 100 * DRIFT, m);
+                  "slice distances of %.3f to %.3f mm differ by more than %.0f %% from their median %.3f mm", least,
+                  most, 100 * DRIFT, m);
 }
 
 static int judge_worth(const struct slice *first, size_t n, double m, char *reason, size_t size)
@@ -620,8 +613,8 @@ static int judge_worth(const struct slice *first, size_t n, double m, char *reas
         return reject(reason, size, FAULT_TOO_MANY_PLANES, "%zu slices, at most %d", n, STACK_MAX_SLICES);
     if (m / px < MIN_RATIO)
         return reject(reason, size, FAULT_NOTHING_TO_DO,
-                      "a slice distance of %.3f mm is %.2f times the pixel of %.3f mm, less than %.1f", m,
-                      m / px, px, MIN_RATIO);
+                      "a slice distance of %.3f mm is %.2f times the pixel of %.3f mm, less than %.1f", m, m / px,
+                      px, MIN_RATIO);
     if (wide / px > MAX_PIXEL_RATIO)
         return reject(reason, size, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f",
                       first->row_mm, first->column_mm, MAX_PIXEL_RATIO);
@@ -653,8 +646,7 @@ static void cross_check(const struct slice *first, double m, char *warnings, siz
         note(warnings, size, "Spacing Between Slices says %.3f mm, the positions %.3f mm",
              first->spacing_between_mm, m);
     if (first->has & SLICE_HAS_THICKNESS && first->thickness_mm > 1.01 * m)
-        note(warnings, size, "slices of %.3f mm overlap by %.3f mm", first->thickness_mm,
-             first->thickness_mm - m);
+        note(warnings, size, "slices of %.3f mm overlap by %.3f mm", first->thickness_mm, first->thickness_mm - m);
     if (!(first->has & SLICE_HAS_THICKNESS))
         note(warnings, size, "Slice Thickness is missing");
 }
@@ -676,15 +668,13 @@ static int judge_stack(struct sorter *s, const struct keyed *slices, size_t n)
     if (verdict == 0 && first->enhanced)
         verdict = reject(
             reason, sizeof reason, FAULT_MULTIFRAME,
-            "a stack of %zu frames at %.3f mm in Enhanced MR; multi-frame input is kept, not processed", n,
-            m);
+            "a stack of %zu frames at %.3f mm in Enhanced MR; multi-frame input is kept, not processed", n, m);
     if (verdict == 0)
         cross_check(first, m, warnings, sizeof warnings);
     if (verdict == 0 && s->dropped > 0)
         note(warnings, sizeof warnings, "%zu exact cop%s of images dropped", s->dropped,
              s->dropped == 1 ? "y" : "ies");
-    int rc =
-        emit_keyed(s, (enum fault)verdict, slices, n, verdict == 0, verdict == 0 ? warnings : "", reason);
+    int rc = emit_keyed(s, (enum fault)verdict, slices, n, verdict == 0, verdict == 0 ? warnings : "", reason);
     if (rc != 0)
         return rc;
     struct stack *made = &s->stacks[s->n_stacks - 1];
@@ -702,8 +692,8 @@ static int judge_group(struct sorter *s, const size_t *members, size_t n)
     double normal[3];
     normal_of(&s->slices[members[0]], normal);
     for (size_t i = 0; i < n; i++)
-        slices[i] = (struct keyed){
-            .key = dot(s->slices[members[i]].position, normal), .rank = i, .slice = members[i]};
+        slices[i] =
+            (struct keyed){.key = dot(s->slices[members[i]].position, normal), .rank = i, .slice = members[i]};
     qsort(slices, n, sizeof *slices, compare_keyed);
     int rc = judge_offsets(s, slices, n);
     free(slices);
@@ -798,8 +788,8 @@ static enum fault judge_series(const struct slice *slices, const size_t *members
 }
 
 // Three planes of a few slices each: nothing in the header need say so.
-static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_orientations,
-                        const unsigned *class, size_t n, char *reason, size_t size)
+static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_orientations, const unsigned *class,
+                        size_t n, char *reason, size_t size)
 {
     int apart = 0;
     size_t most = 0;
@@ -811,8 +801,7 @@ static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_o
             count += class[i] == a;
         most = count > most ? count : most;
         if (strlen(counts) < 80)
-            snprintf(counts + strlen(counts), sizeof counts - strlen(counts), "%s%zu", a > 0 ? ", " : "",
-                     count);
+            snprintf(counts + strlen(counts), sizeof counts - strlen(counts), "%s%zu", a > 0 ? ", " : "", count);
         normal_of(&s->slices[firsts[a]], x);
         for (size_t b = 0; b < a; b++) {
             normal_of(&s->slices[firsts[b]], y);
@@ -844,8 +833,8 @@ static int compare_classed(const void *a, const void *b)
 
 static double tolerance_of(enum slice_number number)
 {
-    int exact = number == SLICE_TRIGGER_TIME || number == SLICE_TEMPORAL_POSITION ||
-                number == SLICE_ECHO_NUMBER || number == SLICE_STACK_ID;
+    int exact = number == SLICE_TRIGGER_TIME || number == SLICE_TEMPORAL_POSITION || number == SLICE_ECHO_NUMBER ||
+                number == SLICE_STACK_ID;
     return exact ? 0 : SAME_NUMBER;
 }
 
@@ -860,8 +849,8 @@ static int judge_groups(struct sorter *s, size_t *members, size_t n)
         goto out;
     }
     for (int number = 0; rc == 0 && number < SLICE_N_NUMBERS; number++) {
-        rc = classify_number(s, members, n, (enum slice_number)number,
-                             tolerance_of((enum slice_number)number), class);
+        rc = classify_number(s, members, n, (enum slice_number)number, tolerance_of((enum slice_number)number),
+                             class);
         for (size_t i = 0; i < n; i++)
             classed[i].class[number] = class[i];
     }
@@ -933,8 +922,7 @@ int stack_sort(const struct slice *slices, size_t n, struct stack **stacks, size
     char reason[512];
     if (rc == 0 && kept > 0) {
         enum fault fault = judge_series(slices, members, kept, reason, sizeof reason);
-        rc = fault != FAULT_OK ? refuse(&s, fault, members, kept, "%s", reason)
-                               : judge_groups(&s, members, kept);
+        rc = fault != FAULT_OK ? refuse(&s, fault, members, kept, "%s", reason) : judge_groups(&s, members, kept);
     }
     free(members);
     if (rc != 0) {

@@ -68,6 +68,8 @@ int dcm_setup(struct fault_note *why)
             has_dictionary = dcmDataDict.isDictionaryLoaded();
             // What an archive sent on as UN gets its VR back, as far as the dictionary knows it.
             dcmEnableUnknownVRConversion.set(OFTrue);
+            // "Correction" would drop padding, and what is copied is copied byte for byte.
+            dcmEnableAutomaticInputDataCorrection.set(OFFalse);
             DJDecoderRegistration::registerCodecs();
             DJLSDecoderRegistration::registerCodecs();
             DcmRLEDecoderRegistration::registerCodecs();
@@ -133,6 +135,13 @@ static DcmElement *find(const struct dcm_item *item, uint32_t tag)
     return element;
 }
 
+// A copy to look at: reading a text out of an element strips its padding for good, and what is copied later
+// is to be copied byte for byte.
+static std::unique_ptr<DcmElement> copy_of(const DcmElement *element)
+{
+    return std::unique_ptr<DcmElement>(element ? dynamic_cast<DcmElement *>(element->clone()) : nullptr);
+}
+
 int dcm_has(const struct dcm_item *item, uint32_t tag)
 {
     int found = 0;
@@ -148,7 +157,7 @@ long dcm_get_text(const struct dcm_item *item, uint32_t tag, char *out, size_t s
     long length = -1;
     out[0] = '\0';
     guarded(nullptr, [&] {
-        DcmElement *element = find(item, tag);
+        std::unique_ptr<DcmElement> element = copy_of(find(item, tag));
         OFString text;
         if (element == nullptr)
             return 0;
@@ -220,8 +229,8 @@ int dcm_equal(const struct dcm_item *a, const struct dcm_item *b, uint32_t tag)
 {
     int equal = 0;
     guarded(nullptr, [&] {
-        DcmElement *left = find(a, tag);
-        DcmElement *right = find(b, tag);
+        std::unique_ptr<DcmElement> left = copy_of(find(a, tag));
+        std::unique_ptr<DcmElement> right = copy_of(find(b, tag));
         if (left == nullptr || right == nullptr)
             equal = left == right;
         else
@@ -231,9 +240,25 @@ int dcm_equal(const struct dcm_item *a, const struct dcm_item *b, uint32_t tag)
     return equal;
 }
 
+// A text of odd length, or a UID padded with blanks, gets the padding that the standard wants.
+static void repair(DcmObject *object)
+{
+    auto *element = dynamic_cast<DcmByteString *>(object);
+    OFString text;
+    if (element == nullptr || (element->getLength() % 2 == 0 && element->ident() != EVR_UI))
+        return;
+    if (element->getOFStringArray(text, OFFalse).bad())
+        return;
+    size_t n = text.length();
+    while (n > 0 && (text[n - 1] == '\0' || text[n - 1] == ' '))
+        n--;
+    (void)element->putOFStringArray(text.substr(0, n));
+}
+
 // Removes private elements and group lengths, at every depth. Depth is bounded by the pre-scan.
 static void strip(DcmObject *object)
 {
+    repair(object);
     if (auto *sequence = dynamic_cast<DcmSequenceOfItems *>(object)) {
         for (unsigned long i = 0; i < sequence->card(); i++)
             strip(sequence->getItem(i));
@@ -322,12 +347,10 @@ int dcm_put_pixels(struct dcm_item *to, const uint16_t *words, size_t n, struct 
     });
 }
 
-int dcm_put_sequence(struct dcm_item *to, uint32_t tag, struct fault_note *why)
+int dcm_remove(struct dcm_item *to, uint32_t tag, struct fault_note *why)
 {
     return guarded(why, [&] {
-        OFCondition condition = thaw(to)->insertEmptyElement(DcmTag(key_of(tag), EVR_SQ), OFTrue);
-        if (condition.bad())
-            return condition_fault(why, FAULT_INTERNAL, condition, "make a sequence");
+        (void)thaw(to)->findAndDeleteElement(key_of(tag));
         return 0;
     });
 }

@@ -58,10 +58,11 @@ int dcm_copy_item(struct dcm_item *to, uint32_t sequence, const struct dcm_item 
 int dcm_put_text(struct dcm_item *to, uint32_t tag, const char *vr, const char *text, struct fault_note *why);
 // Sets one 16-bit value as US or SS.
 int dcm_put_short(struct dcm_item *to, uint32_t tag, int is_signed, int value, struct fault_note *why);
+// Removes an element, if it is there.
+int dcm_remove(struct dcm_item *to, uint32_t tag, struct fault_note *why);
 // Sets the pixel data, as OW.
 int dcm_put_pixels(struct dcm_item *to, const uint16_t *words, size_t n, struct fault_note *why);
-// Makes an empty sequence, or appends an empty item to one; *item is borrowed from `to`.
-int dcm_put_sequence(struct dcm_item *to, uint32_t tag, struct fault_note *why);
+// Appends an empty item to a sequence, which is made when it is not there; *item is borrowed from `to`.
 int dcm_add_item(struct dcm_item *to, uint32_t tag, struct dcm_item **item, struct fault_note *why);
 
 // The data set in explicit VR little endian, explicit lengths. *data is given to the caller (free).

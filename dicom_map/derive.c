@@ -1,0 +1,929 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dicom_map/derive.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/version.h"
+#include "dicom_map/attributes.h"
+#include "dicom_map/identity.h"
+#include "dicom_map/number.h"
+#include "dicom_map/source_parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { MAX_PLANES = 4096, DS_DIGITS = 10, SPACING_DIGITS = 15, LO_CHARACTERS = 64, ST_SIZE = 1025 };
+static const double STEP_TOLERANCE = 1e-6;  // of a step: beyond the last plane, and from an acquired one
+static const double RECUR_TOLERANCE = 1e-3; // of a step: what vendors' positions are off where planes are to recur
+static const double MIN_STEP_MM = 0.05;
+static const double MAX_PIXEL_RATIO = 1.5;
+
+#define MR_IMAGE_STORAGE "1.2.840.10008.5.1.4.1.1.4"
+
+// ---- where the planes lie
+
+static int choose_step(const struct source_item *item, const double *z_mm, enum derive_spacing mode, double mm,
+                       double *step, struct fault_note *why)
+{
+    double pixel = fmin(item->row_mm, item->column_mm), wide = fmax(item->row_mm, item->column_mm);
+    if (wide > MAX_PIXEL_RATIO * pixel)
+        return fault_set(why, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f", item->row_mm,
+                         item->column_mm, MAX_PIXEL_RATIO);
+    *step = pixel;
+    if (mode == DERIVE_MM)
+        *step = mm;
+    if (mode == DERIVE_RECUR) {
+        double mean = (z_mm[item->depth - 1] - z_mm[0]) / (item->depth - 1);
+        *step = mean / fmax(1, round(mean / pixel));
+    }
+    if (!(*step >= MIN_STEP_MM && *step <= item->slice_mm))
+        return fault_set(why, FAULT_USAGE,
+                         "a slice spacing of %g mm is not within %g and the slice distance %.3f mm", *step,
+                         MIN_STEP_MM, item->slice_mm);
+    return 0;
+}
+
+int derive_plan(const struct source *source, size_t item, enum derive_spacing mode, double mm,
+                struct derive_plane **planes, size_t *n_planes, double *step_mm, struct fault_note *why)
+{
+    const struct source_item *stack = source_item(source, item);
+    if (stack == NULL || stack->verdict != FAULT_OK)
+        return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", item);
+    const double *z_mm = stack->z_mm;
+    double step = 0;
+    int rc = choose_step(stack, z_mm, mode, mm, &step, why);
+    if (rc != 0)
+        return rc;
+    double count = floor((z_mm[stack->depth - 1] - z_mm[0]) / step + STEP_TOLERANCE) + 1;
+    if (count > MAX_PLANES)
+        return fault_set(why, FAULT_TOO_MANY_PLANES, "%.0f planes of %.3f mm, at most %d", count, step, MAX_PLANES);
+    size_t n = (size_t)count;
+    struct derive_plane *plan = calloc(n, sizeof *plan);
+    if (plan == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu planes", n);
+    double snap = step * (mode == DERIVE_RECUR ? RECUR_TOLERANCE : STEP_TOLERANCE);
+    int below = 0;
+    for (size_t k = 0; k < n; k++) {
+        double z = z_mm[0] + (double)k * step;
+        while (below + 1 < stack->depth && z >= z_mm[below + 1] - snap)
+            below++;
+        struct derive_plane *plane = &plan[k];
+        plane->slice = below;
+        plane->t = 0;
+        plane->z_mm = z - z_mm[0];
+        const double *from = source_slice(source, item, (size_t)below)->position;
+        if (z - z_mm[below] > snap && below + 1 < stack->depth)
+            plane->t = (z - z_mm[below]) / (z_mm[below + 1] - z_mm[below]);
+        const double *to = plane->t > 0 ? source_slice(source, item, (size_t)below + 1)->position : from;
+        for (int axis = 0; axis < 3; axis++)
+            plane->position[axis] = from[axis] + plane->t * (to[axis] - from[axis]);
+    }
+    *planes = plan;
+    *n_planes = n;
+    *step_mm = step;
+    return 0;
+}
+
+// ---- what the series is called
+
+static int is_network(const struct derive_request *r)
+{
+    return strcmp(r->method, "tuned") == 0 || strcmp(r->method, "base") == 0;
+}
+
+static const char *or_empty(const char *text)
+{
+    return text != NULL ? text : "";
+}
+
+struct uid_and_digest {
+    const char *uid, *digest;
+};
+
+static int compare_by_uid(const void *a, const void *b)
+{
+    return strcmp(((const struct uid_and_digest *)a)->uid, ((const struct uid_and_digest *)b)->uid);
+}
+
+// SHA-256 over the sources and their stored values, in order of UID.
+static int digest_sources(const struct derive_request *r, char hex[DIGEST_HEX_SIZE], struct fault_note *why)
+{
+    int rc = source_look_at_pixels(r->source, r->item, why);
+    if (rc != 0)
+        return rc;
+    const struct source_entry *entry = &r->source->entries[r->item];
+    size_t depth = (size_t)entry->item.depth;
+    struct uid_and_digest *sorted = malloc(depth * sizeof *sorted);
+    struct digest *digest = digest_new();
+    if (sorted == NULL || digest == NULL) {
+        free(sorted);
+        digest_free(digest);
+        return fault_set(why, FAULT_NO_MEMORY, "cannot sum %zu slices", depth);
+    }
+    for (size_t i = 0; i < depth; i++)
+        sorted[i] = (struct uid_and_digest){source_slice(r->source, r->item, i)->sop_uid, entry->digests[i]};
+    qsort(sorted, depth, sizeof *sorted, compare_by_uid);
+    for (size_t i = 0; i < depth; i++) {
+        digest_add(digest, sorted[i].uid, strlen(sorted[i].uid) + 1);
+        digest_add(digest, sorted[i].digest, strlen(sorted[i].digest) + 1);
+    }
+    digest_finish(digest, hex);
+    free(sorted);
+    return 0;
+}
+
+int derive_series_uid(const struct derive_request *r, char series_uid[UID_SIZE], struct fault_note *why)
+{
+    const struct source_item *stack = source_item(r->source, r->item);
+    char sources[DIGEST_HEX_SIZE], parameters[DIGEST_HEX_SIZE];
+    if (stack == NULL || stack->verdict != FAULT_OK)
+        return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
+    int rc = digest_sources(r, sources, why);
+    if (rc == 0)
+        rc = digest_of(or_empty(r->parameters), strlen(or_empty(r->parameters)), parameters, why);
+    if (rc != 0)
+        return rc;
+    char *name = NULL;
+    if (asprintf(&name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=classic-mr/%s|gen=%d",
+                 or_empty(r->site_id), stack->series_uid, stack->stack_index, sources, or_empty(r->weights_sha256),
+                 ISOSLICE_ALGORITHM_REVISION, parameters, r->method, r->generation) < 0)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold the name of a series");
+    rc = uid_from_name(name, series_uid, why);
+    free(name);
+    return rc;
+}
+
+static int image_uid(const char *series_uid, size_t k, char uid[UID_SIZE], struct fault_note *why)
+{
+    char name[UID_SIZE + 60];
+    snprintf(name, sizeof name, "isoslice/image/1|%s|%zu", series_uid, k);
+    return uid_from_name(name, uid, why);
+}
+
+static int series_number(const struct derive_request *r, const struct dcm_item *first)
+{
+    char text[32];
+    double number = 0;
+    int stack = source_item(r->source, r->item)->stack_index;
+    if (dcm_get_text(first, 0x00200011, text, sizeof text) <= 0 || !number_at(text, 0, &number) || number < 0)
+        return 9001 + stack;
+    double made = number <= 999 ? number + 1000.0 * (1 + stack) : number * 100 + 1 + stack;
+    return made >= 2147483647.0 ? 2147483647 : (int)made;
+}
+
+// ---- one derivation at work
+
+struct derivation {
+    const struct derive_request *request;
+    const struct source_entry *entry;
+    const struct source_item *item;
+    struct dcm_object **sources; // [depth] headers, by position
+    const struct dcm_item *first;
+    struct dcm_object *made; // everything but what changes from plane to plane
+    struct dcm_item *root;
+    struct pixels_layout layout;
+    char series_uid[UID_SIZE];
+    char date[9], time[14]; // of the job
+    int32_t *values;        // [height,width]
+    uint16_t *words;
+    struct fault_note *why;
+    int rc; // the first failure of a put
+};
+
+static const struct dcm_item *source_root(const struct derivation *d, size_t plane)
+{
+    return dcm_root(d->sources[plane]);
+}
+
+// The put functions below do nothing after a failure, so that building reads as a list.
+static void put_in(struct derivation *d, struct dcm_item *item, uint32_t tag, const char *vr, const char *text)
+{
+    if (d->rc == 0)
+        d->rc = dcm_put_text(item, tag, vr, text, d->why);
+}
+
+static void put(struct derivation *d, uint32_t tag, const char *text)
+{
+    const struct attribute *attribute = attribute_find(tag);
+    if (d->rc == 0 && (attribute == NULL || attribute->rule == ATTRIBUTE_NEVER))
+        d->rc = fault_set(d->why, FAULT_INTERNAL, "(%04x,%04x) is not in the table", tag >> 16, tag & 0xFFFF);
+    if (d->rc == 0)
+        put_in(d, d->root, tag, attribute->vr, text);
+}
+
+static void put_ds(struct derivation *d, uint32_t tag, double value, int digits)
+{
+    char text[NUMBER_DS_SIZE];
+    number_ds(value, digits, text);
+    put(d, tag, text);
+}
+
+static void put_int(struct derivation *d, uint32_t tag, long value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%ld", value);
+    put(d, tag, text);
+}
+
+static void put_short(struct derivation *d, uint32_t tag, int is_signed, int value)
+{
+    if (d->rc == 0)
+        d->rc = dcm_put_short(d->root, tag, is_signed, value, d->why);
+}
+
+static struct dcm_item *add_item(struct derivation *d, struct dcm_item *to, uint32_t tag)
+{
+    struct dcm_item *item = NULL;
+    if (d->rc == 0)
+        d->rc = dcm_add_item(to, tag, &item, d->why);
+    return item;
+}
+
+static void put_code(struct derivation *d, struct dcm_item *to, uint32_t tag, const char *value,
+                     const char *meaning)
+{
+    struct dcm_item *code = add_item(d, to, tag);
+    put_in(d, code, 0x00080100, "SH", value);
+    put_in(d, code, 0x00080102, "SH", "DCM");
+    put_in(d, code, 0x00080104, "LO", meaning);
+}
+
+// ---- copied
+
+static int is_same(const struct derivation *d, uint32_t tag)
+{
+    for (int i = 1; i < d->item->depth; i++)
+        if (!dcm_equal(d->first, source_root(d, (size_t)i), tag))
+            return 0;
+    return 1;
+}
+
+// DS of more than 16 characters (some scanners write what a printf gave them), shortened. 1 when it is one.
+static int shorten_ds(const char *text, char *out, size_t size)
+{
+    size_t at = 0;
+    double value = 0;
+    for (int i = 0; number_at(text, i, &value); i++) {
+        char ds[NUMBER_DS_SIZE];
+        number_ds(value, DS_DIGITS, ds);
+        if (at + strlen(ds) + 2 > size)
+            return 0;
+        at += (size_t)snprintf(out + at, size - at, "%s%s", i > 0 ? "\\" : "", ds);
+    }
+    return at > 0 && attribute_is_legal("DS", out);
+}
+
+// One attribute of the source as it is, unless its value is not legal in its VR. 1 when it was copied.
+static int copy_from(struct derivation *d, struct dcm_item *to, const struct dcm_item *from, uint32_t tag,
+                     const char *vr)
+{
+    char text[1024], shorter[1024];
+    if (d->rc != 0 || !dcm_has(from, tag))
+        return 0;
+    if (dcm_get_text(from, tag, text, sizeof text) > 0 && !attribute_is_legal(vr, text)) {
+        if (strcmp(vr, "DS") != 0 || !shorten_ds(text, shorter, sizeof shorter))
+            return 0;
+        put_in(d, to, tag, vr, shorter);
+        return 1;
+    }
+    d->rc = dcm_copy(to, from, tag, d->why);
+    return 1;
+}
+
+static int is_empty(const struct dcm_item *item, uint32_t tag)
+{
+    char text[8];
+    return dcm_get_text(item, tag, text, sizeof text) == 0;
+}
+
+// Keeps the values of a text that stand in `terms`, each followed by a blank. What vendors add of their own belongs
+// to their images.
+static void keep_terms(struct derivation *d, uint32_t tag, const char *terms, const char *otherwise)
+{
+    char text[256], kept[256] = "";
+    if (d->rc != 0 || dcm_get_text(d->root, tag, text, sizeof text) <= 0)
+        return;
+    char *rest = text;
+    for (char *value; (value = strsep(&rest, "\\")) != NULL;) {
+        char term[32];
+        snprintf(term, sizeof term, "%.29s ", value);
+        const char *found = strstr(terms, term);
+        if (found != NULL && (found == terms || found[-1] == ' ')) {
+            size_t at = strlen(kept);
+            snprintf(kept + at, sizeof kept - at, "%s%s", at > 0 ? "\\" : "", value);
+        }
+    }
+    put(d, tag, kept[0] != '\0' ? kept : otherwise);
+}
+
+static void copy_attributes(struct derivation *d)
+{
+    for (size_t i = 0; i < n_attributes; i++) {
+        const struct attribute *a = &attributes[i];
+        if (a->rule > ATTRIBUTE_COPY_SAME_OR_EMPTY)
+            continue;
+        int wants_same = a->rule == ATTRIBUTE_COPY_SAME || a->rule == ATTRIBUTE_COPY_SAME_OR_EMPTY;
+        // what is empty and optional says nothing about the images; about the patient it is kept, as it was
+        int skip = a->rule == ATTRIBUTE_COPY_SAME && is_empty(d->first, a->tag);
+        int done = !skip && (!wants_same || is_same(d, a->tag)) && copy_from(d, d->root, d->first, a->tag, a->vr);
+        if (!done && (a->rule == ATTRIBUTE_COPY_FIRST_OR_EMPTY || a->rule == ATTRIBUTE_COPY_SAME_OR_EMPTY))
+            put(d, a->tag, "");
+    }
+}
+
+// ---- dates
+
+// Date and time of the job, in the time zone that the source states, else in this machine's.
+static void set_job_time(struct derivation *d)
+{
+    char zone[32];
+    int64_t us = d->request->job_time_us;
+    clock_dicom(us, d->date, d->time);
+    if (dcm_get_text(d->first, 0x00080201, zone, sizeof zone) != 5 || !is_same(d, 0x00080201) ||
+        strspn(zone + 1, "0123456789") != 4 || (zone[0] != '+' && zone[0] != '-'))
+        return;
+    int hours = (zone[1] - '0') * 10 + zone[2] - '0', minutes = (zone[3] - '0') * 10 + zone[4] - '0';
+    int64_t offset_s = (zone[0] == '-' ? -1 : 1) * (hours * 3600 + minutes * 60);
+    time_t seconds = (time_t)(us / 1000000 + offset_s);
+    struct tm tm;
+    if (gmtime_r(&seconds, &tm) == NULL)
+        return;
+    strftime(d->date, sizeof d->date, "%Y%m%d", &tm);
+    strftime(d->time, sizeof d->time, "%H%M%S", &tm);
+    char fraction[16];
+    snprintf(fraction, sizeof fraction, ".%06d", (int)(us % 1000000));
+    memcpy(d->time + 6, fraction, 8);
+}
+
+// The earliest acquisition of the stack; empty where it is not said.
+static void find_acquisition(const struct derivation *d, char date[9], char time[15], char date_time[27])
+{
+    date[0] = time[0] = date_time[0] = '\0';
+    for (int i = 0; i < d->item->depth; i++) {
+        const struct dcm_item *root = source_root(d, (size_t)i);
+        char da[32], tm[32], dt[64];
+        dcm_get_text(root, 0x00080022, da, sizeof da);
+        dcm_get_text(root, 0x00080032, tm, sizeof tm);
+        dcm_get_text(root, 0x0008002A, dt, sizeof dt);
+        if (!attribute_is_legal("DA", da))
+            da[0] = '\0';
+        if (!attribute_is_legal("TM", tm))
+            tm[0] = '\0';
+        int order = strcmp(da, date);
+        if (i == 0 || order < 0 || (order == 0 && strcmp(tm, time) < 0)) {
+            snprintf(date, 9, "%.8s", da);
+            snprintf(time, 15, "%.13s", tm);
+        }
+        if (strlen(dt) >= 8 && strspn(dt, "0123456789.+-") == strlen(dt) && strlen(dt) <= 26 &&
+            (date_time[0] == '\0' || strcmp(dt, date_time) < 0))
+            snprintf(date_time, 27, "%.26s", dt);
+    }
+}
+
+// ---- texts
+
+// Bytes of `text` that are its first `characters` characters, in the character set of the source; -1 when
+// they cannot be counted without knowing its escape sequences.
+static long bytes_of_characters(const char *charset, const char *text, size_t characters)
+{
+    size_t n = strlen(text);
+    if (strcmp(charset, "ISO_IR 192") == 0) {
+        size_t at = 0;
+        for (size_t seen = 0; at < n && seen < characters; seen++) {
+            at++;
+            while (at < n && ((unsigned char)text[at] & 0xC0) == 0x80)
+                at++;
+        }
+        return (long)at;
+    }
+    int single_byte = charset[0] == '\0' || (strncmp(charset, "ISO_IR ", 7) == 0 && strchr(charset, '\\') == NULL);
+    if (single_byte)
+        return (long)(n < characters ? n : characters);
+    return n <= characters ? (long)n : -1; // more bytes than characters is the usual case
+}
+
+static void put_series_description(struct derivation *d)
+{
+    char charset[256], source[256], suffix[40], text[400];
+    dcm_get_text(d->first, 0x00080005, charset, sizeof charset);
+    dcm_get_text(d->first, 0x0008103E, source, sizeof source);
+    source[strcspn(source, "\\")] = '\0';
+    snprintf(suffix, sizeof suffix, " [%s %.2fmm NFPD]", is_network(d->request) ? "SR-AI" : "INTERP",
+             d->request->step_mm);
+    long keep = bytes_of_characters(charset, source, LO_CHARACTERS - strlen(suffix));
+    if (keep <= 0)
+        snprintf(text, sizeof text, "%s", suffix + 1);
+    else
+        snprintf(text, sizeof text, "%.*s%s", (int)keep, source, suffix);
+    put(d, 0x0008103E, text);
+}
+
+static void put_derivation_description(struct derivation *d)
+{
+    const struct derive_request *r = d->request;
+    char text[ST_SIZE], what[400];
+    if (is_network(r))
+        snprintf(what, sizeof what,
+                 "Inter-slice super-resolution (neural network%s); slice spacing %.3f -> %.3f mm; model "
+                 "%.64s %.32s "
+                 "sha256:%.12s; ISOSLICE %s; acquired planes: reconstructed too",
+                 strcmp(r->method, "tuned") == 0 ? ", adapted to this subject" : "", d->item->slice_mm, r->step_mm,
+                 or_empty(r->model_name), or_empty(r->model_version), or_empty(r->weights_sha256),
+                 ISOSLICE_VERSION);
+    else
+        snprintf(what, sizeof what, "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm; ISOSLICE %s",
+                 strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm, r->step_mm,
+                 ISOSLICE_VERSION);
+    static const char end[] = ". Not for primary diagnosis.";
+    size_t room = sizeof text - sizeof end;
+    const char *quality = or_empty(r->quality);
+    snprintf(text, room, "%s%s%s", what, quality[0] != '\0' ? ". " : "", quality);
+    size_t n = strlen(text);
+    while (n > 0 && text[n - 1] == '.')
+        n--;
+    memcpy(text + n, end, sizeof end);
+    put(d, 0x00082111, text);
+}
+
+static void put_image_comments(struct derivation *d)
+{
+    double pixel = fmin(d->item->row_mm, d->item->column_mm);
+    char text[200];
+    snprintf(text, sizeof text,
+             "NOT FOR PRIMARY DIAGNOSIS. Computed %sseries; planes between acquired positions are estimated.",
+             fabs(d->request->step_mm - pixel) <= 1e-6 * pixel ? "isotropic " : "");
+    put(d, 0x00204000, text);
+}
+
+// ---- equipment
+
+static void software_versions(const struct derive_request *r, char *out, size_t size)
+{
+    if (is_network(r))
+        snprintf(out, size, "%s\\%.40s %.20s", ISOSLICE_VERSION, or_empty(r->model_name),
+                 or_empty(r->model_version));
+    else
+        snprintf(out, size, "%s", ISOSLICE_VERSION);
+}
+
+static void put_equipment(struct derivation *d, struct dcm_item *to)
+{
+    const struct derive_request *r = d->request;
+    char text[160];
+    put_in(d, to, 0x00080070, "LO", ISOSLICE_MANUFACTURER);
+    put_in(d, to, 0x00081090, "LO", ISOSLICE_MODEL_NAME);
+    if (or_empty(r->station_name)[0] != '\0') {
+        snprintf(text, sizeof text, "%.16s", r->station_name);
+        put_in(d, to, 0x00081010, "SH", text);
+    }
+    snprintf(text, sizeof text, "%.64s", or_empty(r->site_id));
+    if (text[0] != '\0')
+        put_in(d, to, 0x00181000, "LO", text);
+    software_versions(r, text, sizeof text);
+    put_in(d, to, 0x00181020, "LO", text);
+}
+
+static void put_contributing_equipment(struct derivation *d, const char *acquired)
+{
+    const struct derive_request *r = d->request;
+    static const struct {
+        uint32_t tag;
+        const char *vr;
+    } scanner[] = {{0x00080080, "LO"}, {0x00081010, "SH"}, {0x00081090, "LO"},
+                   {0x00181000, "LO"}, {0x00181002, "UI"}, {0x00181020, "LO"}};
+    char text[ST_SIZE], number[32];
+    struct dcm_item *item = add_item(d, d->root, 0x0018A001);
+    put_code(d, item, 0x0040A170, "109101", "Acquisition Equipment");
+    if (dcm_get_text(d->first, 0x00080070, text, sizeof text) > 0)
+        copy_from(d, item, d->first, 0x00080070, "LO");
+    else
+        put_in(d, item, 0x00080070, "LO", "UNKNOWN");
+    for (size_t i = 0; i < sizeof scanner / sizeof scanner[0]; i++)
+        if (dcm_get_text(d->first, scanner[i].tag, text, sizeof text) > 0)
+            copy_from(d, item, d->first, scanner[i].tag, scanner[i].vr);
+    if (acquired[0] != '\0')
+        put_in(d, item, 0x0018A002, "DT", acquired);
+    if (dcm_get_text(d->first, 0x00200011, number, sizeof number) > 0 && attribute_is_legal("IS", number)) {
+        snprintf(text, sizeof text, "Source series %s", number);
+        put_in(d, item, 0x0018A003, "ST", text);
+    }
+    const struct dcm_item *before = NULL;
+    if (is_same(d, 0x0018A001))
+        for (int i = 0; d->rc == 0 && (before = dcm_get_item(d->first, 0x0018A001, i)) != NULL; i++)
+            d->rc = dcm_copy_item(d->root, 0x0018A001, before, d->why);
+
+    item = add_item(d, d->root, 0x0018A001);
+    put_code(d, item, 0x0040A170, "109102", "Processing Equipment");
+    put_equipment(d, item);
+    snprintf(text, sizeof text, "%s%s", d->date, d->time);
+    put_in(d, item, 0x0018A002, "DT", text);
+    if (is_network(r))
+        snprintf(text, sizeof text,
+                 "Inter-slice super-resolution, model %.64s %.32s sha256:%.64s rev %d, method %s, parameters "
+                 "%.600s",
+                 or_empty(r->model_name), or_empty(r->model_version), or_empty(r->weights_sha256),
+                 ISOSLICE_ALGORITHM_REVISION, r->method, or_empty(r->parameters));
+    else
+        snprintf(text, sizeof text, "Inter-slice interpolation, method %s rev %d, parameters %.600s", r->method,
+                 ISOSLICE_ALGORITHM_REVISION, or_empty(r->parameters));
+    // a backslash would not end an ST, but parameters have none to lose
+    for (char *p = text; *p != '\0'; p++)
+        if (*p == '\\' || (unsigned char)*p < 0x20)
+            *p = '/';
+    put_in(d, item, 0x0018A003, "ST", text);
+}
+
+// ---- references
+
+static void put_references(struct derivation *d)
+{
+    struct dcm_item *series = add_item(d, d->root, 0x00081115);
+    put_in(d, series, 0x0020000E, "UI", d->item->series_uid);
+    for (int i = 0; i < d->item->depth; i++) {
+        const struct slice *slice = source_slice(d->request->source, d->request->item, (size_t)i);
+        struct dcm_item *instance = add_item(d, series, 0x0008114A);
+        put_in(d, instance, 0x00081150, "UI", slice->sop_class_uid);
+        put_in(d, instance, 0x00081155, "UI", slice->sop_uid);
+        struct dcm_item *image = add_item(d, d->root, 0x00082112);
+        put_in(d, image, 0x00081150, "UI", slice->sop_class_uid);
+        put_in(d, image, 0x00081155, "UI", slice->sop_uid);
+        put_code(d, image, 0x0040A170, "121322", "Source image for image processing operation");
+    }
+    struct dcm_item *related = add_item(d, d->root, 0x00081250);
+    put_in(d, related, 0x0020000D, "UI", d->item->study_uid);
+    put_in(d, related, 0x0020000E, "UI", d->item->series_uid);
+    put_code(d, related, 0x0040A170, "121323", "Source series for image processing operation");
+}
+
+// ---- values that depend on the whole stack
+
+static void put_window(struct derivation *d)
+{
+    size_t depth = (size_t)d->item->depth, n = 0;
+    double *centers = malloc(depth * sizeof *centers), *widths = malloc(depth * sizeof *widths);
+    if (d->rc == 0 && (centers == NULL || widths == NULL))
+        d->rc = fault_set(d->why, FAULT_NO_MEMORY, "cannot hold %zu windows", depth);
+    for (size_t i = 0; d->rc == 0 && i < depth; i++) {
+        const struct slice *slice = source_slice(d->request->source, d->request->item, i);
+        if (!(slice->has & SLICE_HAS_WINDOW) || slice->window_width < 1)
+            continue;
+        centers[n] = slice->window_center;
+        widths[n++] = slice->window_width;
+    }
+    if (d->rc == 0 && n > 0) {
+        put_ds(d, 0x00281050, number_median(centers, n), DS_DIGITS);
+        put_ds(d, 0x00281051, number_median(widths, n), DS_DIGITS);
+    }
+    free(centers);
+    free(widths);
+}
+
+static void put_rescale(struct derivation *d)
+{
+    const struct slice *first = source_slice(d->request->source, d->request->item, 0);
+    if (d->entry->rescale_varies) {
+        put_ds(d, 0x00281052, d->entry->intercept, DS_DIGITS);
+        put_ds(d, 0x00281053, d->entry->slope, DS_DIGITS);
+    } else if (first->slope != 1 || first->intercept != 0) {
+        if (!copy_from(d, d->root, d->first, 0x00281052, "DS"))
+            put(d, 0x00281052, "0");
+        copy_from(d, d->root, d->first, 0x00281053, "DS");
+    } else {
+        return;
+    }
+    char type[64];
+    if (dcm_get_text(d->first, 0x00281054, type, sizeof type) > 0)
+        copy_from(d, d->root, d->first, 0x00281054, "LO");
+    else
+        put(d, 0x00281054, "US");
+}
+
+static void put_lossy(struct derivation *d)
+{
+    int n_lossy = 0, n_not = 0;
+    for (int i = 0; i < d->item->depth; i++) {
+        char text[32];
+        dcm_get_text(source_root(d, (size_t)i), 0x00282110, text, sizeof text);
+        n_lossy += strcmp(text, "01") == 0;
+        n_not += strcmp(text, "00") == 0;
+    }
+    if (n_lossy > 0)
+        put(d, 0x00282110, "01");
+    else if (n_not == d->item->depth)
+        put(d, 0x00282110, "00");
+    if (d->rc == 0 && n_lossy == 0)
+        d->rc = dcm_remove(d->root, 0x00282112, d->why);
+    if (d->rc == 0 && n_lossy == 0)
+        d->rc = dcm_remove(d->root, 0x00282114, d->why);
+}
+
+// 1 or -1: whether the source's Instance Numbers rise or fall with position.
+static int numbering_direction(const struct derivation *d)
+{
+    double mean_z = 0, mean_number = 0, sum = 0;
+    int depth = d->item->depth;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < depth; i++) {
+            const struct slice *slice = source_slice(d->request->source, d->request->item, (size_t)i);
+            if (!(slice->has & SLICE_HAS_INSTANCE))
+                return 1;
+            if (pass == 0) {
+                mean_z += d->item->z_mm[i] / depth;
+                mean_number += (double)slice->instance_number / depth;
+            } else {
+                sum += (d->item->z_mm[i] - mean_z) * (slice->instance_number - mean_number);
+            }
+        }
+    return sum < 0 ? -1 : 1;
+}
+
+static void put_pixel_description(struct derivation *d)
+{
+    put_short(d, 0x00280002, 0, 1);
+    put(d, 0x00280004, "MONOCHROME2");
+    put_short(d, 0x00280010, 0, d->item->height);
+    put_short(d, 0x00280011, 0, d->item->width);
+    put_short(d, 0x00280100, 0, d->layout.bits_allocated);
+    put_short(d, 0x00280101, 0, d->layout.bits_stored);
+    put_short(d, 0x00280102, 0, d->layout.bits_stored - 1);
+    put_short(d, 0x00280103, 0, d->layout.is_signed);
+}
+
+// Everything that is the same in all planes.
+static void build_common(struct derivation *d)
+{
+    const struct derive_request *r = d->request;
+    char uid[UID_SIZE], name[400], date[9], time[15], date_time[27], acquired[32];
+    copy_attributes(d);
+    // Defined terms of PS3.3 C.8.3.1
+    keep_terms(d, 0x00180022, "PER RG CG PPG FC PFF PFP SP FS ", "");
+    keep_terms(d, 0x00180021, "SK MTC SS TRSS SP MP OSP NONE ", "NONE");
+    put(d, 0x00080008, "DERIVED\\SECONDARY\\OTHER\\RESAMPLED");
+    put(d, 0x00080016, MR_IMAGE_STORAGE);
+    put(d, 0x00080060, "MR");
+    put(d, 0x00189004, "RESEARCH");
+    snprintf(name, sizeof name, "isoslice/site/1|%.300s", or_empty(r->site_id));
+    if (d->rc == 0)
+        d->rc = uid_from_name(name, uid, d->why);
+    put(d, 0x00080014, uid);
+    static const uint32_t dates[] = {0x00080012, 0x00080021, 0x00080023},
+                          times[] = {0x00080013, 0x00080031, 0x00080033};
+    for (int i = 0; i < 3; i++) {
+        put(d, dates[i], d->date);
+        put(d, times[i], d->time);
+    }
+    find_acquisition(d, date, time, date_time);
+    if (date[0] != '\0')
+        put(d, 0x00080022, date);
+    if (time[0] != '\0')
+        put(d, 0x00080032, time);
+    if (date_time[0] != '\0')
+        put(d, 0x0008002A, date_time);
+    snprintf(acquired, sizeof acquired, "%s%s", date, date[0] != '\0' ? time : "");
+    put(d, 0x0020000E, d->series_uid);
+    put_int(d, 0x00200011, series_number(r, d->first));
+    put_series_description(d);
+    if (d->rc == 0)
+        put_equipment(d, d->root);
+    put_contributing_equipment(d, acquired);
+    put_references(d);
+    put_derivation_description(d);
+    put_code(d, d->root, 0x00089215, "113085", "Spatial resampling");
+    put_image_comments(d);
+    put_lossy(d);
+    put_ds(d, 0x00180050, r->step_mm, SPACING_DIGITS);
+    put_ds(d, 0x00180088, r->step_mm, SPACING_DIGITS);
+    put_pixel_description(d);
+    put_window(d);
+    put_rescale(d);
+    if (d->entry->rescale_varies && d->rc == 0)
+        d->rc = dcm_remove(d->root, 0x00409096, d->why);
+}
+
+// ---- one plane
+
+// An acquired plane keeps its position to the last digit that the source gave.
+static void put_position(struct derivation *d, const struct derive_plane *plane)
+{
+    char text[256];
+    if (plane->t == 0 && !d->entry->is_cropped &&
+        dcm_get_text(source_root(d, (size_t)plane->slice), 0x00200032, text, sizeof text) > 0 &&
+        attribute_is_legal("DS", text)) {
+        put(d, 0x00200032, text);
+        return;
+    }
+    char x[NUMBER_DS_SIZE], y[NUMBER_DS_SIZE], z[NUMBER_DS_SIZE];
+    number_ds(plane->position[0], DS_DIGITS, x);
+    number_ds(plane->position[1], DS_DIGITS, y);
+    number_ds(plane->position[2], DS_DIGITS, z);
+    snprintf(text, sizeof text, "%s\\%s\\%s", x, y, z);
+    put(d, 0x00200032, text);
+}
+
+// Values of one plane: linear between its neighbours plus the residual, rounded once, clamped.
+static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int32_t *smallest, int32_t *largest)
+{
+    const struct derive_request *r = d->request;
+    const struct derive_plane *plane = &r->planes[k];
+    size_t n = (size_t)d->item->height * (size_t)d->item->width;
+    if (plane->slice < 0 || plane->slice >= d->item->depth || !(plane->t >= 0 && plane->t < 1) ||
+        (plane->t > 0 && plane->slice + 1 >= d->item->depth))
+        return fault_set(d->why, FAULT_INTERNAL, "plane %zu lies at slice %d + %g of %d", k, plane->slice, plane->t,
+                         d->item->depth);
+    const float *below = r->voxels + (size_t)plane->slice * n;
+    const float *above = plane->t > 0 ? below + n : below;
+    const float *residual = r->residual + k * n;
+    int32_t least = 0, most = 0;
+    pixels_range(&d->layout, &least, &most);
+    *smallest = most;
+    *largest = least;
+    for (size_t i = 0; i < n; i++) {
+        double a = below[i], b = above[i];
+        double value = (plane->t > 0 ? (1 - plane->t) * a + plane->t * b : a) + (double)residual[i];
+        if (!isfinite(value))
+            return fault_set(d->why, FAULT_NOT_FINITE, "the value of voxel %zu in plane %zu is not finite", i, k);
+        value = rint(value);
+        if (value < least || value > most) {
+            value = value < least ? least : most;
+            ++*n_clamped;
+        }
+        int32_t stored = (int32_t)value;
+        d->values[i] = stored;
+        *smallest = stored < *smallest ? stored : *smallest;
+        *largest = stored > *largest ? stored : *largest;
+    }
+    return 0;
+}
+
+// Preamble and file meta information, PS3.10 section 7.1, before the data set.
+static size_t build_meta(const char *sop_uid, uint8_t out[512])
+{
+    const struct {
+        unsigned element;
+        const char *vr, *text;
+    } rows[] = {{0x0002, "UI", MR_IMAGE_STORAGE},
+                {0x0003, "UI", sop_uid},
+                {0x0010, "UI", "1.2.840.10008.1.2.1"},
+                {0x0012, "UI", ISOSLICE_IMPLEMENTATION_CLASS_UID},
+                {0x0013, "SH", ISOSLICE_IMPLEMENTATION_VERSION_NAME}};
+    static const uint8_t start[] = {'D', 'I', 'C', 'M', 2,   0,   0, 0, 'U', 'L', 4, 0, 0, 0,
+                                    0,   0, // length follows
+                                    2,   0,   1,   0,   'O', 'B', 0, 0, 2,   0,   0, 0, 0, 1};
+    memset(out, 0, 512);
+    memcpy(out + 128, start, sizeof start);
+    size_t at = 128 + sizeof start;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        size_t n = strlen(rows[i].text), padded = n + (n & 1);
+        const uint8_t header[8] = {
+            2, 0, (uint8_t)rows[i].element, 0, (uint8_t)rows[i].vr[0], (uint8_t)rows[i].vr[1], (uint8_t)padded, 0};
+        memcpy(out + at, header, sizeof header);
+        memcpy(out + at + 8, rows[i].text, n);
+        if (n & 1)
+            out[at + 8 + n] = rows[i].vr[0] == 'U' ? 0 : ' ';
+        at += 8 + padded;
+    }
+    size_t length = at - (128 + 16);
+    out[128 + 12] = (uint8_t)length;
+    out[128 + 13] = (uint8_t)(length >> 8);
+    return at;
+}
+
+// Durable but for its name: the folder is synced once, after the last plane.
+static int write_file(const char *directory, size_t k, const uint8_t *meta, size_t meta_size, const void *dataset,
+                      size_t size, struct fault_note *why)
+{
+    char name[32], path[4096], temporary[4096 + 4];
+    snprintf(name, sizeof name, "IM%04zu.dcm", k + 1);
+    int rc = file_join(path, sizeof path, directory, name, why);
+    if (rc != 0)
+        return rc;
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    int fd = file_ops.open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0)
+        return fault_set_errno(why, errno, "cannot create '%s'", temporary);
+    rc = file_write_all(fd, meta, meta_size, temporary, why);
+    if (rc == 0)
+        rc = file_write_all(fd, dataset, size, temporary, why);
+    if (rc == 0 && file_ops.fsync(fd) != 0)
+        rc = fault_set_errno(why, errno, "cannot sync '%s'", temporary);
+    if (file_ops.close(fd) != 0 && rc == 0)
+        rc = fault_set_errno(why, errno, "cannot close '%s'", temporary);
+    if (rc == 0 && file_ops.rename(temporary, path) != 0)
+        rc = fault_set_errno(why, errno, "cannot rename to '%s'", path);
+    if (rc != 0)
+        file_ops.unlink(temporary);
+    return rc;
+}
+
+static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_clamped)
+{
+    const struct derive_request *r = d->request;
+    const struct derive_plane *plane = &r->planes[k];
+    int32_t smallest = 0, largest = 0;
+    char uid[UID_SIZE];
+    uint8_t meta[512];
+    void *dataset = NULL;
+    size_t size = 0;
+    int rc = compute_plane(d, k, n_clamped, &smallest, &largest);
+    if (rc == 0)
+        rc = image_uid(d->series_uid, k, uid, d->why);
+    if (rc != 0)
+        return rc;
+    put(d, 0x00080018, uid);
+    put_int(d, 0x00200013, direction > 0 ? (long)k + 1 : (long)(r->n_planes - k));
+    put_position(d, plane);
+    const double *p = plane->position, *n = d->entry->normal;
+    put_ds(d, 0x00201041, p[0] * n[0] + p[1] * n[1] + p[2] * n[2], DS_DIGITS);
+    put_short(d, 0x00280106, d->layout.is_signed, smallest);
+    put_short(d, 0x00280107, d->layout.is_signed, largest);
+    size_t n_values = (size_t)d->item->height * (size_t)d->item->width;
+    size_t n_words = d->layout.bits_allocated == 16 ? n_values : (n_values + 1) / 2;
+    pixels_pack(&d->layout, d->values, n_values, d->words);
+    if (d->rc == 0)
+        d->rc = dcm_put_pixels(d->root, d->words, n_words, d->why);
+    if (d->rc == 0)
+        d->rc = dcm_object_encode(d->made, &dataset, &size, d->why);
+    if (d->rc == 0)
+        d->rc = write_file(r->directory, k, meta, build_meta(uid, meta), dataset, size, d->why);
+    free(dataset);
+    return d->rc;
+}
+
+// ---- the series
+
+static int check_request(const struct derive_request *r, struct fault_note *why)
+{
+    const struct source_item *item = source_item(r->source, r->item);
+    if (item == NULL || item->verdict != FAULT_OK)
+        return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
+    if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
+        r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0))
+        return fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
+    return 0;
+}
+
+static int open_sources(struct derivation *d)
+{
+    size_t depth = (size_t)d->item->depth;
+    size_t n = (size_t)d->item->height * (size_t)d->item->width;
+    d->sources = calloc(depth, sizeof *d->sources);
+    d->values = malloc(n * sizeof *d->values);
+    d->words = malloc(n * sizeof *d->words);
+    if (d->sources == NULL || d->values == NULL || d->words == NULL)
+        return fault_set(d->why, FAULT_NO_MEMORY, "cannot hold a plane of %zu pixels", n);
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < depth; i++)
+        rc = source_parse(d->request->source, source_slice(d->request->source, d->request->item, i), 1,
+                          &d->sources[i], d->why);
+    if (rc == 0)
+        rc = dcm_object_new(&d->made, d->why);
+    if (rc != 0)
+        return rc;
+    d->first = source_root(d, 0);
+    d->root = dcm_root(d->made);
+    d->layout = source_layout(source_slice(d->request->source, d->request->item, 0));
+    return 0;
+}
+
+int derive_write(const struct derive_request *request, struct derive_result *result, struct fault_note *why)
+{
+    int rc = check_request(request, why);
+    if (rc != 0)
+        return rc;
+    struct derivation d = {.request = request,
+                           .entry = &request->source->entries[request->item],
+                           .item = source_item(request->source, request->item),
+                           .why = why};
+    struct derive_result made = {0};
+    rc = derive_series_uid(request, d.series_uid, why);
+    if (rc == 0)
+        rc = open_sources(&d);
+    if (rc == 0) {
+        set_job_time(&d);
+        build_common(&d);
+        rc = d.rc;
+    }
+    int direction = rc == 0 ? numbering_direction(&d) : 1;
+    for (size_t k = 0; rc == 0 && k < request->n_planes; k++)
+        rc = write_plane(&d, k, direction, &made.n_clamped);
+    if (rc == 0)
+        rc = file_sync_directory(request->directory, why);
+    if (rc == 0) {
+        memcpy(made.series_uid, d.series_uid, UID_SIZE);
+        made.n_objects = request->n_planes;
+        made.series_number = series_number(request, d.first);
+        *result = made;
+    }
+    for (int i = 0; d.sources != NULL && i < d.item->depth; i++)
+        dcm_object_free(d.sources[i]);
+    dcm_object_free(d.made);
+    free(d.sources);
+    free(d.values);
+    free(d.words);
+    return rc;
+}
