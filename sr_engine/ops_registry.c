@@ -7,9 +7,6 @@
 #ifndef ISOSLICE_HAVE_CUDA
 #    define ISOSLICE_HAVE_CUDA 0
 #endif
-#ifndef ISOSLICE_HAVE_DNNL
-#    define ISOSLICE_HAVE_DNNL 0
-#endif
 
 struct backend {
     const char *name;
@@ -24,11 +21,7 @@ static const struct backend backends[] = {
 #else
     {"cuda", NULL, "this program was built without CUDA"},
 #endif
-#if ISOSLICE_HAVE_DNNL
     {"cpu", ops_cpu, NULL},
-#else
-    {"cpu", NULL, "this program was built without oneDNN"},
-#endif
     {"ref", ops_ref, NULL},
 };
 

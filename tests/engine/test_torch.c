@@ -115,7 +115,6 @@ static void interpolate_ref(void)
     run_interpolate("ref");
 }
 
-#if ISOSLICE_HAVE_DNNL
 static void gradients_cpu(void)
 {
     run_gradients("cpu");
@@ -125,15 +124,12 @@ static void interpolate_cpu(void)
 {
     run_interpolate("cpu");
 }
-#endif
 
 static const struct test tests[] = {
     {"model.torch.gradients.ref", gradients_ref},
     {"model.torch.interpolate.ref", interpolate_ref},
-#if ISOSLICE_HAVE_DNNL
     {"model.torch.gradients.cpu", gradients_cpu},
     {"model.torch.interpolate.cpu", interpolate_cpu},
-#endif
 };
 
 TEST_MAIN(tests)
