@@ -107,7 +107,7 @@ static void draw_panel(cairo_t *cr, const struct process_images *images, const s
 int preview_write(const struct process_images *images, const char *method, const char *path,
                   struct fault_note *why)
 {
-    struct window window;
+    struct window window = {0};
     int rc = find_window(images, &window, why);
     if (rc != 0)
         return rc;

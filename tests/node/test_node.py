@@ -108,8 +108,7 @@ def refused_series():
     node = Node(free_port()).start()
     try:
         for name in REFUSED:
-            paths = files_of(shared_series(name))
-            storescu(node, paths, extra=['-R', '-xv'] if False else ['-R'])
+            send_folder(node, shared_series(name))
         node.wait_idle(120)
         jobs = {r['uid']: r for r in node.rows('job')}
         wrong = []
