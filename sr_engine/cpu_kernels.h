@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The inner loops of the "cpu" backend, for one thread each: convolution by Winograd's algorithm, matrix products,
-// and the window attention. Compiled once per instruction set from one source; cpu_kernels_best() picks. Feature
-// maps are channels-last, [N,D,H,W,64], so that a voxel is one contiguous row of every loop. Only ops_cpu.c
-// includes this.
+// The inner loops of the "cpu" backend, for one thread each: convolution by Winograd's algorithm, matrix
+// products, and the window attention. Compiled once per instruction set from one source; cpu_kernels_best()
+// picks. Feature maps are channels-last, [N,D,H,W,64], so that a voxel is one contiguous row of every loop.
+// Only ops_cpu.c includes this.
 //
-// Convolution: F(4x4,3x3) in plane, direct along slices: 4x4 outputs take 36 products instead of 144, and the three
-// slice taps are one long sum. Source: Lavin and Gray, arXiv 1509.09308; the weight gradient is the adjoint of the
-// same bilinear form. Rounding is some 1e-6 of the largest value, far inside the contract's 1e-4.
+// Convolution: F(4x4,3x3) in plane, direct along slices: 4x4 outputs take 36 products instead of 144, and the
+// three slice taps are one long sum. Source: Lavin and Gray, arXiv 1509.09308; the weight gradient is the
+// adjoint of the same bilinear form. Rounding is some 1e-6 of the largest value, far inside the contract's
+// 1e-4.
 
 #ifndef ISOSLICE_SR_ENGINE_CPU_KERNELS_H
 #define ISOSLICE_SR_ENGINE_CPU_KERNELS_H
@@ -60,7 +61,8 @@ struct cpu_conv {
     float *y;
 };
 
-// The decoder's and attention's weights, packed for products from the left ("forward") and the transposed ones.
+// The decoder's and attention's weights, packed for products from the left ("forward") and the transposed
+// ones.
 struct cpu_weights {
     const float *fold, *fold_bias;                           // q' = fold z + fold_bias
     const float *query, *query_bias, *query_back, *key_back; // q = Wq z + bq; dz += dq Wq; dq = dq' Wk^T
@@ -106,8 +108,8 @@ struct cpu_kernels {
     // B [k,n] for gemm.b; element (i,j) is read at b[i * row + j * column]. out [k*n]
     void (*pack)(const float *b, size_t row, size_t column, int k, int n, float *out);
 
-    // Kernel w [out,in,x,y,z] (64 x 64) for conv_tiles, inputs first_in .. first_in + n_in - 1 of 64; with `back`
-    // the mirrored and transposed kernel of the backward pass. u [CPU_CONV_PACKED]
+    // Kernel w [out,in,x,y,z] (64 x 64) for conv_tiles, inputs first_in .. first_in + n_in - 1 of 64; with
+    // `back` the mirrored and transposed kernel of the backward pass. u [CPU_CONV_PACKED]
     void (*conv_pack)(const float *w, int back, int first_in, int n_in, float *u);
     // Tiles first .. first + n - 1 (row by row) of all slices of stack `stack`. scratch [CPU_CONV_SCRATCH]
     void (*conv_tiles)(const struct cpu_conv *conv, int stack, int first, int n, float *scratch);
@@ -115,22 +117,24 @@ struct cpu_kernels {
     // `point` floats from point to point; `out` is where the first tile's row of point 0 lies.
     void (*transform_input)(const float *x, struct sr_extent extent, int stack, int slice, int first, int n,
                             size_t point, float *out);
-    void (*transform_gradient)(const float *dy, struct sr_extent extent, int stack, int slice, int first, int n,
-                               size_t point, float *out);
+    void (*transform_gradient)(const float *dy, struct sr_extent extent, int stack, int slice, int first,
+                               int n, size_t point, float *out);
     // Gradient of the kernel [out,in,x,y,z] for one input channel from du [CPU_POINTS][3][64 in][64 out].
     void (*conv_gradient)(const float *du, int in, float *dw);
     // The head, 1 -> 64, over rows [first, first + n) of all N*D*H rows: w [27][64] in the order z,y,x.
     void (*head_rows)(const float *x, struct sr_extent extent, const float *w, const float *bias, int add,
                       int first, int n, float *y);
-    // Gradient of the taps (z,y,*) of the head: dw [3][64]. With z = y = 1 also the bias', else dbias is NULL.
+    // Gradient of the taps (z,y,*) of the head: dw [3][64]. With z = y = 1 also the bias', else dbias is
+    // NULL.
     void (*head_gradient)(const float *x, struct sr_extent extent, const float *dy, int z, int y, float *dw,
                           float *dbias);
 
-    // Decodes pixels first .. first + n - 1 (row by row of the window, n <= CPU_QUERIES) on the planes of one stack
-    // and slice. scratch [decode_scratch floats]
-    void (*decode)(const struct cpu_decode *decode, const struct cpu_plane *planes, int n_planes, int first, int n,
-                   float *scratch, float *y);
-    // The backward pass of the same for one plane, recomputing what it needs: adds to `gradients`, fills `kept`.
+    // Decodes pixels first .. first + n - 1 (row by row of the window, n <= CPU_QUERIES) on the planes of one
+    // stack and slice. scratch [decode_scratch floats]
+    void (*decode)(const struct cpu_decode *decode, const struct cpu_plane *planes, int n_planes, int first,
+                   int n, float *scratch, float *y);
+    // The backward pass of the same for one plane, recomputing what it needs: adds to `gradients`, fills
+    // `kept`.
     void (*decode_back)(const struct cpu_decode *decode, const struct cpu_plane *plane, int first, int n,
                         const float *dy, float *scratch, const struct cpu_kept *kept,
                         struct cpu_gradients *gradients);

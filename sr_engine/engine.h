@@ -37,15 +37,15 @@ struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda" or "ref"
     const char *weights_path; // safetensors file, see weights.h
     int finetune;             // non-zero: adapt to this subject (stage 3)
-    int choose;               // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
-                              // fine-tuned, else SR_BASE, whatever the numbers
-    int clip;                 // non-zero: clip the network's result to the stack's own range [min, max]
-    int steps;                // optimiser steps of the fine-tune; 0: as many as budget_s allows
-    double budget_s;          // wall-clock limit of the fine-tune when steps == 0
-    uint64_t seed;            // of patches and order
-    int threads;              // 0: all processors allowed to this process
-    size_t memory_bytes;      // limit of the engine's own workspace; 0: half of the memory available now
-    progress_fn progress;     // may be NULL
+    int choose;           // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
+                          // fine-tuned, else SR_BASE, whatever the numbers
+    int clip;             // non-zero: clip the network's result to the stack's own range [min, max]
+    int steps;            // optimiser steps of the fine-tune; 0: as many as budget_s allows
+    double budget_s;      // wall-clock limit of the fine-tune when steps == 0
+    uint64_t seed;        // of patches and order
+    int threads;          // 0: all processors allowed to this process
+    size_t memory_bytes;  // limit of the engine's own workspace; 0: half of the memory available now
+    progress_fn progress; // may be NULL
     void *progress_user;
 };
 
@@ -82,7 +82,8 @@ struct sr_report {
 // count the same backend must keep its order of summation). Errors: WEIGHTS, BACKEND, NO_MEMORY, NOT_FINITE,
 // CANCELLED, DEVICE, INTERNAL; residual and *report are then unspecified.
 int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n_planes,
-           const struct sr_options *options, float *residual, struct sr_report *report, struct fault_note *why);
+           const struct sr_options *options, float *residual, struct sr_report *report,
+           struct fault_note *why);
 
 // Writes the start weights: architecture P0 with PyTorch's default initialisation from `seed`, last layer
 // zero, so that the network's residual is exactly 0 (linear interpolation). Errors: IO, NO_SPACE.

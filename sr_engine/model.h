@@ -51,8 +51,8 @@ struct trainer {
 };
 
 // Errors: NO_MEMORY, DEVICE. On failure nothing is held.
-int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent extent, int n_targets, int n_losses,
-                 struct fault_note *why);
+int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent extent, int n_targets,
+                 int n_losses, struct fault_note *why);
 // A trainer that was zeroed but never opened is fine.
 void trainer_close(struct trainer *trainer);
 // Bytes of buffers that trainer_open would take.

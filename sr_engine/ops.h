@@ -2,8 +2,8 @@
 //
 // What a compute backend does: one table of coarse operations over opaque device buffers, in the order of one
 // queue. Model code is written against this table alone and holds no backend #ifdef. Fillers: ops_ref.c
-// (naive loops, the definition of truth), ops_cpu.c (Winograd convolutions), cuda/. Not here: what is computed
-// when (model.h), files.
+// (naive loops, the definition of truth), ops_cpu.c (Winograd convolutions), cuda/. Not here: what is
+// computed when (model.h), files.
 //
 // Rules for every filler. Work is queued in the order of the calls; only download() and synchronize() wait.
 // Nothing reads device memory on the host inside a training step, so a step may be captured as a graph and
@@ -83,16 +83,18 @@ struct sr_ops {
 
     // A zeroed buffer of `channels` values a voxel. With channels > 1 the layout is the backend's own; with 1
     // it is [N,D,H,W]. Owner: *buffer is the caller's.
-    int (*buffer_new)(struct sr_device *device, struct sr_extent extent, int channels, struct sr_buffer **buffer,
-                      struct fault_note *why);
+    int (*buffer_new)(struct sr_device *device, struct sr_extent extent, int channels,
+                      struct sr_buffer **buffer, struct fault_note *why);
     void (*buffer_free)(struct sr_device *device, struct sr_buffer *buffer);
     // Most bytes of scratch memory that the device will hold, beyond buffers, to encode `encode` and decode
     // `n_queries` points at a time; `keep` as in decode.
-    size_t (*scratch_bytes)(const struct sr_device *device, struct sr_extent encode, size_t n_queries, int keep);
+    size_t (*scratch_bytes)(const struct sr_device *device, struct sr_extent encode, size_t n_queries,
+                            int keep);
 
     // Whole buffers; host side is [N,C,D,H,W] floats, whatever the device's layout.
     int (*upload)(struct sr_device *device, struct sr_buffer *to, const float *from, struct fault_note *why);
-    int (*download)(struct sr_device *device, const struct sr_buffer *from, float *to, struct fault_note *why);
+    int (*download)(struct sr_device *device, const struct sr_buffer *from, float *to,
+                    struct fault_note *why);
     int (*synchronize)(struct sr_device *device, struct fault_note *why);
     int (*zero)(struct sr_device *device, struct sr_buffer *to, struct fault_note *why);
     // Same extents and channels.
@@ -118,20 +120,22 @@ struct sr_ops {
     // Given dy: weight and bias gradients are *written* into their places in the arena `gradients`; dx (NULL:
     // not wanted, as for the head) is written, or with ADD added to; with MASK_X it is multiplied by x > 0.
     // dx and dy are different buffers.
-    int (*conv_backward)(struct sr_device *device, int index, const struct sr_buffer *x, const struct sr_buffer *dy,
-                         unsigned flags, struct sr_buffer *dx, struct sr_buffer *gradients, struct fault_note *why);
+    int (*conv_backward)(struct sr_device *device, int index, const struct sr_buffer *x,
+                         const struct sr_buffer *dy, unsigned flags, struct sr_buffer *dx,
+                         struct sr_buffer *gradients, struct fault_note *why);
 
     // The network's residual on the planes: slice interpolation of `features` [N,C,D,H,W], window attention,
     // MLP. y [n_planes,rows,columns] = residual, plus, when `stack` [N,1,D,H,W] is given, its linear
     // interpolation. With `keep` what the backward pass needs is kept until the next decode.
-    int (*decode_forward)(struct sr_device *device, const struct sr_buffer *features, const struct sr_buffer *stack,
-                          const struct sr_buffer *planes, struct sr_window window, int keep, struct sr_buffer *y,
-                          struct fault_note *why);
+    int (*decode_forward)(struct sr_device *device, const struct sr_buffer *features,
+                          const struct sr_buffer *stack, const struct sr_buffer *planes,
+                          struct sr_window window, int keep, struct sr_buffer *y, struct fault_note *why);
     // After decode_forward with keep and the same arguments: writes dfeatures and the gradients of attention
     // and MLP. The key's bias has no effect on the result; its gradient is zero to rounding.
     int (*decode_backward)(struct sr_device *device, const struct sr_buffer *features,
-                           const struct sr_buffer *planes, struct sr_window window, const struct sr_buffer *dy,
-                           struct sr_buffer *dfeatures, struct sr_buffer *gradients, struct fault_note *why);
+                           const struct sr_buffer *planes, struct sr_window window,
+                           const struct sr_buffer *dy, struct sr_buffer *dfeatures,
+                           struct sr_buffer *gradients, struct fault_note *why);
 
     // dy = sign(y - target) / count; losses[index] = mean |y - target|, left on the device.
     int (*loss_l1)(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,

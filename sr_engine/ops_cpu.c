@@ -6,14 +6,12 @@
 // fixed number of shares.
 #include "sr_engine/cpu_kernels.h"
 #include "sr_engine/ops.h"
+#include "sr_engine/pool.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#    include <omp.h>
-#endif
 
 enum { ALIGN = 64, SHARES = 16, C = CPU_CHANNELS, H = CPU_HIDDEN, HEAD_TAPS = 27, LINES_PER_TASK = 16 };
 
@@ -33,6 +31,7 @@ struct scratch {
 struct sr_device {
     struct net net;
     const struct cpu_kernels *kernels;
+    struct pool *pool;
     int threads;
     char description[64];
     const float *parameters; // borrowed from the buffer given to prepare
@@ -73,15 +72,6 @@ static int need(struct scratch *scratch, size_t count, struct fault_note *why)
         return no_memory(count, why);
     scratch->count = count;
     return 0;
-}
-
-static int thread_number(void)
-{
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
 }
 
 // --------------------------------------------------------------------------------------------- device and
@@ -135,6 +125,7 @@ static void cpu_close(struct sr_device *device)
 {
     if (device == NULL)
         return;
+    pool_close(device->pool);
     free(device->packed);
     free(device->per_thread.data);
     free(device->transformed.data);
@@ -155,14 +146,16 @@ static int cpu_open(const struct net *net, int threads, struct sr_device **devic
         return no_memory(0, why);
     made->net = *net;
     made->kernels = cpu_kernels_best();
-    made->threads = 1;
-#ifdef _OPENMP
-    made->threads = threads > 0 ? threads : omp_get_num_procs();
-#endif
+    int rc = pool_open(threads, &made->pool, why);
+    if (rc != 0) {
+        free(made);
+        return rc;
+    }
+    made->threads = pool_threads(made->pool);
     snprintf(made->description, sizeof made->description, "cpu (%s, %d threads)", made->kernels->name,
              made->threads);
     made->packed = alloc_floats(packed_floats(net));
-    int rc = made->packed != NULL ? 0 : no_memory(packed_floats(net), why);
+    rc = made->packed != NULL ? 0 : no_memory(packed_floats(net), why);
     if (rc == 0)
         rc = need(&made->per_thread, per_thread_floats(made) * (size_t)made->threads, why);
     if (rc != 0) {
@@ -179,9 +172,9 @@ static const char *cpu_describe(const struct sr_device *device)
     return device->description;
 }
 
-static float *thread_scratch(const struct sr_device *device)
+static float *thread_scratch(const struct sr_device *device, int thread)
 {
-    return device->per_thread.data + (size_t)thread_number() * per_thread_floats(device);
+    return device->per_thread.data + (size_t)thread * per_thread_floats(device);
 }
 
 static int cpu_buffer_new(struct sr_device *device, struct sr_extent extent, int channels,
@@ -289,16 +282,38 @@ static int cpu_zero(struct sr_device *device, struct sr_buffer *to, struct fault
     return 0;
 }
 
+enum { CHUNK = 1 << 15 }; // floats that an elementwise task takes
+
+// An elementwise loop: out = in or out += in.
+struct elementwise {
+    float *out;
+    const float *in;
+    size_t count;
+    int add;
+};
+
+static void elementwise_task(void *user, int task, int thread)
+{
+    const struct elementwise *job = user;
+    size_t from = (size_t)task * CHUNK, to = from + CHUNK < job->count ? from + CHUNK : job->count;
+    (void)thread;
+    if (!job->add)
+        memcpy(job->out + from, job->in + from, (to - from) * sizeof *job->out);
+    for (size_t i = from; job->add && i < to; i++)
+        job->out[i] += job->in[i];
+}
+
+static int n_chunks(size_t count)
+{
+    return (int)((count + CHUNK - 1) / CHUNK);
+}
+
 static int cpu_copy(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
                     struct fault_note *why)
 {
     (void)why;
-    size_t n = to->count;
-    float *out = to->data;
-    const float *in = from->data;
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (size_t i = 0; i < n; i++)
-        out[i] = in[i];
+    struct elementwise job = {to->data, from->data, to->count, 0};
+    pool_run(device->pool, n_chunks(to->count), elementwise_task, &job);
     return 0;
 }
 
@@ -306,28 +321,35 @@ static int cpu_add(struct sr_device *device, struct sr_buffer *to, const struct 
                    struct fault_note *why)
 {
     (void)why;
-    size_t n = to->count;
-    float *out = to->data;
-    const float *in = from->data;
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (size_t i = 0; i < n; i++)
-        out[i] += in[i];
+    struct elementwise job = {to->data, from->data, to->count, 1};
+    pool_run(device->pool, n_chunks(to->count), elementwise_task, &job);
     return 0;
 }
 
 // --------------------------------------------------------------------------------------------- packing
 
+struct packing {
+    struct sr_device *device;
+    int back;
+};
+
+enum { INPUTS_PER_TASK = 16, PACK_TASKS = C / INPUTS_PER_TASK };
+
+static void pack_task(void *user, int task, int thread)
+{
+    const struct packing *job = user;
+    struct sr_device *device = job->device;
+    int i = 1 + task / PACK_TASKS;
+    (void)thread;
+    device->kernels->conv_pack(device->parameters + device->net.convs[i].weight, job->back,
+                               task % PACK_TASKS * INPUTS_PER_TASK, INPUTS_PER_TASK,
+                               job->back ? device->conv_back[i] : device->conv[i]);
+}
+
 static void pack_convs(struct sr_device *device, int back)
 {
-    enum { INPUTS_PER_TASK = 16, TASKS = C / INPUTS_PER_TASK };
-    const struct net *net = &device->net;
-#pragma omp parallel for num_threads(device->threads) schedule(dynamic)
-    for (int task = 0; task < (net->n_convs - 1) * TASKS; task++) {
-        int i = 1 + task / TASKS;
-        device->kernels->conv_pack(device->parameters + net->convs[i].weight, back,
-                                   task % TASKS * INPUTS_PER_TASK, INPUTS_PER_TASK,
-                                   back ? device->conv_back[i] : device->conv[i]);
-    }
+    struct packing job = {device, back};
+    pool_run(device->pool, (device->net.n_convs - 1) * PACK_TASKS, pack_task, &job);
 }
 
 // dst is const in struct cpu_weights because only this file's packing may write it.
@@ -408,15 +430,29 @@ static void prepare_back(struct sr_device *device)
 
 // --------------------------------------------------------------------------------------------- convolution
 
+struct head_job {
+    struct sr_device *device;
+    const struct sr_buffer *x, *dy;
+    int add;
+    float *y;
+};
+
+static void head_task(void *user, int task, int thread)
+{
+    const struct head_job *job = user;
+    struct sr_extent e = job->x->extent;
+    int lines = e.n * e.d * e.h, first = task * LINES_PER_TASK;
+    (void)thread;
+    job->device->kernels->head_rows(job->x->data, e, job->device->head,
+                                    job->device->parameters + job->device->net.convs[0].bias, job->add, first,
+                                    lines - first < LINES_PER_TASK ? lines - first : LINES_PER_TASK, job->y);
+}
+
 static void run_head(struct sr_device *device, const struct sr_buffer *x, unsigned flags, struct sr_buffer *y)
 {
-    struct sr_extent e = x->extent;
-    int lines = e.n * e.d * e.h;
-    const float *bias = device->parameters + device->net.convs[0].bias;
-#pragma omp parallel for num_threads(device->threads) schedule(dynamic)
-    for (int first = 0; first < lines; first += LINES_PER_TASK)
-        device->kernels->head_rows(x->data, e, device->head, bias, (flags & SR_CONV_ADD) != 0, first,
-                                   lines - first < LINES_PER_TASK ? lines - first : LINES_PER_TASK, y->data);
+    struct head_job job = {.device = device, .x = x, .add = (flags & SR_CONV_ADD) != 0, .y = y->data};
+    int lines = x->extent.n * x->extent.d * x->extent.h;
+    pool_run(device->pool, (lines + LINES_PER_TASK - 1) / LINES_PER_TASK, head_task, &job);
 }
 
 // Tiles per task: as many as keep all threads busy to the end; how tiles are shared out never changes a sum.
@@ -437,16 +473,27 @@ static int tiles_per_task(const struct sr_device *device, struct sr_extent e)
     return best;
 }
 
+struct conv_job {
+    struct sr_device *device;
+    const struct cpu_conv *conv;
+    int tiles, per_task, tasks; // of one stack
+};
+
+static void conv_task(void *user, int task, int thread)
+{
+    const struct conv_job *job = user;
+    int first = task % job->tasks * job->per_task;
+    int n = job->tiles - first < job->per_task ? job->tiles - first : job->per_task;
+    job->device->kernels->conv_tiles(job->conv, task / job->tasks, first, n,
+                                     thread_scratch(job->device, thread));
+}
+
 static void run_conv(struct sr_device *device, const struct cpu_conv *conv)
 {
-    struct sr_extent e = conv->extent;
-    int tiles = n_tiles_of(e), per_task = tiles_per_task(device, e),
-        tasks = (tiles + per_task - 1) / per_task;
-#pragma omp parallel for num_threads(device->threads) schedule(dynamic)
-    for (int task = 0; task < e.n * tasks; task++) {
-        int first = task % tasks * per_task, n = tiles - first < per_task ? tiles - first : per_task;
-        device->kernels->conv_tiles(conv, task / tasks, first, n, thread_scratch(device));
-    }
+    struct conv_job job = {.device = device, .conv = conv, .tiles = n_tiles_of(conv->extent)};
+    job.per_task = tiles_per_task(device, conv->extent);
+    job.tasks = (job.tiles + job.per_task - 1) / job.per_task;
+    pool_run(device->pool, conv->extent.n * job.tasks, conv_task, &job);
 }
 
 static int cpu_conv_forward(struct sr_device *device, int index, const struct sr_buffer *x, unsigned flags,
@@ -465,15 +512,24 @@ static int cpu_conv_forward(struct sr_device *device, int index, const struct sr
     return 0;
 }
 
+// Three taps along a row at a time; the middle ones see every voxel and sum up the bias' gradient.
+static void head_back_task(void *user, int task, int thread)
+{
+    const struct head_job *job = user;
+    (void)thread;
+    job->device->kernels->head_gradient(job->x->data, job->x->extent, job->dy->data, task / 3, task % 3,
+                                        job->y + (size_t)task * 3 * C,
+                                        task == 4 ? job->y + HEAD_TAPS * C : NULL);
+}
+
 static void head_backward(struct sr_device *device, const struct sr_buffer *x, const struct sr_buffer *dy,
                           float *g)
 {
     const struct net_conv *head = &device->net.convs[0];
-    float taps[HEAD_TAPS * C];
-#pragma omp parallel for num_threads(device->threads) schedule(dynamic)
-    for (int i = 0; i < 9; i++)
-        device->kernels->head_gradient(x->data, x->extent, dy->data, i / 3, i % 3, taps + (size_t)i * 3 * C,
-                                       i == 4 ? g + head->bias : NULL);
+    float taps[(HEAD_TAPS + 1) * C];
+    struct head_job job = {.device = device, .x = x, .dy = dy, .y = taps};
+    pool_run(device->pool, 9, head_back_task, &job);
+    memcpy(g + head->bias, taps + (size_t)HEAD_TAPS * C, C * sizeof *g);
     for (int i = 0; i < HEAD_TAPS; i++)
         for (int out = 0; out < C; out++)
             g[head->weight + (size_t)(out * HEAD_TAPS + (i % 3 * 3 + i / 3 % 3) * 3 + i / 9)] =
@@ -499,47 +555,80 @@ static void point_gradient(const struct sr_device *device, struct sr_extent e, c
     }
 }
 
+enum { TILES_PER_TASK = 16 };
+
+struct gradient_job {
+    const struct sr_device *device;
+    const struct sr_buffer *x, *dy;
+    int tiles, per_slice; // tiles and tasks of a slice
+    size_t point;
+    float *v, *z, *du, *dw, *dbias;
+};
+
+static void transform_task(void *user, int task, int thread)
+{
+    const struct gradient_job *job = user;
+    const struct cpu_kernels *kernels = job->device->kernels;
+    struct sr_extent e = job->x->extent;
+    int slice = task / 2 / job->per_slice, first = task / 2 % job->per_slice * TILES_PER_TASK;
+    int n = job->tiles - first < TILES_PER_TASK ? job->tiles - first : TILES_PER_TASK;
+    size_t at = ((size_t)slice * (size_t)job->tiles + (size_t)first) * C;
+    (void)thread;
+    if (task % 2)
+        kernels->transform_input(job->x->data, e, slice / e.d, slice % e.d, first, n, job->point,
+                                 job->v + at);
+    else
+        kernels->transform_gradient(job->dy->data, e, slice / e.d, slice % e.d, first, n, job->point,
+                                    job->z + at);
+}
+
+static void bias_gradient(const struct gradient_job *job)
+{
+    struct sr_extent e = job->x->extent;
+    const float *sums = job->z + CPU_SUM_POINT * job->point;
+    double total[C] = {0};
+    for (size_t i = 0; i < (size_t)e.n * (size_t)e.d * (size_t)job->tiles; i++)
+        for (int c = 0; c < C; c++)
+            total[c] += (double)sums[i * C + (size_t)c];
+    for (int c = 0; c < C; c++)
+        job->dbias[c] = (float)total[c];
+}
+
+static void point_task(void *user, int task, int thread)
+{
+    const struct gradient_job *job = user;
+    (void)thread;
+    if (task == 0)
+        bias_gradient(job);
+    else
+        point_gradient(job->device, job->x->extent, job->v, job->z, (task - 1) / 3, (task - 1) % 3, job->du);
+}
+
+static void taps_task(void *user, int task, int thread)
+{
+    const struct gradient_job *job = user;
+    (void)thread;
+    job->device->kernels->conv_gradient(job->du, task, job->dw);
+}
+
 static int weight_gradient(struct sr_device *device, const struct net_conv *conv, const struct sr_buffer *x,
                            const struct sr_buffer *dy, float *g, struct fault_note *why)
 {
-    enum { TILES_PER_TASK = 16 };
-    const struct cpu_kernels *kernels = device->kernels;
     struct sr_extent e = x->extent;
     int rc = need(&device->transformed, transformed_floats(e), why);
     if (rc != 0)
         return rc;
-    size_t point = point_stride(e);
-    float *v = device->transformed.data, *z = v + CPU_POINTS * point, *du = z + CPU_POINTS * point;
-    int tiles = n_tiles_of(e), per_slice = (tiles + TILES_PER_TASK - 1) / TILES_PER_TASK;
-#pragma omp parallel num_threads(device->threads)
-    {
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < 2 * e.n * e.d * per_slice; task++) {
-            int slice = task / 2 / per_slice, first = task / 2 % per_slice * TILES_PER_TASK;
-            int n = tiles - first < TILES_PER_TASK ? tiles - first : TILES_PER_TASK;
-            size_t at = ((size_t)slice * (size_t)tiles + (size_t)first) * C;
-            if (task % 2)
-                kernels->transform_input(x->data, e, slice / e.d, slice % e.d, first, n, point, v + at);
-            else
-                kernels->transform_gradient(dy->data, e, slice / e.d, slice % e.d, first, n, point, z + at);
-        }
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < 3 * CPU_POINTS + 1; task++) {
-            if (task > 0) {
-                point_gradient(device, e, v, z, (task - 1) / 3, (task - 1) % 3, du);
-                continue;
-            }
-            float *bias = g + conv->bias;
-            const float *sums = z + CPU_SUM_POINT * point;
-            memset(bias, 0, C * sizeof *bias);
-            for (size_t i = 0; i < (size_t)e.n * (size_t)e.d * (size_t)tiles; i++)
-                for (int c = 0; c < C; c++)
-                    bias[c] += sums[i * C + (size_t)c];
-        }
-#pragma omp for schedule(static)
-        for (int in = 0; in < C; in++)
-            kernels->conv_gradient(du, in, g + conv->weight);
-    }
+    struct gradient_job job = {.device = device, .x = x, .dy = dy, .tiles = n_tiles_of(e)};
+    job.per_slice = (job.tiles + TILES_PER_TASK - 1) / TILES_PER_TASK;
+    job.point = point_stride(e);
+    job.v = device->transformed.data;
+    job.z = job.v + CPU_POINTS * job.point;
+    job.du = job.z + CPU_POINTS * job.point;
+    job.dw = g + conv->weight;
+    job.dbias = g + conv->bias;
+    pool_run(device->pool, 2 * e.n * e.d * job.per_slice, transform_task, &job);
+    pool_run(device->pool, 3 * CPU_POINTS + 1, point_task, &job);
+    pool_run(device->pool, C, taps_task, &job);
     return 0;
 }
 
@@ -599,15 +688,46 @@ static int parse_planes(struct sr_device *device, const struct sr_buffer *planes
     return 0;
 }
 
-static struct cpu_decode decode_of(const struct sr_device *device, const struct sr_buffer *features,
-                                   const struct sr_buffer *stack, struct sr_window window)
+struct decode_job {
+    const struct sr_device *device;
+    struct cpu_decode decode;
+    int pixels, blocks, n_planes; // blocks of queries on one plane
+    const float *dy;
+    struct cpu_kept kept;
+    struct cpu_gradients *shares;
+    float *out;
+};
+
+static struct decode_job decode_job_of(const struct sr_device *device, const struct sr_buffer *features,
+                                       const struct sr_buffer *stack, const struct sr_buffer *planes,
+                                       struct sr_window window)
 {
-    return (struct cpu_decode){.extent = features->extent,
-                               .dilation = device->net.config.dilation,
-                               .features = features->data,
-                               .stack = stack != NULL ? stack->data : NULL,
-                               .weights = &device->weights,
-                               .window = window};
+    int pixels = window.rows * window.columns;
+    return (struct decode_job){.device = device,
+                               .decode = {.extent = features->extent,
+                                          .dilation = device->net.config.dilation,
+                                          .features = features->data,
+                                          .stack = stack != NULL ? stack->data : NULL,
+                                          .weights = &device->weights,
+                                          .window = window},
+                               .pixels = pixels,
+                               .blocks = (pixels + CPU_QUERIES - 1) / CPU_QUERIES,
+                               .n_planes = planes->extent.h};
+}
+
+static int block_size(const struct decode_job *job, int first)
+{
+    return job->pixels - first < CPU_QUERIES ? job->pixels - first : CPU_QUERIES;
+}
+
+static void decode_task(void *user, int task, int thread)
+{
+    const struct decode_job *job = user;
+    const struct sr_device *device = job->device;
+    int from = device->groups[task / job->blocks], to = device->groups[task / job->blocks + 1];
+    int first = task % job->blocks * CPU_QUERIES;
+    device->kernels->decode(&job->decode, device->planes + from, to - from, first, block_size(job, first),
+                            thread_scratch(device, thread), job->out);
 }
 
 static int cpu_decode_forward(struct sr_device *device, const struct sr_buffer *features,
@@ -618,16 +738,9 @@ static int cpu_decode_forward(struct sr_device *device, const struct sr_buffer *
     int n_groups, rc = parse_planes(device, planes, features->extent, &n_groups, why);
     if (rc != 0)
         return rc;
-    struct cpu_decode decode = decode_of(device, features, stack, window);
-    int pixels = window.rows * window.columns, blocks = (pixels + CPU_QUERIES - 1) / CPU_QUERIES;
-#pragma omp parallel for num_threads(device->threads) schedule(dynamic)
-    for (int task = 0; task < n_groups * blocks; task++) {
-        int from = device->groups[task / blocks], to = device->groups[task / blocks + 1];
-        int first = task % blocks * CPU_QUERIES,
-            n = pixels - first < CPU_QUERIES ? pixels - first : CPU_QUERIES;
-        device->kernels->decode(&decode, device->planes + from, to - from, first, n, thread_scratch(device),
-                                y->data);
-    }
+    struct decode_job job = decode_job_of(device, features, stack, planes, window);
+    job.out = y->data;
+    pool_run(device->pool, n_groups * job.blocks, decode_task, &job);
     return 0;
 }
 
@@ -659,15 +772,39 @@ static void put_gradients(const struct net *net, const struct cpu_gradients *fro
     memset(g + net->key.bias, 0, C * sizeof *g); // inert: it moves all scores alike
 }
 
-static void sum_shares(const struct sr_device *device, struct cpu_gradients *shares)
+enum { GRADIENT_FLOATS = sizeof(struct cpu_gradients) / sizeof(float) };
+
+static void sum_task(void *user, int task, int thread)
 {
-    enum { FLOATS = sizeof(struct cpu_gradients) / sizeof(float), CHUNK = 4096 };
-    float *sum = (float *)shares;
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (int chunk = 0; chunk < FLOATS; chunk += CHUNK)
-        for (int share = 1; share < SHARES; share++)
-            for (int i = chunk; i < chunk + CHUNK && i < FLOATS; i++)
-                sum[i] += sum[(size_t)share * FLOATS + (size_t)i];
+    const struct decode_job *job = user;
+    float *sum = (float *)job->shares;
+    (void)thread;
+    for (int share = 1; share < SHARES; share++)
+        for (int i = task * CHUNK; i < (task + 1) * CHUNK && i < GRADIENT_FLOATS; i++)
+            sum[i] += sum[(size_t)share * GRADIENT_FLOATS + (size_t)i];
+}
+
+static void decode_back_task(void *user, int share, int thread)
+{
+    const struct decode_job *job = user;
+    const struct sr_device *device = job->device;
+    long tasks = (long)job->n_planes * job->blocks;
+    memset(&job->shares[share], 0, sizeof job->shares[share]);
+    for (long task = tasks * share / SHARES; task < tasks * (share + 1) / SHARES; task++) {
+        int first = (int)(task % job->blocks) * CPU_QUERIES;
+        device->kernels->decode_back(&job->decode, &device->planes[task / job->blocks], first,
+                                     block_size(job, first), job->dy, thread_scratch(device, thread),
+                                     &job->kept, &job->shares[share]);
+    }
+}
+
+static void gather_task(void *user, int line, int thread)
+{
+    const struct decode_job *job = user;
+    struct sr_extent e = job->decode.extent;
+    (void)thread;
+    job->device->kernels->gather(&job->decode, job->device->planes, job->n_planes, &job->kept,
+                                 line / e.h / e.d, line / e.h % e.d, line % e.h, job->out);
 }
 
 static int cpu_decode_backward(struct sr_device *device, const struct sr_buffer *features,
@@ -676,45 +813,29 @@ static int cpu_decode_backward(struct sr_device *device, const struct sr_buffer 
                                struct sr_buffer *gradients, struct fault_note *why)
 {
     struct sr_extent e = features->extent;
-    int n_planes = planes->extent.h, n_groups, rc = parse_planes(device, planes, e, &n_groups, why);
-    int pixels = window.rows * window.columns, blocks = (pixels + CPU_QUERIES - 1) / CPU_QUERIES;
-    size_t n_queries = (size_t)n_planes * (size_t)pixels;
+    int n_groups, rc = parse_planes(device, planes, e, &n_groups, why);
+    struct decode_job job = decode_job_of(device, features, NULL, planes, window);
+    size_t n_queries = (size_t)job.n_planes * (size_t)job.pixels;
     if (rc == 0)
         rc = need(&device->kept, kept_floats(n_queries), why);
     if (rc == 0)
-        rc = need(&device->shares, SHARES * sizeof(struct cpu_gradients) / sizeof(float), why);
+        rc = need(&device->shares, (size_t)SHARES * GRADIENT_FLOATS, why);
     if (rc != 0)
         return rc;
     prepare_back(device);
-    struct cpu_decode decode = decode_of(device, features, NULL, window);
-    struct cpu_kept kept;
     float *at = device->kept.data;
-    kept.attention = take(&at, n_queries * CPU_SCORES);
-    kept.dscore = take(&at, n_queries * CPU_SCORES);
-    kept.dcontext = take(&at, n_queries * C);
-    kept.fold = take(&at, n_queries * C);
-    kept.dz = take(&at, n_queries * C);
-    struct cpu_gradients *shares = (struct cpu_gradients *)device->shares.data;
-    long tasks = (long)n_planes * blocks;
-#pragma omp parallel num_threads(device->threads)
-    {
-#pragma omp for schedule(dynamic)
-        for (int share = 0; share < SHARES; share++) {
-            memset(&shares[share], 0, sizeof shares[share]);
-            for (long task = tasks * share / SHARES; task < tasks * (share + 1) / SHARES; task++) {
-                int first = (int)(task % blocks) * CPU_QUERIES;
-                int n = pixels - first < CPU_QUERIES ? pixels - first : CPU_QUERIES;
-                device->kernels->decode_back(&decode, &device->planes[task / blocks], first, n, dy->data,
-                                             thread_scratch(device), &kept, &shares[share]);
-            }
-        }
-#pragma omp for schedule(dynamic)
-        for (int line = 0; line < e.n * e.d * e.h; line++)
-            device->kernels->gather(&decode, device->planes, n_planes, &kept, line / e.h / e.d,
-                                    line / e.h % e.d, line % e.h, dfeatures->data);
-    }
-    sum_shares(device, shares);
-    put_gradients(&device->net, &shares[0], gradients->data);
+    job.kept.attention = take(&at, n_queries * CPU_SCORES);
+    job.kept.dscore = take(&at, n_queries * CPU_SCORES);
+    job.kept.dcontext = take(&at, n_queries * C);
+    job.kept.fold = take(&at, n_queries * C);
+    job.kept.dz = take(&at, n_queries * C);
+    job.shares = (struct cpu_gradients *)device->shares.data;
+    job.dy = dy->data;
+    job.out = dfeatures->data;
+    pool_run(device->pool, SHARES, decode_back_task, &job);
+    pool_run(device->pool, e.n * e.d * e.h, gather_task, &job);
+    pool_run(device->pool, n_chunks(GRADIENT_FLOATS), sum_task, &job);
+    put_gradients(&device->net, &job.shares[0], gradients->data);
     return 0;
 }
 
@@ -735,20 +856,37 @@ static int cpu_loss_l1(struct sr_device *device, const struct sr_buffer *y, cons
     return 0;
 }
 
+struct adam_job {
+    const struct cpu_kernels *kernels;
+    float scalars[5];
+    const float *g;
+    float *m, *v, *p;
+    size_t count;
+};
+
+static void adam_task(void *user, int task, int thread)
+{
+    const struct adam_job *job = user;
+    size_t i = (size_t)task * CHUNK, n = job->count - i < CHUNK ? job->count - i : CHUNK;
+    (void)thread;
+    job->kernels->adam(job->scalars, job->g + i, job->m + i, job->v + i, job->p + i, n);
+}
+
 static int cpu_adam(struct sr_device *device, struct sr_adam adam, const struct sr_buffer *gradients,
                     struct sr_buffer *moment1, struct sr_buffer *moment2, struct sr_buffer *parameters,
                     struct fault_note *why)
 {
     (void)why;
-    enum { CHUNK = 1 << 15 };
-    const float scalars[] = {(float)((double)adam.rate / (1 - pow((double)adam.beta1, adam.step))),
-                             adam.beta1, adam.beta2, adam.epsilon,
-                             (float)(1 / sqrt(1 - pow((double)adam.beta2, adam.step)))};
-    size_t count = parameters->count;
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (size_t i = 0; i < count; i += CHUNK)
-        device->kernels->adam(scalars, gradients->data + i, moment1->data + i, moment2->data + i,
-                              parameters->data + i, count - i < CHUNK ? count - i : CHUNK);
+    struct adam_job job = {.kernels = device->kernels,
+                           .scalars = {(float)((double)adam.rate / (1 - pow((double)adam.beta1, adam.step))),
+                                       adam.beta1, adam.beta2, adam.epsilon,
+                                       (float)(1 / sqrt(1 - pow((double)adam.beta2, adam.step)))},
+                           .g = gradients->data,
+                           .m = moment1->data,
+                           .v = moment2->data,
+                           .p = parameters->data,
+                           .count = parameters->count};
+    pool_run(device->pool, n_chunks(job.count), adam_task, &job);
     return 0;
 }
 
@@ -806,30 +944,42 @@ static void cut_target(const struct sr_buffer *volume, const struct sr_cut *cut,
     }
 }
 
+struct cut_job {
+    const struct sr_buffer *volume;
+    const struct sr_cut *cuts;
+    int n_targets;
+    struct sr_buffer *stack, *planes, *target;
+};
+
+// One retained slice of one sample, and the planes of the gap after it.
+static void cut_task(void *user, int task, int thread)
+{
+    const struct cut_job *job = user;
+    struct sr_extent e = job->stack->extent;
+    size_t size = (size_t)e.h * (size_t)e.w;
+    const struct sr_cut *cut = &job->cuts[task / e.d];
+    int d = task % e.d, n_gaps = e.d - 1;
+    (void)thread;
+    cut_slice(job->volume, cut, e, d, job->stack->data + (size_t)task * size);
+    for (int k = 0; d < n_gaps && k < job->n_targets; k++) {
+        int from = cut->flip_slices ? n_gaps - 1 - d : d, at = cut->position[from][k];
+        int plane = (task / e.d * n_gaps + d) * job->n_targets + k;
+        float *p = job->planes->data + (size_t)plane * SR_PLANE_FLOATS;
+        p[SR_PLANE_STACK] = (float)(task / e.d);
+        p[SR_PLANE_SLICE] = (float)d;
+        p[SR_PLANE_T] = (float)(cut->flip_slices ? cut->factor - at : at) / (float)cut->factor;
+        cut_target(job->volume, cut, e, cut->first + from * cut->factor + at,
+                   job->target->data + (size_t)plane * size);
+    }
+}
+
 static int cpu_cut(struct sr_device *device, const struct sr_buffer *volume, const struct sr_cut *cuts, int n,
                    int n_targets, struct sr_buffer *stack, struct sr_buffer *planes, struct sr_buffer *target,
                    struct fault_note *why)
 {
     (void)why;
-    struct sr_extent e = stack->extent;
-    size_t size = (size_t)e.h * (size_t)e.w;
-    int n_gaps = e.d - 1;
-#pragma omp parallel for num_threads(device->threads) schedule(dynamic)
-    for (int task = 0; task < n * e.d; task++) {
-        const struct sr_cut *cut = &cuts[task / e.d];
-        int d = task % e.d;
-        cut_slice(volume, cut, e, d, stack->data + (size_t)task * size);
-        for (int k = 0; d < n_gaps && k < n_targets; k++) {
-            int from = cut->flip_slices ? n_gaps - 1 - d : d, at = cut->position[from][k];
-            int plane = (task / e.d * n_gaps + d) * n_targets + k;
-            float *p = planes->data + (size_t)plane * SR_PLANE_FLOATS;
-            p[SR_PLANE_STACK] = (float)(task / e.d);
-            p[SR_PLANE_SLICE] = (float)d;
-            p[SR_PLANE_T] = (float)(cut->flip_slices ? cut->factor - at : at) / (float)cut->factor;
-            cut_target(volume, cut, e, cut->first + from * cut->factor + at,
-                       target->data + (size_t)plane * size);
-        }
-    }
+    struct cut_job job = {volume, cuts, n_targets, stack, planes, target};
+    pool_run(device->pool, n * stack->extent.d, cut_task, &job);
     return 0;
 }
 

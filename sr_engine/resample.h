@@ -20,6 +20,7 @@ void resample_linear(const float *voxels, int depth, size_t plane_size, int slic
 int resample_cubic_prepare(const float *voxels, int depth, size_t plane_size, double *coefficients,
                            struct fault_note *why);
 // The plane at `slice` + t, as scipy.ndimage.map_coordinates(order=3, mode='mirror', prefilter=False).
-void resample_cubic(const double *coefficients, int depth, size_t plane_size, int slice, double t, double *out);
+void resample_cubic(const double *coefficients, int depth, size_t plane_size, int slice, double t,
+                    double *out);
 
 #endif

@@ -36,8 +36,8 @@ void weights_metadata_set(struct weights_metadata *metadata, const char *key, co
 // Errors: IO, NO_MEMORY, TOO_LARGE; WEIGHTS when the file is not safetensors, or a tensor is missing,
 // unknown, of another shape or dtype, overlaps another, or holds a value that is not finite. Outputs are
 // untouched on failure.
-int weights_load(const char *path, const struct net *net, float *parameters, struct weights_metadata *metadata,
-                 struct fault_note *why);
+int weights_load(const char *path, const struct net *net, float *parameters,
+                 struct weights_metadata *metadata, struct fault_note *why);
 
 // The same from memory; `name` stands in messages.
 int weights_parse(const void *data, size_t size, const char *name, const struct net *net, float *parameters,
