@@ -72,7 +72,6 @@ const struct attribute attributes[] = {
     {0x00100035, "CS", ATTRIBUTE_COPY_FIRST, "Patient's Alternative Calendar"},
     {0x00100040, "CS", ATTRIBUTE_COPY_FIRST_OR_EMPTY, "Patient's Sex"},
     {0x00100200, "CS", ATTRIBUTE_COPY_FIRST, "Quality Control Subject"},
-    {0x00101000, "LO", ATTRIBUTE_COPY_FIRST, "Other Patient IDs"},
     {0x00101001, "PN", ATTRIBUTE_COPY_FIRST, "Other Patient Names"},
     {0x00101002, "SQ", ATTRIBUTE_COPY_FIRST, "Other Patient IDs Sequence"},
     {0x00101010, "AS", ATTRIBUTE_COPY_FIRST, "Patient's Age"},
@@ -262,7 +261,8 @@ static int is_time(const char *p, size_t n)
         whole = n;
     if (whole != 2 && whole != 4 && whole != 6)
         return 0;
-    if (!only(p, whole, "0123456789") || p[0] > '2' || (whole >= 4 && p[2] > '5') || (whole == 6 && p[4] > '6'))
+    if (!only(p, whole, "0123456789") || p[0] > '2' || (whole >= 4 && p[2] > '5') ||
+        (whole == 6 && p[4] > '6'))
         return 0;
     return whole == n || (whole == 6 && n > 7 && n <= 13 && only(p + 7, n - 7, "0123456789"));
 }

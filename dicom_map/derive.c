@@ -17,9 +17,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_PLANES = 4096, DS_DIGITS = 10, SPACING_DIGITS = 15, LO_CHARACTERS = 64, ST_SIZE = 1025 };
-static const double STEP_TOLERANCE = 1e-6;  // of a step: beyond the last plane, and from an acquired one
-static const double RECUR_TOLERANCE = 1e-3; // of a step: what vendors' positions are off where planes are to recur
+enum { MAX_PLANES = 4096, DS_DIGITS = 10, SPACING_DIGITS = 15, LO_SIZE = 64, ST_SIZE = 1025 };
+static const double STEP_TOLERANCE = 1e-4; // of a step: positions are rounded decimal texts
+static const double RECUR_TOLERANCE =
+    1e-3; // of a step: what vendors' positions are off where planes are to recur
 static const double MIN_STEP_MM = 0.05;
 static const double MAX_PIXEL_RATIO = 1.5;
 
@@ -27,13 +28,13 @@ static const double MAX_PIXEL_RATIO = 1.5;
 
 // ---- where the planes lie
 
-static int choose_step(const struct source_item *item, const double *z_mm, enum derive_spacing mode, double mm,
-                       double *step, struct fault_note *why)
+static int choose_step(const struct source_item *item, const double *z_mm, enum derive_spacing mode,
+                       double mm, double *step, struct fault_note *why)
 {
     double pixel = fmin(item->row_mm, item->column_mm), wide = fmax(item->row_mm, item->column_mm);
     if (wide > MAX_PIXEL_RATIO * pixel)
-        return fault_set(why, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f", item->row_mm,
-                         item->column_mm, MAX_PIXEL_RATIO);
+        return fault_set(why, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f",
+                         item->row_mm, item->column_mm, MAX_PIXEL_RATIO);
     *step = pixel;
     if (mode == DERIVE_MM)
         *step = mm;
@@ -61,7 +62,8 @@ int derive_plan(const struct source *source, size_t item, enum derive_spacing mo
         return rc;
     double count = floor((z_mm[stack->depth - 1] - z_mm[0]) / step + STEP_TOLERANCE) + 1;
     if (count > MAX_PLANES)
-        return fault_set(why, FAULT_TOO_MANY_PLANES, "%.0f planes of %.3f mm, at most %d", count, step, MAX_PLANES);
+        return fault_set(why, FAULT_TOO_MANY_PLANES, "%.0f planes of %.3f mm, at most %d", count, step,
+                         MAX_PLANES);
     size_t n = (size_t)count;
     struct derive_plane *plan = calloc(n, sizeof *plan);
     if (plan == NULL)
@@ -150,8 +152,9 @@ int derive_series_uid(const struct derive_request *r, char series_uid[UID_SIZE],
         return rc;
     char *name = NULL;
     if (asprintf(&name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=classic-mr/%s|gen=%d",
-                 or_empty(r->site_id), stack->series_uid, stack->stack_index, sources, or_empty(r->weights_sha256),
-                 ISOSLICE_ALGORITHM_REVISION, parameters, r->method, r->generation) < 0)
+                 or_empty(r->site_id), stack->series_uid, stack->stack_index, sources,
+                 or_empty(r->weights_sha256), ISOSLICE_ALGORITHM_REVISION, parameters, r->method,
+                 r->generation) < 0)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold the name of a series");
     rc = uid_from_name(name, series_uid, why);
     free(name);
@@ -201,7 +204,8 @@ static const struct dcm_item *source_root(const struct derivation *d, size_t pla
 }
 
 // The put functions below do nothing after a failure, so that building reads as a list.
-static void put_in(struct derivation *d, struct dcm_item *item, uint32_t tag, const char *vr, const char *text)
+static void put_in(struct derivation *d, struct dcm_item *item, uint32_t tag, const char *vr,
+                   const char *text)
 {
     if (d->rc == 0)
         d->rc = dcm_put_text(item, tag, vr, text, d->why);
@@ -301,8 +305,8 @@ static int is_empty(const struct dcm_item *item, uint32_t tag)
     return dcm_get_text(item, tag, text, sizeof text) == 0;
 }
 
-// Keeps the values of a text that stand in `terms`, each followed by a blank. What vendors add of their own belongs
-// to their images.
+// Keeps the values of a text that stand in `terms`, each followed by a blank. What vendors add of their own
+// belongs to their images.
 static void keep_terms(struct derivation *d, uint32_t tag, const char *terms, const char *otherwise)
 {
     char text[256], kept[256] = "";
@@ -321,6 +325,36 @@ static void keep_terms(struct derivation *d, uint32_t tag, const char *terms, co
     put(d, tag, kept[0] != '\0' ? kept : otherwise);
 }
 
+static int has_term(const struct dcm_item *item, uint32_t tag, const char *term)
+{
+    char text[256];
+    size_t n = strlen(term);
+    dcm_get_text(item, tag, text, sizeof text);
+    for (const char *p = text; p != NULL; p = strchr(p, '\\')) {
+        p += *p == '\\';
+        if (strncmp(p, term, n) == 0 && (p[n] == '\0' || p[n] == '\\'))
+            return 1;
+    }
+    return 0;
+}
+
+// Attributes of type 2C whose condition the source did not mind: PS3.3 C.8.3.1 and C.7.3.1.
+static void repair_conditionals(struct derivation *d)
+{
+    if (d->rc != 0)
+        return;
+    int inverts = has_term(d->root, 0x00180020, "IR");
+    int repeats = !has_term(d->root, 0x00180020, "EP") || has_term(d->root, 0x00180021, "SK");
+    if (!inverts)
+        d->rc = dcm_remove(d->root, 0x00180082, d->why);
+    else if (!dcm_has(d->root, 0x00180082))
+        put(d, 0x00180082, "");
+    if (repeats && !dcm_has(d->root, 0x00180080))
+        put(d, 0x00180080, "");
+    if (!dcm_has(d->root, 0x00185100))
+        put(d, 0x00185100, "");
+}
+
 static void copy_attributes(struct derivation *d)
 {
     for (size_t i = 0; i < n_attributes; i++) {
@@ -330,7 +364,8 @@ static void copy_attributes(struct derivation *d)
         int wants_same = a->rule == ATTRIBUTE_COPY_SAME || a->rule == ATTRIBUTE_COPY_SAME_OR_EMPTY;
         // what is empty and optional says nothing about the images; about the patient it is kept, as it was
         int skip = a->rule == ATTRIBUTE_COPY_SAME && is_empty(d->first, a->tag);
-        int done = !skip && (!wants_same || is_same(d, a->tag)) && copy_from(d, d->root, d->first, a->tag, a->vr);
+        int done =
+            !skip && (!wants_same || is_same(d, a->tag)) && copy_from(d, d->root, d->first, a->tag, a->vr);
         if (!done && (a->rule == ATTRIBUTE_COPY_FIRST_OR_EMPTY || a->rule == ATTRIBUTE_COPY_SAME_OR_EMPTY))
             put(d, a->tag, "");
     }
@@ -387,24 +422,22 @@ static void find_acquisition(const struct derivation *d, char date[9], char time
 
 // ---- texts
 
-// Bytes of `text` that are its first `characters` characters, in the character set of the source; -1 when
-// they cannot be counted without knowing its escape sequences.
-static long bytes_of_characters(const char *charset, const char *text, size_t characters)
+// How much of `text` can be kept within `room` bytes without cutting a character of the source's set in two;
+// -1 when that cannot be said without following its escape sequences. Bytes, not characters: checkers and
+// archives count them.
+static long bytes_that_fit(const char *charset, const char *text, size_t room)
 {
     size_t n = strlen(text);
+    if (n <= room)
+        return (long)n;
     if (strcmp(charset, "ISO_IR 192") == 0) {
-        size_t at = 0;
-        for (size_t seen = 0; at < n && seen < characters; seen++) {
-            at++;
-            while (at < n && ((unsigned char)text[at] & 0xC0) == 0x80)
-                at++;
-        }
-        return (long)at;
+        while (room > 0 && ((unsigned char)text[room] & 0xC0) == 0x80)
+            room--;
+        return (long)room;
     }
-    int single_byte = charset[0] == '\0' || (strncmp(charset, "ISO_IR ", 7) == 0 && strchr(charset, '\\') == NULL);
-    if (single_byte)
-        return (long)(n < characters ? n : characters);
-    return n <= characters ? (long)n : -1; // more bytes than characters is the usual case
+    int single_byte =
+        charset[0] == '\0' || (strncmp(charset, "ISO_IR ", 7) == 0 && strchr(charset, '\\') == NULL);
+    return single_byte ? (long)room : -1;
 }
 
 static void put_series_description(struct derivation *d)
@@ -415,7 +448,7 @@ static void put_series_description(struct derivation *d)
     source[strcspn(source, "\\")] = '\0';
     snprintf(suffix, sizeof suffix, " [%s %.2fmm NFPD]", is_network(d->request) ? "SR-AI" : "INTERP",
              d->request->step_mm);
-    long keep = bytes_of_characters(charset, source, LO_CHARACTERS - strlen(suffix));
+    long keep = bytes_that_fit(charset, source, LO_SIZE - strlen(suffix));
     if (keep <= 0)
         snprintf(text, sizeof text, "%s", suffix + 1);
     else
@@ -432,13 +465,14 @@ static void put_derivation_description(struct derivation *d)
                  "Inter-slice super-resolution (neural network%s); slice spacing %.3f -> %.3f mm; model "
                  "%.64s %.32s "
                  "sha256:%.12s; ISOSLICE %s; acquired planes: reconstructed too",
-                 strcmp(r->method, "tuned") == 0 ? ", adapted to this subject" : "", d->item->slice_mm, r->step_mm,
-                 or_empty(r->model_name), or_empty(r->model_version), or_empty(r->weights_sha256),
+                 strcmp(r->method, "tuned") == 0 ? ", adapted to this subject" : "", d->item->slice_mm,
+                 r->step_mm, or_empty(r->model_name), or_empty(r->model_version), or_empty(r->weights_sha256),
                  ISOSLICE_VERSION);
     else
-        snprintf(what, sizeof what, "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm; ISOSLICE %s",
-                 strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm, r->step_mm,
-                 ISOSLICE_VERSION);
+        snprintf(what, sizeof what,
+                 "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm; ISOSLICE %s",
+                 strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm,
+                 r->step_mm, ISOSLICE_VERSION);
     static const char end[] = ". Not for primary diagnosis.";
     size_t room = sizeof text - sizeof end;
     const char *quality = or_empty(r->quality);
@@ -494,8 +528,8 @@ static void put_contributing_equipment(struct derivation *d, const char *acquire
     static const struct {
         uint32_t tag;
         const char *vr;
-    } scanner[] = {{0x00080080, "LO"}, {0x00081010, "SH"}, {0x00081090, "LO"},
-                   {0x00181000, "LO"}, {0x00181002, "UI"}, {0x00181020, "LO"}};
+    } scanner[] = {
+        {0x00080080, "LO"}, {0x00081010, "SH"}, {0x00081090, "LO"}, {0x00181000, "LO"}, {0x00181020, "LO"}};
     char text[ST_SIZE], number[32];
     struct dcm_item *item = add_item(d, d->root, 0x0018A001);
     put_code(d, item, 0x0040A170, "109101", "Acquisition Equipment");
@@ -529,8 +563,8 @@ static void put_contributing_equipment(struct derivation *d, const char *acquire
                  or_empty(r->model_name), or_empty(r->model_version), or_empty(r->weights_sha256),
                  ISOSLICE_ALGORITHM_REVISION, r->method, or_empty(r->parameters));
     else
-        snprintf(text, sizeof text, "Inter-slice interpolation, method %s rev %d, parameters %.600s", r->method,
-                 ISOSLICE_ALGORITHM_REVISION, or_empty(r->parameters));
+        snprintf(text, sizeof text, "Inter-slice interpolation, method %s rev %d, parameters %.600s",
+                 r->method, ISOSLICE_ALGORITHM_REVISION, or_empty(r->parameters));
     // a backslash would not end an ST, but parameters have none to lose
     for (char *p = text; *p != '\0'; p++)
         if (*p == '\\' || (unsigned char)*p < 0x20)
@@ -648,7 +682,8 @@ static void put_pixel_description(struct derivation *d)
     put(d, 0x00280004, "MONOCHROME2");
     put_short(d, 0x00280010, 0, d->item->height);
     put_short(d, 0x00280011, 0, d->item->width);
-    put_short(d, 0x00280100, 0, d->layout.bits_allocated);
+    put_short(d, 0x00280100, 0,
+              d->layout.bits_allocated); // 16 also where the source has 8: PS3.3 C.8.3.1.1.4
     put_short(d, 0x00280101, 0, d->layout.bits_stored);
     put_short(d, 0x00280102, 0, d->layout.bits_stored - 1);
     put_short(d, 0x00280103, 0, d->layout.is_signed);
@@ -660,9 +695,11 @@ static void build_common(struct derivation *d)
     const struct derive_request *r = d->request;
     char uid[UID_SIZE], name[400], date[9], time[15], date_time[27], acquired[32];
     copy_attributes(d);
-    // Defined terms of PS3.3 C.8.3.1
-    keep_terms(d, 0x00180022, "PER RG CG PPG FC PFF PFP SP FS ", "");
+    // Defined terms of PS3.3 C.8.3.1; those of cardiac gating would ask for a Trigger Time, which no new
+    // plane has
+    keep_terms(d, 0x00180022, "PER RG FC PFF PFP SP FS ", "");
     keep_terms(d, 0x00180021, "SK MTC SS TRSS SP MP OSP NONE ", "NONE");
+    repair_conditionals(d);
     put(d, 0x00080008, "DERIVED\\SECONDARY\\OTHER\\RESAMPLED");
     put(d, 0x00080016, MR_IMAGE_STORAGE);
     put(d, 0x00080060, "MR");
@@ -726,15 +763,16 @@ static void put_position(struct derivation *d, const struct derive_plane *plane)
 }
 
 // Values of one plane: linear between its neighbours plus the residual, rounded once, clamped.
-static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int32_t *smallest, int32_t *largest)
+static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int32_t *smallest,
+                         int32_t *largest)
 {
     const struct derive_request *r = d->request;
     const struct derive_plane *plane = &r->planes[k];
     size_t n = (size_t)d->item->height * (size_t)d->item->width;
     if (plane->slice < 0 || plane->slice >= d->item->depth || !(plane->t >= 0 && plane->t < 1) ||
         (plane->t > 0 && plane->slice + 1 >= d->item->depth))
-        return fault_set(d->why, FAULT_INTERNAL, "plane %zu lies at slice %d + %g of %d", k, plane->slice, plane->t,
-                         d->item->depth);
+        return fault_set(d->why, FAULT_INTERNAL, "plane %zu lies at slice %d + %g of %d", k, plane->slice,
+                         plane->t, d->item->depth);
     const float *below = r->voxels + (size_t)plane->slice * n;
     const float *above = plane->t > 0 ? below + n : below;
     const float *residual = r->residual + k * n;
@@ -746,7 +784,8 @@ static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int3
         double a = below[i], b = above[i];
         double value = (plane->t > 0 ? (1 - plane->t) * a + plane->t * b : a) + (double)residual[i];
         if (!isfinite(value))
-            return fault_set(d->why, FAULT_NOT_FINITE, "the value of voxel %zu in plane %zu is not finite", i, k);
+            return fault_set(d->why, FAULT_NOT_FINITE, "the value of voxel %zu in plane %zu is not finite", i,
+                             k);
         value = rint(value);
         if (value < least || value > most) {
             value = value < least ? least : most;
@@ -779,8 +818,14 @@ static size_t build_meta(const char *sop_uid, uint8_t out[512])
     size_t at = 128 + sizeof start;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         size_t n = strlen(rows[i].text), padded = n + (n & 1);
-        const uint8_t header[8] = {
-            2, 0, (uint8_t)rows[i].element, 0, (uint8_t)rows[i].vr[0], (uint8_t)rows[i].vr[1], (uint8_t)padded, 0};
+        const uint8_t header[8] = {2,
+                                   0,
+                                   (uint8_t)rows[i].element,
+                                   0,
+                                   (uint8_t)rows[i].vr[0],
+                                   (uint8_t)rows[i].vr[1],
+                                   (uint8_t)padded,
+                                   0};
         memcpy(out + at, header, sizeof header);
         memcpy(out + at + 8, rows[i].text, n);
         if (n & 1)
@@ -794,8 +839,8 @@ static size_t build_meta(const char *sop_uid, uint8_t out[512])
 }
 
 // Durable but for its name: the folder is synced once, after the last plane.
-static int write_file(const char *directory, size_t k, const uint8_t *meta, size_t meta_size, const void *dataset,
-                      size_t size, struct fault_note *why)
+static int write_file(const char *directory, size_t k, const uint8_t *meta, size_t meta_size,
+                      const void *dataset, size_t size, struct fault_note *why)
 {
     char name[32], path[4096], temporary[4096 + 4];
     snprintf(name, sizeof name, "IM%04zu.dcm", k + 1);
@@ -842,10 +887,9 @@ static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_
     put_short(d, 0x00280106, d->layout.is_signed, smallest);
     put_short(d, 0x00280107, d->layout.is_signed, largest);
     size_t n_values = (size_t)d->item->height * (size_t)d->item->width;
-    size_t n_words = d->layout.bits_allocated == 16 ? n_values : (n_values + 1) / 2;
     pixels_pack(&d->layout, d->values, n_values, d->words);
     if (d->rc == 0)
-        d->rc = dcm_put_pixels(d->root, d->words, n_words, d->why);
+        d->rc = dcm_put_pixels(d->root, d->words, n_values, d->why);
     if (d->rc == 0)
         d->rc = dcm_object_encode(d->made, &dataset, &size, d->why);
     if (d->rc == 0)
@@ -887,6 +931,7 @@ static int open_sources(struct derivation *d)
     d->first = source_root(d, 0);
     d->root = dcm_root(d->made);
     d->layout = source_layout(source_slice(d->request->source, d->request->item, 0));
+    d->layout.bits_allocated = 16;
     return 0;
 }
 

@@ -21,7 +21,8 @@ void pixels_unpack(const struct pixels_layout *layout, const void *samples, size
     uint32_t sign = layout->is_signed ? (uint32_t)1 << (layout->bits_stored - 1) : 0;
     int shift = layout->high_bit - layout->bits_stored + 1;
     for (size_t i = 0; i < n; i++) {
-        uint32_t sample = layout->bits_allocated == 8 ? bytes[i] : bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8;
+        uint32_t sample =
+            layout->bits_allocated == 8 ? bytes[i] : bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8;
         uint32_t value = sample >> shift & mask;
         values[i] = (int32_t)(value ^ sign) - (int32_t)sign;
     }
@@ -30,15 +31,8 @@ void pixels_unpack(const struct pixels_layout *layout, const void *samples, size
 void pixels_pack(const struct pixels_layout *layout, const int32_t *values, size_t n, uint16_t *words)
 {
     uint32_t mask = ((uint32_t)1 << layout->bits_stored) - 1;
-    if (layout->bits_allocated == 16) {
-        for (size_t i = 0; i < n; i++)
-            words[i] = (uint16_t)((uint32_t)values[i] & mask);
-        return;
-    }
-    for (size_t i = 0; i < n; i += 2) {
-        uint32_t second = i + 1 < n ? (uint32_t)values[i + 1] & mask : 0;
-        words[i / 2] = (uint16_t)(((uint32_t)values[i] & mask) | second << 8);
-    }
+    for (size_t i = 0; i < n; i++)
+        words[i] = (uint16_t)((uint32_t)values[i] & mask);
 }
 
 void pixels_common_scale(const struct pixels_scale *slices, size_t n, const struct pixels_layout *layout,

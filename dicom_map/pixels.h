@@ -24,8 +24,7 @@ void pixels_range(const struct pixels_layout *layout, int32_t *least, int32_t *m
 // overlays), sign extended.
 void pixels_unpack(const struct pixels_layout *layout, const void *samples, size_t n, int32_t *values);
 
-// The way back, high bit = bits stored - 1: `n` values into 16-bit words as Pixel Data of OW takes them, two
-// 8-bit samples to a word. words: [n] or [(n + 1) / 2].
+// The way back into 16-bit words, high bit = bits stored - 1.
 void pixels_pack(const struct pixels_layout *layout, const int32_t *values, size_t n, uint16_t *words);
 
 // One slice's share in a common scale.

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Whole series: the verdict on every folder of the shared data, and derived series judged by peers (dciodvfy,
+// dcentvfy, dcm2niix, pydicom) and by attribute.
+#include "dicom_map/derive.h"
+#include "dicom_map/source.h"
+#include "tests/support/check.h"
+
+#include "core/file.h"
+
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct fault_note why;
+
+static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void run(const char *format, ...)
+{
+    char command[8192];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args);
+    va_end(args);
+    fflush(NULL);
+    int rc = system(command);
+    if (rc != 0)
+        CHECK_FAIL("exit %d of: %s", rc, command);
+}
+
+// The folder of a real series; skips when there is none.
+static const char *shared(const char *series)
+{
+    static char path[1024];
+    const char *root = getenv("ISOSLICE_SHARED");
+    struct stat st;
+    snprintf(path, sizeof path, "%s/data/dicom", root != NULL ? root : ISOSLICE_SHARED_DEFAULT);
+    if (stat(path, &st) != 0)
+        SKIP("no shared data");
+    snprintf(path, sizeof path, "%s/data/dicom/%s", root != NULL ? root : ISOSLICE_SHARED_DEFAULT, series);
+    return path;
+}
+
+static void clear(const char *folder)
+{
+    CHECK_OK(file_remove_tree(folder, &why));
+    CHECK_OK(file_make_directory(folder, &why));
+}
+
+// ---- verdicts
+
+static struct source *open_one(const char *path)
+{
+    struct source *source = NULL;
+    CHECK_OK(source_open(&path, 1, &source, &why));
+    for (size_t i = 0; i < source_n_items(source); i++)
+        fprintf(stderr, "%zu: %s n=%zu %s | %s\n", i, fault_name(source_item(source, i)->verdict),
+                source_item(source, i)->n_images, source_item(source, i)->reason,
+                source_item(source, i)->warnings);
+    return source;
+}
+
+struct want {
+    const char *folder;
+    size_t n_items;
+    enum fault verdict; // of every item
+    const char *reason; // contained in it; for a stack, in its warnings
+    int depth, height, width;
+    double pixel_mm, slice_mm, thickness_mm;
+};
+
+static void judge(const struct want *want)
+{
+    struct source *source = open_one(shared(want->folder));
+    CHECK_INT(source_n_items(source), want->n_items);
+    for (size_t i = 0; i < want->n_items; i++) {
+        const struct source_item *item = source_item(source, i);
+        CHECK_STR(fault_name(item->verdict), fault_name(want->verdict));
+        CHECK_INT(item->stack_index, i);
+        if (want->verdict != FAULT_OK) {
+            CHECK_CONTAINS(item->reason, want->reason);
+            continue;
+        }
+        CHECK_STR(item->reason, "");
+        CHECK_CONTAINS(item->warnings, want->reason);
+        CHECK_INT(item->depth, want->depth);
+        CHECK_INT(item->height, want->height);
+        CHECK_INT(item->width, want->width);
+        CHECK_NEAR(item->row_mm, want->pixel_mm, 5e-4);
+        CHECK_NEAR(item->slice_mm, want->slice_mm, 2e-4);
+        CHECK_NEAR(item->thickness_mm, want->thickness_mm, 1e-6);
+        CHECK_NEAR(item->gap_mm, want->slice_mm - want->thickness_mm, 2e-4);
+        for (int z = 1; z < item->depth; z++)
+            CHECK_NEAR(item->z_mm[z] - item->z_mm[z - 1], want->slice_mm, 0.05 * want->slice_mm);
+    }
+    source_free(source);
+}
+
+#define SOURCE_TEST(name, ...)                                                                               \
+    static void source_##name(void)                                                                          \
+    {                                                                                                        \
+        static const struct want want = {#name, __VA_ARGS__};                                                \
+        judge(&want);                                                                                        \
+    }
+
+SOURCE_TEST(siemens_t1_sag_jpegll, 1, FAULT_OK, "", 19, 512, 512, 0.449, 6.5, 5)
+SOURCE_TEST(siemens_t1_ax_jpegll, 1, FAULT_OK, "", 23, 512, 384, 0.449, 6.5, 5)
+SOURCE_TEST(siemens_t2_ax_jpegll, 1, FAULT_OK, "", 23, 256, 224, 0.898, 6.5, 5)
+SOURCE_TEST(siemens_flair_ax_jpegll, 1, FAULT_OK, "", 23, 256, 224, 0.898, 6.5, 5)
+SOURCE_TEST(siemens_t1_sag, 1, FAULT_OK, "", 35, 256, 256, 1.016, 4.8, 4)
+SOURCE_TEST(philips_t1_phantom, 1, FAULT_OK, "", 24, 256, 256, 1.0, 5.5, 5)
+SOURCE_TEST(ge_pd_oblique_uneven, 1, FAULT_OK, "uneven, 6.958 to 7.071 mm", 20, 256, 256, 0.859, 6.97179, 5)
+SOURCE_TEST(philips_t1_phantom_enhanced, 1, FAULT_MULTIFRAME, "24 frames at 5.500 mm", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(siemens_localizer, 1, FAULT_LOCALIZER, "5, 3, 3 slices", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(siemens_mosaic, 1, FAULT_MOSAIC, "MOSAIC", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(uih_vframe, 1, FAULT_MOSAIC, "VFRAME", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(siemens_diffusion_trace, 1, FAULT_DIFFUSION, "23 of 23", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(canon_dti_80, 1, FAULT_DIFFUSION, "40 of 80", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(hitachi_shoulder_4slices_1, 1, FAULT_NO_FRAME_OF_REFERENCE, "4 images", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(hitachi_shoulder_4slices_2, 1, FAULT_NO_FRAME_OF_REFERENCE, "4 images", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(philips_two_orientations_1, 1, FAULT_NO_FRAME_OF_REFERENCE, "2 images", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(philips_two_orientations_2, 1, FAULT_NO_FRAME_OF_REFERENCE, "2 images", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(enhanced_philips, 2, FAULT_NOTHING_TO_DO, "4.000 mm is 1.00 times", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(enhanced_siemens, 4, FAULT_NOTHING_TO_DO, "0.71 times", 0, 0, 0, 0, 0, 0)
+
+// ---- what is in a folder besides images
+
+static void write_text(const char *path, const char *text)
+{
+    CHECK_OK(file_write_atomic(path, text, strlen(text), &why));
+}
+
+static void make_series(const char *variant, const char *folder)
+{
+    CHECK_OK(file_remove_tree(folder, &why));
+    run("/usr/bin/python3 -W ignore %s/make_series.py %s %s", TEST_SOURCE_DIR, variant, folder);
+}
+
+static void folders_and_rubbish(void)
+{
+    make_series("bare", "in/a/b");
+    CHECK_OK(file_make_directory("in/c", &why));
+    write_text("in/c/notes.txt", "not an image");
+    write_text("in/c/empty", "");
+    write_text("in/DICOMDIR", "whatever");
+    run("head -c 700 in/a/b/1.dcm > in/c/cut.dcm");
+    CHECK_INT(symlink("..", "in/c/loop"), 0);
+    CHECK_INT(symlink("nowhere", "in/c/dangling"), 0);
+    struct source *source = open_one("in");
+    int seen[5] = {0};
+    for (size_t i = 0; i < source_n_items(source); i++) {
+        const struct source_item *item = source_item(source, i);
+        switch (item->verdict) {
+        case FAULT_OK:
+            seen[0]++;
+            CHECK_INT(item->depth, 8);
+            break;
+        case FAULT_NOT_DICOM:
+            seen[1]++;
+            CHECK_INT(item->n_images, 2);
+            CHECK_CONTAINS(item->reason, "2 files, the first 'empty'");
+            break;
+        case FAULT_TRUNCATED:
+            seen[2]++;
+            CHECK_CONTAINS(item->reason, "cut.dcm");
+            break;
+        case FAULT_NOT_MR:
+            seen[3]++;
+            break;
+        case FAULT_IO:
+            seen[4]++;
+            CHECK_CONTAINS(item->reason, "dangling");
+            break;
+        default:
+            CHECK_FAIL("unexpected verdict %s", fault_name(item->verdict));
+        }
+    }
+    for (int i = 0; i < 5; i++)
+        CHECK_INT(seen[i], 1);
+    source_free(source);
+    const char *nowhere = "not/here";
+    CHECK_FAULT(source_open(&nowhere, 1, &source, &why), FAULT_IO);
+}
+
+static void changed_file_is_noticed(void)
+{
+    make_series("bare", "in");
+    struct source *source = open_one("in");
+    float voxels[8 * 20 * 24];
+    CHECK_OK(source_load_voxels(source, 0, voxels, &why));
+    make_series("full", "other");
+    run("cp other/3.dcm in/3.dcm");
+    CHECK_FAULT(source_load_voxels(source, 0, voxels, &why), FAULT_IO);
+    CHECK_CONTAINS(why.text, "has changed");
+    source_free(source);
+}
+
+static void own_output_is_not_taken(void)
+{
+    make_series("bare", "in");
+    clear("out");
+    run("%s in out", DERIVE_SERIES);
+    struct source *source = open_one("out");
+    CHECK_INT(source_n_items(source), 1);
+    CHECK_STR(fault_name(source_item(source, 0)->verdict), "OWN_OUTPUT");
+    source_free(source);
+}
+
+// Every way to encode the same pixels gives the same voxels.
+static void transfer_syntaxes(void)
+{
+    static const char *const commands[] = {"dcmconv +ti", "dcmcrle", "dcmcjpeg +e1", "dcmcjpeg +el",
+                                           "dcmcjpls +el"};
+    static float plain[8 * 20 * 24], other[8 * 20 * 24];
+    static const char *const variants[] = {"bare", "signed"};
+    for (int v = 0; v < 2; v++) {
+        make_series(variants[v], "in");
+        struct source *source = open_one("in");
+        CHECK_OK(source_load_voxels(source, 0, plain, &why));
+        source_free(source);
+        for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+            // lossless JPEG of 16 bits with a sign is beyond what DCMTK's encoder takes
+            if (v == 1 && strncmp(commands[i], "dcmcjpeg", 8) == 0)
+                continue;
+            clear("coded");
+            run("for f in in/*.dcm; do %s $f coded/$(basename $f) || exit 1; done", commands[i]);
+            source = open_one("coded");
+            CHECK_INT(source_item(source, 0)->verdict, FAULT_OK);
+            memset(other, 0xFF, sizeof other);
+            CHECK_OK(source_load_voxels(source, 0, other, &why));
+            for (size_t k = 0; k < sizeof plain / sizeof plain[0]; k++)
+                CHECK_NEAR(other[k], plain[k], 0);
+            source_free(source);
+        }
+    }
+}
+
+static void damaged_pixels_fail(void)
+{
+    static float voxels[8 * 20 * 24];
+    make_series("bare", "in");
+    clear("coded");
+    run("for f in in/*.dcm; do dcmcjpeg +e1 $f coded/$(basename $f) || exit 1; done");
+    // the end of the compressed data becomes zero bytes
+    run("s=$(stat -c %%s coded/4.dcm); dd if=/dev/zero of=coded/4.dcm bs=1 seek=$((s - 408)) count=400 "
+        "conv=notrunc "
+        "2>/dev/null");
+    struct source *source = open_one("coded");
+    CHECK_INT(source_item(source, 0)->verdict, FAULT_OK);
+    int rc = source_load_voxels(source, 0, voxels, &why);
+    fprintf(stderr, "%s: %s\n", fault_name((enum fault)rc), why.text);
+    CHECK(rc == 0 || rc == FAULT_DECODE || rc == FAULT_PIXEL_SIZE);
+    source_free(source);
+}
+
+// ---- plans
+
+static void plans(void)
+{
+    make_series("bare", "in");
+    struct source *source = open_one("in");
+    struct derive_plane *planes = NULL;
+    size_t n = 0;
+    double step = 0;
+    const double *z = source_item(source, 0)->z_mm;
+    CHECK_OK(derive_plan(source, 0, DERIVE_ISOTROPIC, 0, &planes, &n, &step, &why));
+    CHECK_NEAR(step, 0.8, 0);
+    CHECK_INT(n, 36);
+    CHECK_INT(planes[0].slice, 0);
+    CHECK_NEAR(planes[0].t, 0, 0);
+    for (size_t k = 0; k < n; k++) {
+        CHECK(planes[k].t >= 0 && planes[k].t < 1);
+        CHECK_NEAR(planes[k].z_mm, 0.8 * (double)k, 1e-9);
+        if (planes[k].t > 0)
+            CHECK_NEAR(z[planes[k].slice] + planes[k].t * (z[planes[k].slice + 1] - z[planes[k].slice]) -
+                           z[0],
+                       planes[k].z_mm, 1e-9);
+    }
+    for (size_t k = 0; k < n; k += 5) // 0.8 divides 4: acquired planes recur
+        CHECK_NEAR(planes[k].t, 0, 0);
+    free(planes);
+    CHECK_OK(derive_plan(source, 0, DERIVE_MM, 1.5, &planes, &n, &step, &why));
+    CHECK_INT(n, 19); // 27 mm of 28
+    CHECK_INT(planes[18].slice, 6);
+    CHECK_NEAR(planes[18].t, 0.75, 1e-6);
+    free(planes);
+    CHECK_OK(derive_plan(source, 0, DERIVE_MM, 4, &planes, &n, &step, &why));
+    CHECK_INT(n, 8);
+    free(planes);
+    CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, 4.1, &planes, &n, &step, &why), FAULT_USAGE);
+    CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, 0.04, &planes, &n, &step, &why), FAULT_USAGE);
+    CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, -1, &planes, &n, &step, &why), FAULT_USAGE);
+    CHECK_OK(derive_plan(source, 0, DERIVE_MM, 0.0501, &planes, &n, &step, &why));
+    free(planes);
+    CHECK_FAULT(derive_plan(source, 9, DERIVE_ISOTROPIC, 0, &planes, &n, &step, &why), FAULT_INTERNAL);
+    source_free(source);
+}
+
+static void recurring_planes(void)
+{
+    struct source *source = open_one(shared("siemens_t1_sag"));
+    struct derive_plane *planes = NULL;
+    size_t n = 0;
+    double step = 0;
+    CHECK_OK(derive_plan(source, 0, DERIVE_RECUR, 0, &planes, &n, &step, &why));
+    CHECK_NEAR(step, 0.96, 1e-5); // 4.8 / 5
+    CHECK_INT(n, 34 * 5 + 1);
+    for (size_t k = 0; k < n; k += 5) {
+        CHECK_INT(planes[k].slice, k / 5);
+        CHECK_NEAR(planes[k].t, 0, 0);
+    }
+    free(planes);
+    source_free(source);
+}
+
+// ---- derived series
+
+static void derive_real(const char *series)
+{
+    const char *path = shared(series);
+    clear("out");
+    run("%s %s out crop=64", DERIVE_SERIES, path);
+    run("%s/check_derived.sh %s out crop=64", TEST_SOURCE_DIR, path);
+}
+
+#define DERIVE_TEST(name)                                                                                    \
+    static void derive_##name(void)                                                                          \
+    {                                                                                                        \
+        derive_real(#name);                                                                                  \
+    }
+
+DERIVE_TEST(siemens_t1_sag_jpegll)
+DERIVE_TEST(siemens_t1_ax_jpegll)
+DERIVE_TEST(siemens_t2_ax_jpegll)
+DERIVE_TEST(siemens_flair_ax_jpegll)
+DERIVE_TEST(siemens_t1_sag)
+DERIVE_TEST(philips_t1_phantom)
+DERIVE_TEST(ge_pd_oblique_uneven)
+
+static void derive_made(const char *variant)
+{
+    make_series(variant, "in");
+    clear("out");
+    run("%s in out", DERIVE_SERIES);
+    run("%s/check_derived.sh in out", TEST_SOURCE_DIR);
+    run("/usr/bin/python3 -W ignore %s/check_attributes.py %s in out", TEST_SOURCE_DIR, variant);
+}
+
+#define MADE_TEST(name)                                                                                      \
+    static void made_##name(void)                                                                            \
+    {                                                                                                        \
+        derive_made(#name);                                                                                  \
+    }
+
+MADE_TEST(bare)
+MADE_TEST(full)
+MADE_TEST(utf8)
+MADE_TEST(iso2022)
+MADE_TEST(ascii)
+MADE_TEST(varies)
+MADE_TEST(signed)
+MADE_TEST(eight)
+MADE_TEST(high)
+MADE_TEST(gated)
+MADE_TEST(reversed)
+
+static void residual_is_added_and_clamped(void)
+{
+    make_series("bare", "in");
+    clear("out");
+    run("%s in out residual=-700.25 > facts", DERIVE_SERIES);
+    run("%s/check_derived.sh in out residual=-700.25", TEST_SOURCE_DIR);
+    run("grep -q 'clamped [1-9]' facts");
+    run("%s in out residual=0 > facts", DERIVE_SERIES);
+    run("grep -q 'clamped 0' facts");
+    run("! %s in out residual=nan 2> facts", DERIVE_SERIES);
+    run("grep -q '^NOT_FINITE' facts");
+}
+
+static void same_request_same_bytes(void)
+{
+    make_series("full", "in");
+    clear("out");
+    clear("again");
+    run("%s in out > facts", DERIVE_SERIES);
+    run("TZ=Asia/Tokyo LC_ALL=C.UTF-8 %s in again > facts2",
+        DERIVE_SERIES); // the source states its time zone
+    run("diff -r out again && diff facts facts2");
+}
+
+static void uid_changes_on(void)
+{
+    static const char *const options[] = {"",           "site=other",   "generation=1", "parameters=steps=9",
+                                          "weights=ff", "method=cubic", "crop=16"};
+    make_series("bare", "in");
+    CHECK_OK(file_remove_tree("uids", &why));
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        clear("out");
+        run("%s in out %s | grep -E '^(series|promised)' | cut -d' ' -f2 | sort -u >> uids", DERIVE_SERIES,
+            options[i]);
+    }
+    // other pixels under the same UIDs
+    run("/usr/bin/python3 -W ignore -c \"import pydicom; d = pydicom.dcmread('in/3.dcm'); "
+        "d.PixelData = b'\\x01' + d.PixelData[1:]; d.save_as('in/3.dcm')\"");
+    clear("out");
+    run("%s in out | grep ^promised | cut -d' ' -f2 >> uids", DERIVE_SERIES);
+    // time, names and file names do not matter
+    run("cp -r in moved && mv moved/3.dcm moved/z && %s moved out time_us=1767607299000000 | grep ^promised "
+        "| "
+        "cut -d' ' -f2 >> uids",
+        DERIVE_SERIES);
+    run("cat uids >&2; test $(wc -l < uids) = 9 && test $(sort -u uids | wc -l) = 8");
+}
+
+static void network_says_so(void)
+{
+    make_series("bare", "in");
+    clear("out");
+    run("%s in out method=tuned", DERIVE_SERIES);
+    run("%s/check_derived.sh in out", TEST_SOURCE_DIR);
+    run("dcmdump out/IM0001.dcm > dump; grep -q 'SR-AI 0.80mm NFPD' dump && "
+        "grep -q 'neural network, adapted to this subject' dump && "
+        "grep -q 'sha256:001122334455;' dump && grep -q 'SA-INR 1.0' dump");
+    clear("out");
+    run("%s in out method=cubic", DERIVE_SERIES);
+    run("dcmdump out/IM0001.dcm > dump; grep -q 'cubic B-spline' dump && ! grep -qE "
+        "'neural|SR-AI|SA-INR|super-res' dump");
+}
+
+static void failed_write_is_reported(void)
+{
+    make_series("bare", "in");
+    clear("out");
+    run("! %s in not/there 2> facts && grep -q '^IO' facts", DERIVE_SERIES);
+    run("ls out | wc -l | grep -qx 0");
+}
+
+static const struct test tests[] = {
+    {"peer.source.siemens_t1_sag_jpegll", source_siemens_t1_sag_jpegll},
+    {"peer.source.siemens_t1_ax_jpegll", source_siemens_t1_ax_jpegll},
+    {"peer.source.siemens_t2_ax_jpegll", source_siemens_t2_ax_jpegll},
+    {"peer.source.siemens_flair_ax_jpegll", source_siemens_flair_ax_jpegll},
+    {"peer.source.siemens_t1_sag", source_siemens_t1_sag},
+    {"peer.source.philips_t1_phantom", source_philips_t1_phantom},
+    {"peer.source.ge_pd_oblique_uneven", source_ge_pd_oblique_uneven},
+    {"peer.source.philips_t1_phantom_enhanced", source_philips_t1_phantom_enhanced},
+    {"peer.source.siemens_localizer", source_siemens_localizer},
+    {"peer.source.siemens_mosaic", source_siemens_mosaic},
+    {"peer.source.uih_vframe", source_uih_vframe},
+    {"peer.source.siemens_diffusion_trace", source_siemens_diffusion_trace},
+    {"peer.source.canon_dti_80", source_canon_dti_80},
+    {"peer.source.hitachi_shoulder_4slices_1", source_hitachi_shoulder_4slices_1},
+    {"peer.source.hitachi_shoulder_4slices_2", source_hitachi_shoulder_4slices_2},
+    {"peer.source.philips_two_orientations_1", source_philips_two_orientations_1},
+    {"peer.source.philips_two_orientations_2", source_philips_two_orientations_2},
+    {"peer.source.enhanced_philips", source_enhanced_philips},
+    {"peer.source.enhanced_siemens", source_enhanced_siemens},
+    {"unit.source.folders_and_rubbish", folders_and_rubbish},
+    {"unit.source.changed_file_is_noticed", changed_file_is_noticed},
+    {"unit.source.own_output_is_not_taken", own_output_is_not_taken},
+    {"unit.source.transfer_syntaxes", transfer_syntaxes},
+    {"unit.source.damaged_pixels_fail", damaged_pixels_fail},
+    {"unit.derive.plans", plans},
+    {"unit.derive.recurring_planes", recurring_planes},
+    {"peer.derive.siemens_t1_sag_jpegll", derive_siemens_t1_sag_jpegll},
+    {"peer.derive.siemens_t1_ax_jpegll", derive_siemens_t1_ax_jpegll},
+    {"peer.derive.siemens_t2_ax_jpegll", derive_siemens_t2_ax_jpegll},
+    {"peer.derive.siemens_flair_ax_jpegll", derive_siemens_flair_ax_jpegll},
+    {"peer.derive.siemens_t1_sag", derive_siemens_t1_sag},
+    {"peer.derive.philips_t1_phantom", derive_philips_t1_phantom},
+    {"peer.derive.ge_pd_oblique_uneven", derive_ge_pd_oblique_uneven},
+    {"peer.derive.attributes_bare", made_bare},
+    {"peer.derive.attributes_full", made_full},
+    {"peer.derive.charset_utf8", made_utf8},
+    {"peer.derive.charset_iso2022", made_iso2022},
+    {"peer.derive.description_cut", made_ascii},
+    {"peer.derive.rescale_varies", made_varies},
+    {"peer.derive.signed_16", made_signed},
+    {"peer.derive.eight_bit", made_eight},
+    {"peer.derive.high_bit", made_high},
+    {"peer.derive.gated", made_gated},
+    {"peer.derive.reversed_numbers", made_reversed},
+    {"peer.derive.residual_is_added_and_clamped", residual_is_added_and_clamped},
+    {"unit.derive.same_request_same_bytes", same_request_same_bytes},
+    {"unit.derive.uid_changes_on", uid_changes_on},
+    {"unit.derive.network_says_so", network_says_so},
+    {"unit.derive.failed_write_is_reported", failed_write_is_reported},
+};
+TEST_MAIN(tests)
