@@ -2,8 +2,11 @@
 #include "sr_engine/engine.h"
 
 #include "core/clock.h"
+#include "sr_engine/finetune.h"
 #include "sr_engine/interpolate.h"
 #include "sr_engine/model.h"
+#include "sr_engine/pairs.h"
+#include "sr_engine/quality.h"
 #include "sr_engine/resample.h"
 #include "sr_engine/weights.h"
 
@@ -22,8 +25,10 @@ struct run {
     size_t memory_bytes;
     struct model model;
     float *parameters; // of the weights file
+    float *tuned;      // after the fine-tune; NULL when there was none
     float *normalised; // [D,H,W]
-    float *residual;   // caller's
+    struct pairs pairs;
+    float *residual; // caller's
 };
 
 const char *sr_method_name(enum sr_method method)
@@ -135,17 +140,32 @@ static int finish_network(struct run *run, struct fault_note *why)
     return 0;
 }
 
+static struct interpolate_limits limits_of(const struct run *run, const char *phase)
+{
+    return (struct interpolate_limits){.memory_bytes = run->memory_bytes,
+                                       .progress = run->options->progress,
+                                       .progress_user = run->options->progress_user,
+                                       .phase = phase};
+}
+
+static void note_workspace(struct run *run, const struct interpolate_limits *limits)
+{
+    if (limits->workspace_bytes > run->report->workspace_bytes)
+        run->report->workspace_bytes = limits->workspace_bytes;
+}
+
 static int deliver_network(struct run *run, struct fault_note *why)
 {
     const struct sr_stack *stack = run->stack;
-    struct interpolate_limits limits = {.memory_bytes = run->memory_bytes,
-                                        .progress = run->options->progress,
-                                        .progress_user = run->options->progress_user,
-                                        .phase = "interpolate"};
-    int rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
+    struct interpolate_limits limits = limits_of(run, "interpolate");
+    int rc = 0;
+    if (run->tuned != NULL) // the checks may have left either set of weights behind
+        rc = model_set_parameters(&run->model,
+                                  run->report->delivered == SR_TUNED ? run->tuned : run->parameters, why);
+    if (rc == 0)
+        rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
                                 run->planes, run->n_planes, &limits, run->residual, why);
-    if (limits.workspace_bytes > run->report->workspace_bytes)
-        run->report->workspace_bytes = limits.workspace_bytes;
+    note_workspace(run, &limits);
     return rc != 0 ? rc : finish_network(run, why);
 }
 
@@ -190,6 +210,7 @@ static void run_done(struct run *run)
 {
     model_close(&run->model);
     free(run->parameters);
+    free(run->tuned);
     free(run->normalised);
 }
 
@@ -200,6 +221,61 @@ static void clear_report(struct sr_report *report)
         report->in_plane.psnr_db[i] = report->left_out.psnr_db[i] = NAN;
     snprintf(report->in_plane.note, sizeof report->in_plane.note, "not asked for");
     snprintf(report->left_out.note, sizeof report->left_out.note, "not asked for");
+}
+
+static int finetune(struct run *run, struct fault_note *why)
+{
+    struct finetune_recipe recipe = finetune_default();
+    struct interpolate_limits limits = limits_of(run, "fine-tune");
+    int rc = finetune_run(&run->model, &run->pairs, &recipe, run->options, &limits, run->report, why);
+    note_workspace(run, &limits);
+    if (rc != 0 || run->report->steps_done == 0)
+        return rc;
+    run->tuned = malloc(run->model.net.n_parameters * sizeof *run->tuned);
+    if (run->tuned == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for the tuned weights");
+    return model_get_parameters(&run->model, run->tuned, why);
+}
+
+static int report_check(const struct run *run, int done, int total, struct fault_note *why)
+{
+    const struct sr_options *options = run->options;
+    if (options->progress == NULL ||
+        options->progress(options->progress_user, "check", done, total, NULL) == 0)
+        return 0;
+    return fault_set(why, FAULT_CANCELLED, "stopped on request during 'check'");
+}
+
+// Both tests with every method there is.
+static int check(struct run *run, struct fault_note *why)
+{
+    double start = clock_monotonic_s();
+    struct interpolate_limits limits = limits_of(run, "check");
+    int n_methods = run->tuned != NULL ? SR_N_METHODS : SR_TUNED, rc = 0;
+    limits.progress = NULL;
+    for (enum sr_method method = SR_LINEAR; rc == 0 && (int)method < n_methods; method++) {
+        struct quality_method how = {method, &run->model, run->options->clip, &limits};
+        rc = report_check(run, (int)method, n_methods, why);
+        if (rc == 0 && method >= SR_BASE)
+            rc = model_set_parameters(&run->model, method == SR_TUNED ? run->tuned : run->parameters, why);
+        if (rc == 0)
+            rc = quality_in_plane(&how, &run->pairs, &run->report->in_plane, why);
+        if (rc == 0)
+            rc = quality_left_out(&how, &run->pairs, &run->report->left_out, why);
+    }
+    note_workspace(run, &limits);
+    run->report->seconds_check = clock_monotonic_s() - start;
+    return rc != 0 ? rc : report_check(run, n_methods, n_methods, why);
+}
+
+static void take_asked(struct run *run)
+{
+    struct sr_report *report = run->report;
+    report->delivered = run->tuned != NULL ? SR_TUNED : SR_BASE;
+    snprintf(report->reason, sizeof report->reason, "%s",
+             run->tuned != NULL       ? "the fine-tuned network was asked for, whatever the numbers"
+             : run->options->finetune ? "the network was asked for, and this stack allowed no fine-tune"
+                                      : "the network as its weights file has it was asked for");
 }
 
 static int work(struct run *run, struct fault_note *why)
@@ -218,10 +294,18 @@ static int work(struct run *run, struct fault_note *why)
         return deliver(run, why);
     }
     rc = normalise(run, why);
+    if (rc == 0 && (run->options->finetune || run->options->choose))
+        pairs_plan(&run->pairs, run->stack, run->normalised, finetune_default().slices);
+    if (rc == 0 && run->options->finetune)
+        rc = finetune(run, why);
+    if (rc == 0 && run->options->choose)
+        rc = check(run, why);
     if (rc != 0)
         return rc;
-    report->delivered = SR_BASE;
-    snprintf(report->reason, sizeof report->reason, "the network as its weights file has it was asked for");
+    if (run->options->choose)
+        quality_choose(report);
+    else
+        take_asked(run);
     return deliver(run, why);
 }
 

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sr_engine/pairs.h"
+
+#include "sr_engine/random.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    RANDOM_PATCH = 2,
+    MAX_ROWS = 64,
+    MAX_FACTOR = 64,
+    TRIES = 64,
+    MARGIN = 8,         // pixels beside a held-out place that the network sees but that are not scored
+    CONTEXT_SLICES = 2, // retained slices beyond a held-out place
+};
+static const double place_share = 0.05;   // of the image, each
+static const double flat_contrast = 0.05; // a patch of less is drawn again
+
+static double sigma_of(double fwhm)
+{
+    return fwhm / (2 * sqrt(2 * log(2)));
+}
+
+static int reach_of(double fwhm)
+{
+    return (int)floor(3 * sigma_of(fwhm) + 0.5);
+}
+
+static int length_of(const struct pairs *pairs, int axis)
+{
+    return axis == 1 ? pairs->height : pairs->width;
+}
+
+static float voxel_at(const struct pairs *pairs, int z, int row, int column)
+{
+    return pairs
+        ->voxels[((size_t)z * (size_t)pairs->height + (size_t)row) * (size_t)pairs->width + (size_t)column];
+}
+
+// --------------------------------------------------------------------------------------------- places
+
+// Sum of differences between neighbouring pixels in a place, over all slices.
+static double detail_of(const struct pairs *pairs, struct pairs_place place)
+{
+    double sum = 0;
+    for (int z = 0; z < pairs->depth; z++)
+        for (int row = place.row; row + 1 < place.row + place.rows; row++)
+            for (int column = place.column; column + 1 < place.column + place.columns; column++) {
+                double here = (double)voxel_at(pairs, z, row, column);
+                sum += fabs((double)voxel_at(pairs, z, row + 1, column) - here) +
+                       fabs((double)voxel_at(pairs, z, row, column + 1) - here);
+            }
+    return sum;
+}
+
+struct candidate {
+    struct pairs_place place;
+    double detail;
+};
+
+static int by_detail(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->detail != y->detail)
+        return x->detail > y->detail ? -1 : 1;
+    if (x->place.row != y->place.row)
+        return x->place.row < y->place.row ? -1 : 1;
+    return (x->place.column > y->place.column) - (x->place.column < y->place.column);
+}
+
+static int overlap(struct pairs_place a, struct pairs_place b)
+{
+    return a.row < b.row + b.rows && b.row < a.row + a.rows && a.column < b.column + b.columns &&
+           b.column < a.column + a.columns;
+}
+
+static void plan_places(struct pairs *pairs)
+{
+    enum { MAX_CANDIDATES = 400 };
+    struct candidate candidates[MAX_CANDIDATES];
+    int n = 0, side = (int)sqrt(place_share * pairs->height * pairs->width), step = side / 2;
+    int longest = pairs->factor[1] > pairs->factor[2] ? pairs->factor[1] : pairs->factor[2];
+    side = side < longest + 2 ? longest + 2 : side;
+    pairs->n_places = 0;
+    if (step < 1 || 3 * side > pairs->height || 3 * side > pairs->width)
+        return;
+    for (int row = 0; row + side <= pairs->height; row += step)
+        for (int column = 0; column + side <= pairs->width && n < MAX_CANDIDATES; column += step) {
+            struct pairs_place place = {row, column, side, side};
+            candidates[n++] = (struct candidate){place, detail_of(pairs, place)};
+        }
+    qsort(candidates, (size_t)n, sizeof candidates[0], by_detail);
+    // the first: in the middle of the richer half; the second: of that half, the farthest from the first
+    struct pairs_place first = candidates[n / 4].place, second = first;
+    int far = -1;
+    for (int i = 0; i <= n / 2 && i < n; i++) {
+        struct pairs_place other = candidates[i].place;
+        int distance = abs(other.row - first.row) + abs(other.column - first.column);
+        if (!overlap(other, first) && distance > far) {
+            far = distance;
+            second = other;
+        }
+    }
+    pairs->places[pairs->n_places++] = first;
+    if (far >= 0)
+        pairs->places[pairs->n_places++] = second;
+}
+
+// --------------------------------------------------------------------------------------------- samples
+
+// 1 when a sample of `factor` along `axis` that begins at (first, across) keeps out of the held-out places.
+static int is_free(const struct pairs *pairs, int axis, int factor, int first, int across)
+{
+    int reach = reach_of(pairs->profile * factor), length = (pairs->slices - 1) * factor + 1;
+    struct pairs_place box = {first - reach, across, length + 2 * reach, pairs->columns};
+    if (axis == 2)
+        box = (struct pairs_place){across, first - reach, pairs->columns, length + 2 * reach};
+    for (int i = 0; i < pairs->n_places; i++)
+        if (overlap(box, pairs->places[i]))
+            return 0;
+    return 1;
+}
+
+// How many places a sample can begin at along its axis and across it.
+static void room_of(const struct pairs *pairs, int axis, int factor, int *along, int *across)
+{
+    *along = length_of(pairs, axis) - (pairs->slices - 1) * factor;
+    *across = length_of(pairs, 3 - axis) - pairs->columns + 1;
+}
+
+static int any_free(const struct pairs *pairs, int axis, int factor)
+{
+    int along, across;
+    room_of(pairs, axis, factor, &along, &across);
+    for (int i = 0; i < along; i++)
+        for (int j = 0; j < across; j++)
+            if (is_free(pairs, axis, factor, i, j))
+                return 1;
+    return 0;
+}
+
+// Room for samples of the present size at the largest factor, along both axes.
+static int has_room(const struct pairs *pairs)
+{
+    return any_free(pairs, 1, pairs->factor_max) && any_free(pairs, 2, pairs->factor_max);
+}
+
+static int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+// Shrinks what is wanted until it fits: first the width, then the retained slices, then the factor.
+static void plan_samples(struct pairs *pairs, int slices)
+{
+    pairs->rows = smaller(MAX_ROWS, pairs->depth);
+    for (pairs->factor_max = smaller(pairs->factor[1], pairs->factor[2]); pairs->factor_max >= 2;
+         pairs->factor_max--)
+        for (pairs->slices = slices; pairs->slices >= 2; pairs->slices--)
+            for (pairs->columns = smaller(PAIRS_WIDTH, smaller(pairs->height, pairs->width));
+                 pairs->columns >= 16; pairs->columns -= 8)
+                if (has_room(pairs)) {
+                    int half = pairs->factor_max / 2;
+                    pairs->factor_min = half < 2 ? 2 : half;
+                    return;
+                }
+    pairs->slices = 0;
+    pairs->factor_max = 0;
+}
+
+static int factor_of(double slice_mm, double pixel_mm)
+{
+    double ratio = pixel_mm > 0 ? slice_mm / pixel_mm : 0;
+    int factor = ratio < MAX_FACTOR ? (int)floor(ratio + 0.5) : MAX_FACTOR;
+    return factor < 2 ? 2 : factor;
+}
+
+void pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels, int slices)
+{
+    memset(pairs, 0, sizeof *pairs);
+    pairs->voxels = voxels;
+    pairs->depth = stack->depth;
+    pairs->height = stack->height;
+    pairs->width = stack->width;
+    pairs->profile =
+        stack->thickness_mm > 0 && stack->slice_mm > 0 ? stack->thickness_mm / stack->slice_mm : 1;
+    pairs->profile = pairs->profile > 2 ? 2 : pairs->profile;
+    pairs->factor[1] = factor_of(stack->slice_mm, stack->row_mm);
+    pairs->factor[2] = factor_of(stack->slice_mm, stack->column_mm);
+    plan_places(pairs);
+    plan_samples(pairs, smaller(slices, SR_CUT_MAX_SLICES));
+}
+
+static double contrast_of(const struct pairs *pairs, const struct sr_cut *cut)
+{
+    enum { STEP = 3 };
+    float low = HUGE_VALF, high = -HUGE_VALF;
+    int length = (pairs->slices - 1) * cut->factor + 1;
+    for (int z = cut->row; z < cut->row + pairs->rows; z += STEP)
+        for (int i = cut->first; i < cut->first + length; i += STEP)
+            for (int j = cut->column; j < cut->column + pairs->columns; j += STEP) {
+                float value = cut->axis == 1 ? voxel_at(pairs, z, i, j) : voxel_at(pairs, z, j, i);
+                low = value < low ? value : low;
+                high = value > high ? value : high;
+            }
+    return (double)(high - low);
+}
+
+static void draw_place(const struct pairs *pairs, struct random_stream *stream, struct sr_cut *cut)
+{
+    int along, across;
+    room_of(pairs, cut->axis, cut->factor, &along, &across);
+    int start = random_between(stream, 0, along * across - 1);
+    for (int i = 0; i < along * across; i++) { // the next free place after the one drawn
+        int at = (start + i) % (along * across);
+        cut->first = at % along;
+        cut->column = at / along;
+        if (is_free(pairs, cut->axis, cut->factor, cut->first, cut->column))
+            break;
+        if (i < TRIES)
+            start = random_between(stream, 0, along * across - 1);
+    }
+    cut->row = random_between(stream, 0, pairs->depth - pairs->rows);
+}
+
+struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t number, int n_targets)
+{
+    struct random_stream stream = random_open(seed, RANDOM_PATCH, number);
+    struct sr_cut cut = {.axis = 1 + (int)(number % 2)};
+    cut.factor = random_between(&stream, 0, 1)
+                     ? pairs->factor_max
+                     : random_between(&stream, pairs->factor_min, pairs->factor_max);
+    cut.fwhm = (float)(pairs->profile * cut.factor);
+    for (int i = 0; i < TRIES; i++) {
+        draw_place(pairs, &stream, &cut);
+        if (contrast_of(pairs, &cut) >= flat_contrast)
+            break;
+    }
+    cut.flip_slices = random_between(&stream, 0, 1);
+    cut.flip_rows = random_between(&stream, 0, 1);
+    cut.flip_columns = random_between(&stream, 0, 1);
+    // t = 0 is drawn like any other position, as in use; reversed samples end up at t = 0 from the other side
+    for (int gap = 0; gap + 1 < pairs->slices; gap++)
+        for (int k = 0; k < n_targets; k++)
+            cut.position[gap][k] =
+                (unsigned char)(random_between(&stream, 0, cut.factor - 1) + (cut.flip_slices ? 1 : 0));
+    return cut;
+}
+
+// --------------------------------------------------------------------------------------------- checks
+
+// One blurred plane of a check's stack: rows through the slices, columns across.
+static void degrade_plane(const struct pairs *pairs, int axis, int along, int first_column, int n_columns,
+                          int rows, float *out)
+{
+    double fwhm = pairs->profile * pairs->factor[axis], sigma = sigma_of(fwhm);
+    int reach = reach_of(fwhm), from = along - reach, to = along + reach, last = length_of(pairs, axis) - 1;
+    from = from < 0 ? 0 : from;
+    to = to > last ? last : to;
+    int top = (pairs->depth - rows) / 2;
+    for (int z = 0; z < rows; z++)
+        for (int j = 0; j < n_columns; j++) {
+            double sum = 0, total = 0;
+            for (int i = from; i <= to; i++) {
+                double weight =
+                    sigma > 0 ? exp(-0.5 * (i - along) * (i - along) / (sigma * sigma)) : i == along;
+                float value = axis == 1 ? voxel_at(pairs, top + z, i, first_column + j)
+                                        : voxel_at(pairs, top + z, first_column + j, i);
+                sum += weight * (double)value;
+                total += weight;
+            }
+            *out++ = (float)(sum / total);
+        }
+}
+
+static void copy_plane(const struct pairs *pairs, int axis, int along, int first_column, int n_columns,
+                       int rows, float *out)
+{
+    int top = (pairs->depth - rows) / 2;
+    for (int z = 0; z < rows; z++)
+        for (int j = 0; j < n_columns; j++)
+            *out++ = axis == 1 ? voxel_at(pairs, top + z, along, first_column + j)
+                               : voxel_at(pairs, top + z, first_column + j, along);
+}
+
+// Where a check lies along its axis: retained slices first, first + factor, ...; the place itself is [from,
+// to].
+struct span {
+    int first, depth, from, to;
+};
+
+static struct span find_span(const struct pairs *pairs, int axis, struct pairs_place place)
+{
+    int factor = pairs->factor[axis], length = length_of(pairs, axis);
+    struct span span = {.from = axis == 1 ? place.row : place.column};
+    span.to = span.from + (axis == 1 ? place.rows : place.columns) - 1;
+    int before = CONTEXT_SLICES, after = CONTEXT_SLICES;
+    while (before > 0 && span.from - before * factor < 0)
+        before--;
+    span.first = span.from - before * factor;
+    int inside = (span.to - span.from) / factor;
+    while (after > 0 && span.from + (inside + after) * factor >= length)
+        after--;
+    span.depth = before + inside + after + 1;
+    span.to = span.from + inside * factor;
+    return span;
+}
+
+int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
+                     struct fault_note *why)
+{
+    struct pairs_place held = pairs->places[place];
+    struct span span = find_span(pairs, axis, held);
+    int factor = pairs->factor[axis], across = length_of(pairs, 3 - axis);
+    int from = axis == 1 ? held.column : held.row, size = axis == 1 ? held.columns : held.rows;
+    int left = from < MARGIN ? from : MARGIN,
+        right = across - from - size < MARGIN ? across - from - size : MARGIN;
+    memset(check, 0, sizeof *check);
+    if (span.to <= span.from)
+        return fault_set(why, FAULT_NOTHING_TO_DO, "a held-out place holds no gap of %d pixels", factor);
+    check->depth = span.depth;
+    check->rows = smaller(MAX_ROWS, pairs->depth);
+    check->columns = left + size + right;
+    check->first_column = left;
+    check->n_columns = size;
+    size_t plane = (size_t)check->rows * (size_t)check->columns, most = (size_t)(span.to - span.from);
+    check->stack = malloc((size_t)check->depth * plane * sizeof *check->stack);
+    check->truth = malloc(most * plane * sizeof *check->truth);
+    check->planes = malloc(most * sizeof *check->planes);
+    if (check->stack == NULL || check->truth == NULL || check->planes == NULL) {
+        pairs_check_done(check);
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for a check of %zu planes", most);
+    }
+    for (int d = 0; d < check->depth; d++)
+        degrade_plane(pairs, axis, span.first + d * factor, from - left, check->columns, check->rows,
+                      check->stack + (size_t)d * plane);
+    int seen = 0;
+    for (int along = span.from; along < span.to; along++) {
+        int off = along - span.first;
+        if (off % factor == 0 || seen++ % stride != 0)
+            continue;
+        check->planes[check->n_planes] = (struct sr_plane){off / factor, (double)(off % factor) / factor};
+        copy_plane(pairs, axis, along, from - left, check->columns, check->rows,
+                   check->truth + check->n_planes * plane);
+        check->n_planes++;
+    }
+    return 0;
+}
+
+void pairs_check_done(struct pairs_check *check)
+{
+    free(check->stack);
+    free(check->truth);
+    free(check->planes);
+    memset(check, 0, sizeof *check);
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// In-plane pairs of one thick-slice stack: along a row or a column the stack is as fine as its pixels, so an
+// in-plane axis, blurred and decimated, plays the slice axis, and what was between the retained lines is the
+// truth. Here: where pairs may be cut, which tenth of the image is held out for checking, and how a line is
+// degraded. Not here: the network. Source: model.md sections 5 and 6.
+
+#ifndef ISOSLICE_SR_ENGINE_PAIRS_H
+#define ISOSLICE_SR_ENGINE_PAIRS_H
+
+#include "core/fault.h"
+#include "sr_engine/engine.h"
+#include "sr_engine/ops.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PAIRS_MAX_PLACES = 2, PAIRS_WIDTH = 64 };
+
+// A rectangle of the image, through all slices.
+struct pairs_place {
+    int row, column, rows, columns;
+};
+
+// One stack as a source of pairs; caller's storage, the voxels are borrowed.
+struct pairs {
+    const float *voxels; // [depth,height,width], normalised
+    int depth, height, width;
+    double profile; // FWHM of the slice profile as a share of the slice distance: thickness / spacing, 1 when
+                    // unknown
+    int factor[3]; // by axis (1: rows, 2: columns): pixels per slice distance, at least 2; 0: too short to be
+                   // used
+    int n_places;  // 0: the image is too small to hold anything out
+    struct pairs_place places[PAIRS_MAX_PLACES];
+    // of the training samples
+    int slices;                 // retained slices of a sample; 0: no sample can be cut
+    int rows, columns;          // of a sample's planes: rows run through the slices, columns across
+    int factor_min, factor_max; // that are drawn
+};
+
+// Plans places and samples: `slices` retained slices are wanted per sample, fewer are taken where the image
+// is short. Places: two squares of 5 % of the image each, one of middling to high detail, the other far from
+// it; the choice depends on the stack alone.
+void pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels, int slices);
+
+// Sample number `number` under `seed`, with n_targets planes per gap. Its voxels, the tails of its profile
+// included, keep out of all held-out places. Half the factors are the true one, half uniform from half of it
+// up; flips on every axis; patches that are nearly constant are drawn again. pairs->slices must not be 0.
+struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t number, int n_targets);
+
+// A held-out place as a stack to be interpolated along `axis`; owner: the caller (pairs_check_done).
+struct pairs_check {
+    float *stack; // [depth,rows,columns], degraded; rows run through the slices of the source
+    float *truth; // [n_planes,rows,columns]
+    int depth, rows, columns;
+    size_t n_planes;
+    struct sr_plane *planes;     // withheld planes, inside the place
+    int first_column, n_columns; // what is to be scored; the rest is margin
+};
+
+// Every withheld plane of `place` at the true factor, or with stride > 1 every stride-th of them. At most 64
+// rows. Errors: NO_MEMORY; NOTHING_TO_DO when the place holds no whole gap along that axis.
+int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
+                     struct fault_note *why);
+void pairs_check_done(struct pairs_check *check);
+
+#endif

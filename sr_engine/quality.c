@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sr_engine/quality.h"
+
+#include "sr_engine/resample.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MIN_DEPTH = 5, MAX_KEPT = 9, MAX_SIDE = 96, SIDE_MARGIN = 16, SIDE_STEP = 16 };
+
+double quality_psnr(double mean_square)
+{
+    double least = pow(10, -QUALITY_MOST_DB / 10);
+    return -10 * log10(mean_square > least ? mean_square : least);
+}
+
+static double clip_unit(double value)
+{
+    return value < 0 ? 0 : value > 1 ? 1 : value;
+}
+
+// Squared errors of one plane's scored part; prediction = linear + added (NULL: nothing).
+static void score_plane(const struct quality_method *method, const struct pairs_check *check, size_t plane,
+                        const float *linear, const float *network, const double *cubic, double *sum,
+                        double *count)
+{
+    const float *truth = check->truth + plane * (size_t)check->rows * (size_t)check->columns;
+    for (int row = 0; row < check->rows; row++)
+        for (int column = check->first_column; column < check->first_column + check->n_columns; column++) {
+            size_t at = (size_t)row * (size_t)check->columns + (size_t)column;
+            double value = cubic != NULL ? cubic[at] : (double)linear[at];
+            if (network != NULL)
+                value += (double)network[at];
+            if (network != NULL && method->clip)
+                value = clip_unit(value);
+            *sum += (value - (double)truth[at]) * (value - (double)truth[at]);
+            *count += 1;
+        }
+}
+
+int quality_check(const struct quality_method *method, const struct pairs_check *check, double *sum,
+                  double *count, struct fault_note *why)
+{
+    size_t plane = (size_t)check->rows * (size_t)check->columns;
+    int network = method->method == SR_BASE || method->method == SR_TUNED, rc = 0;
+    float *linear = malloc(plane * sizeof *linear), *residual = NULL;
+    double *cubic = NULL, *coefficients = NULL;
+    if (network)
+        residual = malloc(check->n_planes * plane * sizeof *residual);
+    if (method->method == SR_CUBIC) {
+        cubic = malloc(plane * sizeof *cubic);
+        coefficients = malloc((size_t)check->depth * plane * sizeof *coefficients);
+    }
+    if (linear == NULL || (network && residual == NULL) ||
+        (method->method == SR_CUBIC && (cubic == NULL || coefficients == NULL)))
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to check %zu planes", check->n_planes);
+    if (rc == 0 && network)
+        rc = interpolate_planes(method->model, check->stack, check->depth, check->rows, check->columns,
+                                check->planes, check->n_planes, method->limits, residual, why);
+    if (rc == 0 && coefficients != NULL)
+        rc = resample_cubic_prepare(check->stack, check->depth, plane, coefficients, why);
+    for (size_t k = 0; rc == 0 && k < check->n_planes; k++) {
+        const struct sr_plane *at = &check->planes[k];
+        resample_linear(check->stack, check->depth, plane, at->slice, at->t, linear);
+        if (coefficients != NULL)
+            resample_cubic(coefficients, check->depth, plane, at->slice, at->t, cubic);
+        score_plane(method, check, k, linear, network ? residual + k * plane : NULL, cubic, sum, count);
+    }
+    if (rc == 0 && !isfinite(*sum))
+        rc = fault_set(why, FAULT_NOT_FINITE, "a prediction of method '%s' is not finite",
+                       sr_method_name(method->method));
+    free(linear);
+    free(residual);
+    free(cubic);
+    free(coefficients);
+    return rc;
+}
+
+int quality_in_plane(const struct quality_method *method, const struct pairs *pairs,
+                     struct sr_quality *quality, struct fault_note *why)
+{
+    double sum = 0, count = 0;
+    for (int place = 0; place < pairs->n_places; place++)
+        for (int axis = 1; axis <= 2; axis++) {
+            struct pairs_check check;
+            int rc = pairs_check_init(&check, pairs, axis, place, 1, why);
+            if (rc == FAULT_NOTHING_TO_DO)
+                continue;
+            if (rc == 0)
+                rc = quality_check(method, &check, &sum, &count, why);
+            pairs_check_done(&check);
+            if (rc != 0)
+                return rc;
+        }
+    quality->measured = count > 0;
+    if (count > 0)
+        quality->psnr_db[method->method] = quality_psnr(sum / count);
+    snprintf(quality->note, sizeof quality->note,
+             count > 0 ? "%d places, %.0f values, factors %d and %d"
+                       : "the image is too small to hold %d places out",
+             count > 0 ? pairs->n_places : PAIRS_MAX_PLACES, count, pairs->factor[1], pairs->factor[2]);
+    return 0;
+}
+
+// --------------------------------------------------------------------------------------------- slices left
+// out
+
+static double detail_at(const struct pairs *pairs, int z, int row, int column, int rows, int columns)
+{
+    double sum = 0;
+    const float *plane = pairs->voxels + (size_t)z * (size_t)pairs->height * (size_t)pairs->width;
+    for (int i = row; i + 1 < row + rows; i++)
+        for (int j = column; j + 1 < column + columns; j++) {
+            const float *at = plane + (size_t)i * (size_t)pairs->width + (size_t)j;
+            sum += fabs((double)at[1] - (double)at[0]) + fabs((double)at[pairs->width] - (double)at[0]);
+        }
+    return sum;
+}
+
+// The window of rows x columns with the most detail in the middle slice.
+static void find_window(const struct pairs *pairs, int rows, int columns, int *row, int *column)
+{
+    double most = -1;
+    for (int i = 0; i + rows <= pairs->height; i += SIDE_STEP)
+        for (int j = 0; j + columns <= pairs->width; j += SIDE_STEP) {
+            double detail = detail_at(pairs, pairs->depth / 2, i, j, rows, columns);
+            if (detail > most) {
+                most = detail;
+                *row = i;
+                *column = j;
+            }
+        }
+}
+
+static void copy_window(const struct pairs *pairs, int z, int row, int column, int rows, int columns,
+                        float *out)
+{
+    for (int i = 0; i < rows; i++, out += columns)
+        memcpy(out,
+               pairs->voxels +
+                   ((size_t)z * (size_t)pairs->height + (size_t)(row + i)) * (size_t)pairs->width +
+                   (size_t)column,
+               (size_t)columns * sizeof *out);
+}
+
+static int left_out_init(struct pairs_check *check, const struct pairs *pairs, struct fault_note *why)
+{
+    int kept = (pairs->depth + 1) / 2, row = 0, column = 0;
+    kept = kept > MAX_KEPT ? MAX_KEPT : kept;
+    int most = MAX_SIDE + 2 * SIDE_MARGIN, first = (pairs->depth - (2 * kept - 1)) / 2;
+    memset(check, 0, sizeof *check);
+    check->depth = kept;
+    check->rows = pairs->height < most ? pairs->height : most;
+    check->columns = pairs->width < most ? pairs->width : most;
+    int margin = check->columns == most ? SIDE_MARGIN : 0;
+    check->first_column = margin;
+    check->n_columns = check->columns - 2 * margin;
+    check->n_planes = (size_t)kept - 1;
+    size_t plane = (size_t)check->rows * (size_t)check->columns;
+    check->stack = malloc((size_t)kept * plane * sizeof *check->stack);
+    check->truth = malloc(check->n_planes * plane * sizeof *check->truth);
+    check->planes = malloc(check->n_planes * sizeof *check->planes);
+    if (check->stack == NULL || check->truth == NULL || check->planes == NULL) {
+        pairs_check_done(check);
+        return fault_set(why, FAULT_NO_MEMORY, "no memory to leave %zu slices out", check->n_planes);
+    }
+    find_window(pairs, check->rows, check->columns, &row, &column);
+    for (int i = 0; i < kept; i++) {
+        copy_window(pairs, first + 2 * i, row, column, check->rows, check->columns,
+                    check->stack + (size_t)i * plane);
+        if (i + 1 == kept)
+            break;
+        copy_window(pairs, first + 2 * i + 1, row, column, check->rows, check->columns,
+                    check->truth + (size_t)i * plane);
+        check->planes[i] = (struct sr_plane){i, 0.5};
+    }
+    return 0;
+}
+
+int quality_left_out(const struct quality_method *method, const struct pairs *pairs,
+                     struct sr_quality *quality, struct fault_note *why)
+{
+    struct pairs_check check;
+    double sum = 0, count = 0;
+    if (pairs->depth < MIN_DEPTH) {
+        quality->measured = 0;
+        snprintf(quality->note, sizeof quality->note, "%d slices are too few to leave any out: %d are needed",
+                 pairs->depth, MIN_DEPTH);
+        return 0;
+    }
+    int rc = left_out_init(&check, pairs, why);
+    if (rc == 0)
+        rc = quality_check(method, &check, &sum, &count, why);
+    if (rc == 0) {
+        quality->measured = 1;
+        quality->psnr_db[method->method] = quality_psnr(sum / count);
+        snprintf(quality->note, sizeof quality->note, "%zu slices predicted on %d x %d pixels",
+                 check.n_planes, check.rows, check.n_columns);
+    }
+    pairs_check_done(&check);
+    return rc;
+}
+
+// --------------------------------------------------------------------------------------------- the choice
+
+// Gain over linear on one test; 0 where it was not measured.
+static double gain_of(const struct sr_quality *quality, enum sr_method method)
+{
+    return quality->measured ? quality->psnr_db[method] - quality->psnr_db[SR_LINEAR] : 0;
+}
+
+void quality_choose(struct sr_report *report)
+{
+    int n_tests = (report->in_plane.measured != 0) + (report->left_out.measured != 0);
+    enum sr_method best = SR_LINEAR;
+    double most = 0;
+    for (enum sr_method method = SR_CUBIC; n_tests > 0 && method < SR_N_METHODS; method++) {
+        double in_plane = gain_of(&report->in_plane, method), left_out = gain_of(&report->left_out, method);
+        if (!(in_plane >= 0) || !(left_out >= 0)) // NaN: was not run
+            continue;
+        double gain = (in_plane + left_out) / n_tests;
+        if (gain > most) {
+            most = gain;
+            best = method;
+        }
+    }
+    report->delivered = best;
+    if (n_tests == 0)
+        snprintf(report->reason, sizeof report->reason,
+                 "nothing could be measured on this stack: linear is safe");
+    else if (best == SR_LINEAR)
+        snprintf(report->reason, sizeof report->reason,
+                 "no other method was at least as good as linear on %s",
+                 n_tests == 2 ? "both tests" : "the test that could be made");
+    else
+        snprintf(report->reason, sizeof report->reason,
+                 "largest mean gain over linear, %.2f dB, and on no test below it (in plane %+.2f, left out "
+                 "%+.2f)",
+                 most, gain_of(&report->in_plane, best), gain_of(&report->left_out, best));
+}
