@@ -37,6 +37,7 @@ enum {
 struct child {
     pid_t pid; // 0: free
     uint32_t address;
+    int is_rejecting; // does not count: it only says no, and may wait for the peer to hang up
 };
 
 struct listener {
@@ -131,8 +132,8 @@ static void accept_one(struct listener *listener)
             slot = slot ? slot : child;
             continue;
         }
-        n_all++;
-        n_address += child->address == address;
+        n_all += !child->is_rejecting;
+        n_address += !child->is_rejecting && child->address == address;
     }
     if (slot == NULL) {
         close(fd);
@@ -160,6 +161,7 @@ static void accept_one(struct listener *listener)
     }
     slot->pid = pid;
     slot->address = address;
+    slot->is_rejecting = request.is_full;
 }
 
 static size_t n_running(const struct listener *listener)

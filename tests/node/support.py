@@ -168,7 +168,10 @@ class Node:
         import pydicom
         found = {}
         for path in glob.glob(self.spool + '/store/*.dcm') + glob.glob(self.spool + '/incoming/*/*.dcm'):
-            found[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
+            try:
+                found[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
+            except FileNotFoundError:
+                pass  # moved to the store meanwhile: the next call sees it there
         return found
 
     def idle(self):
@@ -247,9 +250,11 @@ def files_of(folder):
 
 def send_folder(node, folder, calling='SENDER'):
     """Sends a folder as it lies, compressed objects in their own transfer syntax."""
-    done = subprocess.run(['dcmsend', '-dn', '-aet', calling, '-aec', 'ISOSLICE', '+sd', '+r', '127.0.0.1', str(node.port),
+    done = subprocess.run(['dcmsend', '-v', '-dn', '-aet', calling, '-aec', 'ISOSLICE', '+sd', '+r', '127.0.0.1', str(node.port),
                            folder], capture_output=True, text=True, env={**os.environ, 'TCP_NODELAY': '1'})
     check(done.returncode == 0, 'dcmsend: exit %d\n%s%s' % (done.returncode, done.stdout, done.stderr))
+    statuses = re.findall(r'with status (\w+) *: (\d+)', done.stdout + done.stderr)
+    check(statuses and all(status == 'SUCCESS' for status, _ in statuses), 'dcmsend: %s' % statuses)
 
 
 def phantom(folder, seed=1, matrix=64, slices=8):
@@ -268,6 +273,8 @@ def crop_series(folder, out, size=64):
         if compressed:
             subprocess.run(['dcmdjpeg', path, 'tmp.dcm'], check=True)
             raw = pydicom.dcmread('tmp.dcm')
+        for element in [e for e in raw if e.tag.group == 0]:
+            del raw[element.tag]  # zeros after the end of a file, read as elements
         rows, columns = min(size, raw.Rows), min(size, raw.Columns)
         top, left = (raw.Rows - rows) // 2, (raw.Columns - columns) // 2
         pixels = numpy.frombuffer(raw.PixelData, '<u2')[:raw.Rows * raw.Columns].reshape(raw.Rows, raw.Columns)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""isoslice run on files: what comes out, what is refused, exit codes. Each test in an empty directory of its own."""
+import glob
+import hashlib
+import json
+import os
+import shutil
+import sys
+
+import numpy
+import pydicom
+
+from support import *
+
+
+def start_weights():
+    isoslice('new-weights', 'start.safetensors')
+    return ['--weights', 'start.safetensors']
+
+
+def derived(out):
+    """{folder name: data sets by position} of OUT."""
+    found = {}
+    for folder in sorted(glob.glob(out + '/*')):
+        sets = [pydicom.dcmread(p) for p in sorted(glob.glob(folder + '/IM*.dcm'))]
+        found[os.path.basename(folder)] = sets
+    return found
+
+
+def digest(folder):
+    return {os.path.relpath(p, folder): hashlib.sha256(open(p, 'rb').read()).hexdigest() for p in files_of(folder)}
+
+
+def start_weights_give_linear():
+    """Exactly linear interpolation of the stored values, rounded once, to nearest, ties to even."""
+    phantom('in', slices=7)
+    isoslice('run', 'in', 'out', '--no-finetune', *start_weights())
+    source = [pydicom.dcmread(p) for p in files_of('in')]
+    orientation = [float(x) for x in source[0].ImageOrientationPatient]
+    normal = numpy.cross(orientation[:3], orientation[3:])
+    z = lambda d: float(numpy.dot([float(x) for x in d.ImagePositionPatient], normal))
+    source.sort(key=z)
+    (name, planes), = derived('out').items()
+    planes.sort(key=z)
+    step = float(source[0].PixelSpacing[0])
+    equal(float(planes[0].SpacingBetweenSlices), step, 'spacing between the planes')
+    zs = numpy.array([z(d) for d in source])
+    stored = numpy.stack([d.pixel_array.astype(float) for d in source])
+    for k, plane in enumerate(planes):
+        at = zs[0] + k * step
+        check(abs(z(plane) - at) < 1e-3, 'plane %d lies at %g, not %g' % (k, z(plane), at))
+        i = min(max(int(numpy.searchsorted(zs, at + 1e-6) - 1), 0), len(zs) - 2)
+        t = (at - zs[i]) / (zs[i + 1] - zs[i])
+        want = stored[i] * (1 - t) + stored[i + 1] * t
+        off = numpy.abs(plane.pixel_array - want)
+        check(off.max() <= 0.5 + 1e-3, 'plane %d is off linear by %g' % (k, off.max()))
+    last = zs[-1] - z(planes[-1])
+    check(-1e-3 < last < step, 'the last plane lies %g mm before the last slice' % last)
+
+
+def same_input_same_bytes():
+    """Fine-tuned twice with the same seed: the same files; with another seed: another UID."""
+    phantom('in', slices=6)
+    weights = start_weights()
+    isoslice('run', 'in', 'a', '--steps', '3', '--seed', '5', *weights)
+    shutil.copytree('in', 'renamed/deep/er')
+    for n, path in enumerate(files_of('renamed')):
+        os.rename(path, os.path.join(os.path.dirname(path), 'x%d' % (99 - n)))
+    isoslice('run', 'renamed', 'b', '--steps', '3', '--seed', '5', *weights)
+    equal(digest('b'), digest('a'), 'files of the second run')
+    isoslice('run', 'in', 'c', '--steps', '3', '--seed', '6', *weights)
+    check(set(derived('c')).isdisjoint(derived('a')), 'another seed has the same series UID')
+
+
+def exit_codes():
+    weights = start_weights()
+    isoslice('run', ok=(2,))
+    isoslice('run', 'in', 'out', '--spacing', 'wide', ok=(2,))
+    isoslice('run', 'in', 'out', '--no-finetune', '--steps', '3', ok=(2,))
+    isoslice('run', 'nowhere', 'out', *weights, ok=(1,))
+    os.makedirs('text')
+    open('text/readme.txt', 'w').write('this is no DICOM file\n')
+    done = isoslice('run', 'text', 'out', *weights, ok=(3,))
+    check('NOT_DICOM' in done.stdout, done.stdout)
+    os.makedirs('empty')
+    isoslice('run', 'empty', 'out', *weights, ok=(3,))
+    isoslice('run', 'text', 'out', '--weights', 'text/readme.txt', ok=(3,))
+    paths = phantom('mixed', slices=6)
+    shutil.copy('text/readme.txt', 'mixed/note')
+    done = isoslice('run', 'mixed', 'out', '--no-finetune', *weights, '--report', 'r.json')
+    report = json.load(open('r.json'))
+    equal(sorted(r['verdict'] for r in report), ['NOT_DICOM', 'OK'], 'verdicts')
+    isoslice('run', 'mixed', 'out', '--weights', 'text/readme.txt', ok=(4,))
+    os.makedirs('ct')
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.5.1.4.1.1.2'
+        d.Modality = 'CT'
+        d.save_as('ct/' + os.path.basename(path))
+    done = isoslice('run', 'ct', 'out', *weights, ok=(3,))
+    check('NOT_MR' in done.stdout, done.stdout)
+
+
+def truncated_file_is_named():
+    """A file that ends early is said to be so, and its stack is not made without it in silence."""
+    paths = phantom('in', slices=8)
+    weights = start_weights()
+    data = open(paths[3], 'rb').read()
+    open(paths[3], 'wb').write(data[:len(data) // 2])
+    done = isoslice('run', 'in', 'out', '--no-finetune', *weights, ok=(3,))
+    check('TRUNCATED' in done.stdout and 'MISSING_SLICES' in done.stdout, done.stdout)
+
+
+def report_and_preview():
+    phantom('in', slices=8)
+    done = isoslice('run', 'in', 'out', '--steps', '4', '--fallback', '--report', 'r.json', '--preview', 'p.png', *start_weights())
+    r, = json.load(open('r.json'))
+    equal(r['steps'], 4, 'steps')
+    check(r['in_plane_patches']['measured'] and r['acquired_slices_left_out']['measured'], r)
+    for name in ('linear', 'cubic', 'base', 'tuned'):
+        check(10 < r['in_plane_patches']['psnr_db'][name] < 80, '%s: %r' % (name, r))
+    check(r['delivered'] in ('linear', 'cubic', 'base', 'tuned'), r['delivered'])
+    check(open('p.png', 'rb').read(8) == b'\x89PNG\r\n\x1a\n', 'p.png is no PNG')
+    image, = derived('out').values()
+    check('NOT FOR PRIMARY DIAGNOSIS' in image[0].ImageComments, image[0].ImageComments)
+    check(all(ord(c) < 128 for c in done.stdout), 'output is not ASCII')
+
+
+def spacing_options():
+    phantom('in', slices=6)
+    weights = start_weights()
+    isoslice('run', 'in', 'mm', '--no-finetune', '--spacing', '2.5', *weights)
+    planes, = derived('mm').values()
+    equal(float(planes[0].SliceThickness), 2.5, 'thickness')
+    isoslice('run', 'in', 'recur', '--no-finetune', '--spacing', 'recur', *weights)
+    planes, = derived('recur').values()
+    source = [pydicom.dcmread(p) for p in files_of('in')]
+    positions = {tuple(round(float(x), 3) for x in d.ImagePositionPatient) for d in planes}
+    for d in source:
+        check(tuple(round(float(x), 3) for x in d.ImagePositionPatient) in positions, 'an acquired plane does not recur')
+
+
+def help_everywhere():
+    for command in ('run', 'node', 'queue', 'echo', 'check-config', 'phantom', 'new-weights'):
+        check('usage: isoslice ' + command in isoslice(command, '--help').stdout, command)
+        check(command in isoslice('--help').stdout, command)
+    check(isoslice('--version').stdout.startswith('isoslice '), 'version')
+    for name in ('isoslice-receive', 'isoslice-work', 'isoslice-send'):
+        for option, text in (('--help', 'usage: ' + name), ('--version', name + ' ')):
+            done = subprocess.run([program(name), option], capture_output=True, text=True)
+            check(done.returncode == 0 and text in done.stdout, '%s %s: %s' % (name, option, done))
+        equal(subprocess.run([program(name)], capture_output=True).returncode, 2, name + ' without arguments')
+    isoslice('no-such-command', ok=(2,))
+
+
+run_named({
+    'unit.run.start_weights_give_linear': start_weights_give_linear,
+    'unit.run.same_input_same_bytes': same_input_same_bytes,
+    'unit.run.exit_codes': exit_codes,
+    'unit.run.truncated_file_is_named': truncated_file_is_named,
+    'unit.run.report_and_preview': report_and_preview,
+    'unit.run.spacing_options': spacing_options,
+    'unit.run.help_everywhere': help_everywhere,
+})
