@@ -87,8 +87,8 @@ static int read_element(const uint8_t *data, size_t at, size_t end, int explicit
                         struct fault_note *why)
 {
     if (end - at < 8)
-        return fault_set(why, FAULT_TRUNCATED, "the object ends inside an element header at byte %zu of %zu", at,
-                         end);
+        return fault_set(why, FAULT_TRUNCATED, "the object ends inside an element header at byte %zu of %zu",
+                         at, end);
     e->tag = get_tag(data + at);
     e->vr[0] = '\0';
     if (!explicit_vr || e->tag >> 16 == 0xFFFE) {
@@ -98,8 +98,9 @@ static int read_element(const uint8_t *data, size_t at, size_t end, int explicit
     }
     int size = vr_length_size(data + at + 4);
     if (size == 0)
-        return fault_set(why, FAULT_BAD_HEADER, "element (%04x,%04x) at byte %zu has an unknown VR 0x%02x%02x",
-                         e->tag >> 16, e->tag & 0xFFFF, at, data[at + 4], data[at + 5]);
+        return fault_set(why, FAULT_BAD_HEADER,
+                         "element (%04x,%04x) at byte %zu has an unknown VR 0x%02x%02x", e->tag >> 16,
+                         e->tag & 0xFFFF, at, data[at + 4], data[at + 5]);
     memcpy(e->vr, data + at + 4, 2);
     e->vr[2] = '\0';
     if (size == 2) {
@@ -108,8 +109,8 @@ static int read_element(const uint8_t *data, size_t at, size_t end, int explicit
         return 0;
     }
     if (end - at < 12)
-        return fault_set(why, FAULT_TRUNCATED, "the object ends inside an element header at byte %zu of %zu", at,
-                         end);
+        return fault_set(why, FAULT_TRUNCATED, "the object ends inside an element header at byte %zu of %zu",
+                         at, end);
     e->length = get32(data + at + 8);
     e->value = at + 12;
     return 0;
@@ -121,11 +122,11 @@ static int check_length(const struct walk *w, const struct element *e, size_t en
         return 0;
     if (end == w->size)
         return fault_set(w->why, FAULT_TRUNCATED,
-                         "element (%04x,%04x) at byte %zu is %u bytes long, but only %zu are left", e->tag >> 16,
-                         e->tag & 0xFFFF, e->value, e->length, end - e->value);
+                         "element (%04x,%04x) at byte %zu is %u bytes long, but only %zu are left",
+                         e->tag >> 16, e->tag & 0xFFFF, e->value, e->length, end - e->value);
     return fault_set(w->why, FAULT_BAD_HEADER,
-                     "element (%04x,%04x) at byte %zu is %u bytes long, its parent has only %zu left", e->tag >> 16,
-                     e->tag & 0xFFFF, e->value, e->length, end - e->value);
+                     "element (%04x,%04x) at byte %zu is %u bytes long, its parent has only %zu left",
+                     e->tag >> 16, e->tag & 0xFFFF, e->value, e->length, end - e->value);
 }
 
 static void copy_text(char *out, size_t size, const uint8_t *value, size_t length)
@@ -157,8 +158,8 @@ static int copy_uid(const struct walk *w, char out[UID_SIZE], const struct eleme
         text[length] = '\0';
     }
     if (!fits || !uid_is_valid(text))
-        return fault_set(w->why, FAULT_BAD_UID, "element (%04x,%04x) of %u bytes is not a valid UID", e->tag >> 16,
-                         e->tag & 0xFFFF, e->length);
+        return fault_set(w->why, FAULT_BAD_UID, "element (%04x,%04x) of %u bytes is not a valid UID",
+                         e->tag >> 16, e->tag & 0xFFFF, e->length);
     memcpy(out, text, length + 1);
     return 0;
 }
@@ -166,8 +167,9 @@ static int copy_uid(const struct walk *w, char out[UID_SIZE], const struct eleme
 static int get_us(const struct walk *w, const struct element *e, uint32_t *out)
 {
     if ((e->vr[0] != '\0' && strcmp(e->vr, "US") != 0) || e->length != 2)
-        return fault_set(w->why, FAULT_BAD_HEADER, "element (%04x,%04x) is not one US value (%u bytes, VR '%s')",
-                         e->tag >> 16, e->tag & 0xFFFF, e->length, e->vr);
+        return fault_set(w->why, FAULT_BAD_HEADER,
+                         "element (%04x,%04x) is not one US value (%u bytes, VR '%s')", e->tag >> 16,
+                         e->tag & 0xFFFF, e->length, e->vr);
     *out = get16(w->data + e->value);
     return 0;
 }
@@ -260,12 +262,15 @@ static int walk_element(struct walk *w)
         return 0;
     }
     if (e.tag >> 16 == 0xFFFE)
-        return fault_set(w->why, FAULT_BAD_HEADER, "a delimiter (%04x,%04x) at byte %zu stands outside a sequence",
-                         e.tag >> 16, e.tag & 0xFFFF, w->at);
+        return fault_set(w->why, FAULT_BAD_HEADER,
+                         "a delimiter (%04x,%04x) at byte %zu stands outside a sequence", e.tag >> 16,
+                         e.tag & 0xFFFF, w->at);
     if (++w->n_elements > PRESCAN_MAX_ELEMENTS)
         return fault_set(w->why, FAULT_BAD_HEADER, "there are more than %d elements", PRESCAN_MAX_ELEMENTS);
     int is_top = w->top == 0;
-    if (is_top) {
+    // Zeros after the end of a file become an element (0000,0000), which senders built on DCMTK put first.
+    int is_padding = is_top && e.tag == 0 && w->n_elements == 1 && e.length <= 4;
+    if (is_top && !is_padding) {
         if (e.tag <= w->last_tag || e.tag >> 16 < 4)
             return fault_set(w->why, FAULT_BAD_HEADER, "element (%04x,%04x) at byte %zu is out of order",
                              e.tag >> 16, e.tag & 0xFFFF, w->at);
@@ -287,8 +292,8 @@ static int walk_element(struct walk *w)
             return push(w, LEVEL_FRAGMENTS, level->end, 1, 1, 0);
         }
         if (e.vr[0] != '\0' && !is_un && !is_sequence)
-            return fault_set(w->why, FAULT_BAD_HEADER, "element (%04x,%04x) of VR %s has no length", e.tag >> 16,
-                             e.tag & 0xFFFF, e.vr);
+            return fault_set(w->why, FAULT_BAD_HEADER, "element (%04x,%04x) of VR %s has no length",
+                             e.tag >> 16, e.tag & 0xFFFF, e.vr);
         // A sequence sent as UN is in implicit VR inside: PS3.5 6.2.2 note 2.
         return push(w, LEVEL_SEQUENCE, level->end, 1, is_sequence, 0);
     }
@@ -301,9 +306,10 @@ static int walk_element(struct walk *w)
     }
     if (is_pixels && is_top) {
         if (w->encapsulated)
-            return fault_set(w->why, FAULT_BAD_HEADER,
-                             "pixel data have a length of %u bytes, but the transfer syntax is an encapsulated one",
-                             e.length);
+            return fault_set(
+                w->why, FAULT_BAD_HEADER,
+                "pixel data have a length of %u bytes, but the transfer syntax is an encapsulated one",
+                e.length);
         w->out->has_pixel_data = 1;
         w->pixel_bytes = e.length;
     } else if ((is_un || e.vr[0] == '\0') && !is_pixels && e.length >= 8 &&
@@ -333,7 +339,8 @@ static int walk_item(struct walk *w)
         return rc;
     if (e.tag == TAG_SEQUENCE_END && level->undefined) {
         if (e.length != 0)
-            return fault_set(w->why, FAULT_BAD_HEADER, "a sequence delimiter at byte %zu has a length", w->at);
+            return fault_set(w->why, FAULT_BAD_HEADER, "a sequence delimiter at byte %zu has a length",
+                             w->at);
         w->at = e.value;
         pop(w);
         return 0;
@@ -355,6 +362,10 @@ static int walk_item(struct walk *w)
     if (is_fragment) {
         if (w->top == 1 && level->n_items > 1) // the first is the offset table
             w->pixel_bytes += e.length;
+        if (w->top == 1 && level->n_items == 2) {
+            w->out->fragment_offset = e.value;
+            w->out->fragment_size = e.length;
+        }
         w->at = e.value + e.length;
         return 0;
     }
@@ -412,12 +423,14 @@ static int walk_meta(struct walk *w)
         if (rc != 0)
             return rc;
         if (e.tag <= last_tag || e.length > PRESCAN_MAX_VALUE || strcmp(e.vr, "SQ") == 0)
-            return fault_set(w->why, FAULT_BAD_HEADER, "file meta element (%04x,%04x) of %u bytes is not in order",
-                             e.tag >> 16, e.tag & 0xFFFF, e.length);
+            return fault_set(w->why, FAULT_BAD_HEADER,
+                             "file meta element (%04x,%04x) of %u bytes is not in order", e.tag >> 16,
+                             e.tag & 0xFFFF, e.length);
         last_tag = e.tag;
         if (e.tag == 0x00020000) {
             if (e.length != 4)
-                return fault_set(w->why, FAULT_BAD_HEADER, "the file meta group length is %u bytes long", e.length);
+                return fault_set(w->why, FAULT_BAD_HEADER, "the file meta group length is %u bytes long",
+                                 e.length);
             group_end = e.value + 4 + (size_t)get32(w->data + e.value);
         } else if (e.tag == 0x00020010) {
             rc = copy_uid(w, out->transfer_syntax, &e);
@@ -432,7 +445,8 @@ static int walk_meta(struct walk *w)
         return fault_set(w->why, FAULT_NOT_DICOM, "there is no file meta information after the preamble");
     if (group_end != 0 && group_end != w->at)
         return fault_set(w->why, group_end > w->size ? FAULT_TRUNCATED : FAULT_BAD_HEADER,
-                         "the file meta information ends at byte %zu, its group length says %zu", w->at, group_end);
+                         "the file meta information ends at byte %zu, its group length says %zu", w->at,
+                         group_end);
     if (out->transfer_syntax[0] == '\0')
         return fault_set(w->why, FAULT_BAD_HEADER, "the file meta information has no transfer syntax");
     return 0;
@@ -442,9 +456,10 @@ static int judge_transfer_syntax(const char *uid, int *explicit_vr, int *encapsu
 {
     static const char jpeg_family[] = "1.2.840.10008.1.2.4.";
     *explicit_vr = strcmp(uid, "1.2.840.10008.1.2") != 0;
-    *encapsulated = strcmp(uid, "1.2.840.10008.1.2.5") == 0 ||
-                    (strncmp(uid, jpeg_family, sizeof jpeg_family - 1) == 0 &&
-                     strcmp(uid, "1.2.840.10008.1.2.4.95") != 0 && strcmp(uid, "1.2.840.10008.1.2.4.94") != 0);
+    *encapsulated =
+        strcmp(uid, "1.2.840.10008.1.2.5") == 0 ||
+        (strncmp(uid, jpeg_family, sizeof jpeg_family - 1) == 0 &&
+         strcmp(uid, "1.2.840.10008.1.2.4.95") != 0 && strcmp(uid, "1.2.840.10008.1.2.4.94") != 0);
     if (!*explicit_vr || *encapsulated || strcmp(uid, "1.2.840.10008.1.2.1") == 0)
         return 0;
     return fault_set(why, FAULT_TRANSFER_SYNTAX,
@@ -459,15 +474,16 @@ static int judge_pixels(const struct walk *w)
     if (w->seen_dimensions != 7 || p->rows < 1 || p->columns < 1 || p->samples < 1 || p->samples > 4 ||
         p->bits_allocated < 1 || p->bits_allocated > 64)
         return fault_set(w->why, FAULT_PIXEL_SIZE,
-                         "pixel data without usable dimensions: %u rows, %u columns, %u samples, %u bits", p->rows,
-                         p->columns, p->samples, p->bits_allocated);
+                         "pixel data without usable dimensions: %u rows, %u columns, %u samples, %u bits",
+                         p->rows, p->columns, p->samples, p->bits_allocated);
     uint64_t want =
         (uint64_t)p->rows * p->columns * p->samples * ((p->bits_allocated + 7) / 8) * p->frames; // < 2^57
     if (!w->encapsulated && w->pixel_bytes != want && w->pixel_bytes != want + (want & 1))
-        return fault_set(w->why, FAULT_PIXEL_SIZE,
-                         "pixel data are %llu bytes, but %u x %u x %u samples of %u bits in %u frames are %llu",
-                         (unsigned long long)w->pixel_bytes, p->rows, p->columns, p->samples, p->bits_allocated,
-                         p->frames, (unsigned long long)want);
+        return fault_set(
+            w->why, FAULT_PIXEL_SIZE,
+            "pixel data are %llu bytes, but %u x %u x %u samples of %u bits in %u frames are %llu",
+            (unsigned long long)w->pixel_bytes, p->rows, p->columns, p->samples, p->bits_allocated, p->frames,
+            (unsigned long long)want);
     if (w->encapsulated && (w->pixel_bytes == 0 || (want > BOMB_BYTES && w->pixel_bytes < want / BOMB_RATIO)))
         return fault_set(w->why, FAULT_PIXEL_SIZE, "%llu bytes of compressed pixel data cannot hold %llu",
                          (unsigned long long)w->pixel_bytes, (unsigned long long)want);

@@ -32,6 +32,8 @@ struct prescan {
     char digest[DIGEST_HEX_SIZE]; // SHA-256 of the data set's bytes (what follows the file meta information)
     size_t dataset_offset;        // where the data set begins
     size_t dataset_end;           // where it ends: the object's size, or where padding with zero bytes begins
+    size_t fragment_offset;       // first fragment of encapsulated pixel data; 0 when there is none
+    size_t fragment_size;
     int has_pixel_data;
     uint32_t rows, columns, bits_allocated, samples, frames;
 };

@@ -2,6 +2,7 @@
 #include "dicom_map/source.h"
 
 #include "core/file.h"
+#include "dicom_map/codestream.h"
 #include "dicom_map/prescan.h"
 #include "dicom_map/source_parts.h"
 #include "dicom_map/stack.h"
@@ -69,8 +70,8 @@ static int add_slices(struct reader *r, const char *path, const struct dcm_objec
 {
     struct source *source = r->source;
     int n = slice_n_frames(object, scan);
-    int rc = grow((void **)&source->slices, &r->room_slices, source->n_slices + (size_t)n, sizeof *source->slices,
-                  r->why);
+    int rc = grow((void **)&source->slices, &r->room_slices, source->n_slices + (size_t)n,
+                  sizeof *source->slices, r->why);
     if (rc == 0)
         rc = grow((void **)&source->paths, &r->room_files, source->n_files, sizeof *source->paths, r->why);
     if (rc == 0)
@@ -101,8 +102,9 @@ static int read_one(struct reader *r, const char *path)
     if (rc == 0)
         rc = prescan_memory(data, size, &scan, &note);
     if (rc == 0)
-        rc = dcm_object_parse((const char *)data + scan.dataset_offset, scan.dataset_end - scan.dataset_offset,
-                              scan.transfer_syntax, 1, &object, &note);
+        rc =
+            dcm_object_parse((const char *)data + scan.dataset_offset, scan.dataset_end - scan.dataset_offset,
+                             scan.transfer_syntax, 1, &object, &note);
     free(data);
     if (rc == FAULT_NO_MEMORY || rc == FAULT_CONFIG)
         return fault_set(r->why, (enum fault)rc, "%s", note.text);
@@ -119,7 +121,8 @@ static int read_folder(struct reader *r, const char *path, int depth)
 {
     struct dirent **names = NULL;
     if (depth >= MAX_FOLDER_DEPTH)
-        return fault_set(r->why, FAULT_IO, "folders are nested deeper than %d at '%s'", MAX_FOLDER_DEPTH, path);
+        return fault_set(r->why, FAULT_IO, "folders are nested deeper than %d at '%s'", MAX_FOLDER_DEPTH,
+                         path);
     int n = scandir(path, &names, NULL, alphasort);
     if (n < 0 && depth > 0)
         return add_bad(r, path, FAULT_IO, strerror(errno));
@@ -329,9 +332,14 @@ int source_parse(const struct source *source, const struct slice *slice, int hea
     if (rc == 0 && strcmp(scan.digest, slice->digest) != 0)
         rc = fault_set(why, FAULT_IO, "the file of SOP Instance UID %s has changed since it was opened",
                        slice->sop_uid);
+    if (rc == 0 && !header_only && scan.fragment_offset > 0)
+        rc =
+            codestream_check(scan.transfer_syntax, (const char *)data + scan.fragment_offset,
+                             scan.fragment_size, slice->n_rows, slice->n_columns, slice->bits_allocated, why);
     if (rc == 0)
-        rc = dcm_object_parse((const char *)data + scan.dataset_offset, scan.dataset_end - scan.dataset_offset,
-                              scan.transfer_syntax, header_only, object, why);
+        rc =
+            dcm_object_parse((const char *)data + scan.dataset_offset, scan.dataset_end - scan.dataset_offset,
+                             scan.transfer_syntax, header_only, object, why);
     free(data);
     return rc;
 }
@@ -374,7 +382,8 @@ static int load_slice(const struct source *source, struct source_entry *entry, s
     digest_add(digest, samples, 2 * n_kept);
     if (entry->rescale_varies) {
         char text[80];
-        int length = snprintf(text, sizeof text, "slope=%.17g;intercept=%.17g", slice->slope, slice->intercept);
+        int length =
+            snprintf(text, sizeof text, "slope=%.17g;intercept=%.17g", slice->slope, slice->intercept);
         digest_add(digest, text, (size_t)length);
     }
     digest_finish(digest, entry->digests[plane]);
@@ -401,7 +410,8 @@ static int load_planes(const struct source *source, size_t item, float *voxels, 
     if (whole == NULL || samples == NULL || entry->digests == NULL || entry->scales == NULL)
         rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold a slice of %zu pixels", n);
     for (size_t plane = 0; rc == 0 && plane < depth; plane++)
-        rc = load_slice(source, entry, plane, whole, samples, voxels != NULL ? voxels + plane * n_kept : NULL, why);
+        rc = load_slice(source, entry, plane, whole, samples, voxels != NULL ? voxels + plane * n_kept : NULL,
+                        why);
     free(whole);
     free(samples);
     if (rc != 0)
@@ -410,7 +420,8 @@ static int load_planes(const struct source *source, size_t item, float *voxels, 
         struct pixels_layout layout = source_layout(first);
         pixels_common_scale(entry->scales, depth, &layout, &entry->slope, &entry->intercept);
         for (size_t plane = 0; voxels != NULL && plane < depth; plane++)
-            pixels_convert(voxels + plane * n_kept, n_kept, &entry->scales[plane], entry->slope, entry->intercept);
+            pixels_convert(voxels + plane * n_kept, n_kept, &entry->scales[plane], entry->slope,
+                           entry->intercept);
     }
     entry->is_loaded = 1;
     return 0;
@@ -430,7 +441,8 @@ int source_look_at_pixels(const struct source *source, size_t item, struct fault
 
 int source_crop(struct source *source, size_t item, int rows, int columns, struct fault_note *why)
 {
-    if (item >= source->n_entries || source->entries[item].item.verdict != FAULT_OK || rows < 1 || columns < 1)
+    if (item >= source->n_entries || source->entries[item].item.verdict != FAULT_OK || rows < 1 ||
+        columns < 1)
         return fault_set(why, FAULT_INTERNAL, "item %zu cannot be cropped to %d x %d", item, rows, columns);
     struct source_entry *entry = &source->entries[item];
     int cut_rows = entry->item.height > rows ? (entry->item.height - rows) / 2 : 0;
@@ -446,8 +458,8 @@ int source_crop(struct source *source, size_t item, int rows, int columns, struc
     for (size_t i = 0; i < entry->item.n_images; i++) {
         struct slice *slice = &source->slices[entry->members[i]];
         for (int axis = 0; axis < 3; axis++)
-            slice->position[axis] +=
-                slice->row[axis] * cut_columns * slice->column_mm + slice->column[axis] * cut_rows * slice->row_mm;
+            slice->position[axis] += slice->row[axis] * cut_columns * slice->column_mm +
+                                     slice->column[axis] * cut_rows * slice->row_mm;
     }
     return 0;
 }

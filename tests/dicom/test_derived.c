@@ -139,6 +139,7 @@ static void make_series(const char *variant, const char *folder)
 
 static void folders_and_rubbish(void)
 {
+    clear("in");
     make_series("bare", "in/a/b");
     CHECK_OK(file_make_directory("in/c", &why));
     write_text("in/c/notes.txt", "not an image");
@@ -236,22 +237,46 @@ static void transfer_syntaxes(void)
     }
 }
 
-static void damaged_pixels_fail(void)
+// Damages one coded file with a shell command and expects this fault on loading.
+static void expect_damage(const char *coder, const char *damage, enum fault fault)
 {
     static float voxels[8 * 20 * 24];
-    make_series("bare", "in");
     clear("coded");
-    run("for f in in/*.dcm; do dcmcjpeg +e1 $f coded/$(basename $f) || exit 1; done");
-    // the end of the compressed data becomes zero bytes
-    run("s=$(stat -c %%s coded/4.dcm); dd if=/dev/zero of=coded/4.dcm bs=1 seek=$((s - 408)) count=400 "
-        "conv=notrunc "
-        "2>/dev/null");
+    run("for f in in/*.dcm; do %s $f coded/$(basename $f) || exit 1; done", coder);
+    run("cd coded && %s", damage);
     struct source *source = open_one("coded");
     CHECK_INT(source_item(source, 0)->verdict, FAULT_OK);
-    int rc = source_load_voxels(source, 0, voxels, &why);
-    fprintf(stderr, "%s: %s\n", fault_name((enum fault)rc), why.text);
-    CHECK(rc == 0 || rc == FAULT_DECODE || rc == FAULT_PIXEL_SIZE);
+    CHECK_FAULT(source_load_voxels(source, 0, voxels, &why), fault);
+    fprintf(stderr, "%s\n", why.text);
     source_free(source);
+}
+
+// Patches `with` `shift` bytes after the first `mark` (a Python bytes literal) in 4.dcm.
+#define PATCH(mark, shift, with)                                                                             \
+    "/usr/bin/python3 -c \"d = bytearray(open('4.dcm', 'rb').read()); i = d.rfind(" mark ") + " shift        \
+    "; d[i:i + len(" with ")] = " with "; open('4.dcm', 'wb').write(d)\""
+
+static void damaged_pixels_fail(void)
+{
+    make_series("bare", "in");
+    // rows of the codestream: more, fewer; columns; components
+    expect_damage("dcmcjpeg +e1", PATCH("b'\\xff\\xc3\\x00'", "5", "b'\\x08\\x00'"), FAULT_PIXEL_SIZE);
+    expect_damage("dcmcjpeg +e1", PATCH("b'\\xff\\xc3\\x00'", "5", "b'\\x00\\x04'"), FAULT_PIXEL_SIZE);
+    expect_damage("dcmcjpeg +e1", PATCH("b'\\xff\\xc3\\x00'", "7", "b'\\x00\\x10'"), FAULT_PIXEL_SIZE);
+    expect_damage("dcmcjpeg +e1", PATCH("b'\\xff\\xc3\\x00'", "9", "b'\\x03'"), FAULT_PIXEL_SIZE);
+    expect_damage("dcmcjpeg +e1", PATCH("b'\\xff\\xc3\\x00'", "0", "b'\\x00'"), FAULT_DECODE);
+    expect_damage("dcmcjpeg +e1", PATCH("b'\\xff\\xd8\\xff'", "0", "b'\\x00'"), FAULT_DECODE);
+    expect_damage("dcmcjpls +el", PATCH("b'\\xff\\xf7\\x00'", "5", "b'\\xff\\xff'"), FAULT_PIXEL_SIZE);
+    // RLE: 64 bytes of header that begin with the number of segments
+    expect_damage("dcmcrle", PATCH("b'\\x02\\x00\\x00\\x00\\x40\\x00\\x00\\x00'", "0", "b'\\x0f'"),
+                  FAULT_DECODE);
+    expect_damage("dcmcrle", PATCH("b'\\x02\\x00\\x00\\x00\\x40\\x00\\x00\\x00'", "8", "b'\\xff\\xff\\xff'"),
+                  FAULT_DECODE);
+    // the end of the entropy-coded data becomes zero bytes
+    expect_damage(
+        "dcmcjpeg +e1",
+        "s=$(stat -c %s 4.dcm); dd if=/dev/zero of=4.dcm bs=1 seek=$((s - 408)) count=400 conv=notrunc 2>&1",
+        FAULT_DECODE);
 }
 
 // ---- plans
@@ -419,12 +444,12 @@ static void network_says_so(void)
     clear("out");
     run("%s in out method=tuned", DERIVE_SERIES);
     run("%s/check_derived.sh in out", TEST_SOURCE_DIR);
-    run("dcmdump out/IM0001.dcm > dump; grep -q 'SR-AI 0.80mm NFPD' dump && "
+    run("dcmdump +L out/IM0001.dcm > dump; grep -q 'SR-AI 0.80mm NFPD' dump && "
         "grep -q 'neural network, adapted to this subject' dump && "
         "grep -q 'sha256:001122334455;' dump && grep -q 'SA-INR 1.0' dump");
     clear("out");
     run("%s in out method=cubic", DERIVE_SERIES);
-    run("dcmdump out/IM0001.dcm > dump; grep -q 'cubic B-spline' dump && ! grep -qE "
+    run("dcmdump +L out/IM0001.dcm > dump; grep -q 'cubic B-spline' dump && ! grep -qE "
         "'neural|SR-AI|SA-INR|super-res' dump");
 }
 
