@@ -29,7 +29,7 @@ struct tuning {
 struct finetune_recipe finetune_default(void)
 {
     return (struct finetune_recipe){
-        .batch = 2, .slices = 4, .targets = 2, .rate = 5e-4, .rate_end = 0.02, .warm_up = 20};
+        .batch = 2, .slices = 4, .targets = 1, .rate = 1e-3, .rate_end = 0.02, .beta2 = 0.99, .warm_up = 20};
 }
 
 static int open_tuning(struct tuning *tuning, struct fault_note *why)
@@ -197,7 +197,8 @@ static int run_steps(struct tuning *tuning, struct fault_note *why)
         if (rc == 0)
             rc = take_gradient(tuning, step, why);
         if (rc == 0)
-            rc = trainer_update(&tuning->trainer, rate_at(tuning->recipe, step, n), why);
+            rc = trainer_update(&tuning->trainer, rate_at(tuning->recipe, step, n), tuning->recipe->beta2,
+                                why);
         if (rc == 0)
             rc = ops->step_end(device, why);
         if (rc == 0 && is_check_due(step + 1, n))

@@ -21,6 +21,7 @@ struct finetune_recipe {
     int targets;     // planes per gap
     double rate;     // highest learning rate
     double rate_end; // last learning rate, as a share of the highest
+    double beta2;    // decay of Adam's second moment
     int warm_up;     // steps of rising rate, at most a tenth of all
 };
 

@@ -194,11 +194,11 @@ int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
     return rc;
 }
 
-int trainer_update(struct trainer *trainer, double rate, struct fault_note *why)
+int trainer_update(struct trainer *trainer, double rate, double beta2, struct fault_note *why)
 {
     const struct sr_ops *ops = trainer->model->ops;
     struct sr_device *device = trainer->model->device;
-    struct sr_adam adam = {.rate = (float)rate, .beta1 = 0.9F, .beta2 = 0.999F, .epsilon = 1e-8F};
+    struct sr_adam adam = {.rate = (float)rate, .beta1 = 0.9F, .beta2 = (float)beta2, .epsilon = 1e-8F};
     adam.step = ++trainer->step;
     int rc = ops->adam(device, adam, trainer->gradients, trainer->moment1, trainer->moment2,
                        trainer->model->parameters, why);

@@ -50,7 +50,7 @@ int main(int argc, char **argv)
         CHECK_OK(trainer_backward(&trainer, 0, &why));
         CHECK_OK(ops->synchronize(model.device, &why));
         double t2 = clock_monotonic_s();
-        CHECK_OK(trainer_update(&trainer, 1e-4, &why));
+        CHECK_OK(trainer_update(&trainer, 1e-4, 0.999, &why));
         CHECK_OK(ops->synchronize(model.device, &why));
         double t3 = clock_monotonic_s();
         CHECK_OK(ops->decode_forward(model.device, trainer.features, trainer.stack, trainer.planes, window, 1,

@@ -19,7 +19,8 @@ float *support_random(uint64_t seed, size_t n, double low, double high);
 void *support_alloc(size_t bytes);
 
 // Ends the test unless max|got-want| <= limit * max|want| + floor; `what` stands in the message.
-void support_close(const char *what, const float *got, const float *want, size_t n, double limit, double floor);
+void support_close(const char *what, const float *got, const float *want, size_t n, double limit,
+                   double floor);
 
 // Ends the test unless all n values are the same bits.
 void support_equal(const char *what, const float *got, const float *want, size_t n);
@@ -31,7 +32,8 @@ const struct sr_ops *support_ops(const char *name);
 struct sr_buffer *support_buffer(const struct sr_ops *ops, struct sr_device *device, struct sr_extent extent,
                                  int channels, const float *from);
 // The buffer's values; the caller frees.
-float *support_values(const struct sr_ops *ops, struct sr_device *device, const struct sr_buffer *buffer, size_t n);
+float *support_values(const struct sr_ops *ops, struct sr_device *device, const struct sr_buffer *buffer,
+                      size_t n);
 
 // Raw little-endian floats, n of them or a failed test; the caller frees.
 float *support_read_floats(const char *path, size_t n);

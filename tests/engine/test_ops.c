@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every operation of every backend against the reference, forward and backward, on shapes that do not fit
+// anything: one slice, one voxel, sides below the attention window, no multiples of a tile or a vector.
+#include "sr_engine/random.h"
+#include "tests/engine/support.h"
+
+// The contract's limit for tensors of random values.
+static const double limit = 1e-4;
+
+static const struct sr_extent shapes[] = {
+    {1, 1, 1, 1}, {1, 1, 5, 7}, {1, 2, 13, 6}, {2, 3, 9, 17}, {1, 5, 4, 33}};
+
+// The backend under test and the reference, side by side.
+struct pair {
+    struct model model[2]; // 0: under test, 1: reference
+    float *parameters;
+    struct sr_extent extent;
+    size_t voxels;
+};
+
+static void open_pair(struct pair *pair, const char *backend, struct sr_extent extent)
+{
+    struct fault_note why = {0};
+    const char *names[2] = {backend, "ref"};
+    memset(pair, 0, sizeof *pair);
+    if (strcmp(backend, "cuda") == 0) {
+        const struct sr_ops *ops;
+        if (ops_find(backend, &ops, &why) != 0)
+            SKIP("no GPU: %s", why.text);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(model_open(&pair->model[i], support_ops(names[i]), net_config_p0(), 0, &why));
+    pair->parameters = support_parameters(&pair->model[0].net, 11);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(model_set_parameters(&pair->model[i], pair->parameters, &why));
+    pair->extent = extent;
+    pair->voxels = (size_t)extent.n * (size_t)extent.d * (size_t)extent.h * (size_t)extent.w;
+}
+
+static void close_pair(struct pair *pair)
+{
+    free(pair->parameters);
+    model_close(&pair->model[0]);
+    model_close(&pair->model[1]);
+}
+
+static void free_two(struct pair *pair, struct sr_buffer *buffers[2])
+{
+    for (int i = 0; i < 2; i++)
+        pair->model[i].ops->buffer_free(pair->model[i].device, buffers[i]);
+}
+
+static void make_two(struct pair *pair, struct sr_extent extent, int channels, const float *from,
+                     struct sr_buffer *buffers[2])
+{
+    for (int i = 0; i < 2; i++)
+        buffers[i] = support_buffer(pair->model[i].ops, pair->model[i].device, extent, channels, from);
+}
+
+static void compare_two(struct pair *pair, const char *what, struct sr_buffer *buffers[2], size_t n)
+{
+    float *got = support_values(pair->model[0].ops, pair->model[0].device, buffers[0], n);
+    float *want = support_values(pair->model[1].ops, pair->model[1].device, buffers[1], n);
+    support_close(what, got, want, n, limit, 0);
+    free(got);
+    free(want);
+}
+
+// Only the named tensors of the gradients' arena.
+static void compare_gradients(struct pair *pair, struct sr_buffer *gradients[2], const char *prefix)
+{
+    const struct net *net = &pair->model[0].net;
+    float *got = support_values(pair->model[0].ops, pair->model[0].device, gradients[0], net->n_parameters);
+    float *want = support_values(pair->model[1].ops, pair->model[1].device, gradients[1], net->n_parameters);
+    int seen = 0;
+    for (int i = 0; i < net->n_tensors; i++) {
+        const struct net_tensor *tensor = &net->tensors[i];
+        // the true gradient of the key's bias is zero; where all neighbours are one voxel, that of all scores
+        // is
+        int inert = tensor->offset == net->key.bias ||
+                    (pair->voxels == 1 && (strncmp(tensor->name, "attentionLayer.q", 16) == 0 ||
+                                           strncmp(tensor->name, "attentionLayer.k", 16) == 0));
+        if (strncmp(tensor->name, prefix, strlen(prefix)) != 0)
+            continue;
+        support_close(tensor->name, got + tensor->offset, want + tensor->offset, tensor->count,
+                      inert ? 0 : limit, inert ? 1e-6 : 0);
+        seen++;
+    }
+    CHECK(seen > 0);
+    free(got);
+    free(want);
+}
+
+static void check_conv(const char *backend, struct sr_extent extent, int index, unsigned flags)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *x[2], *y[2];
+    open_pair(&pair, backend, extent);
+    int c_in = pair.model[0].net.convs[index].c_in;
+    float *in = support_random(1, pair.voxels * (size_t)c_in, -1, 1),
+          *out = support_random(2, pair.voxels * 64, -1, 1);
+    make_two(&pair, extent, c_in, in, x);
+    make_two(&pair, extent, 64, out, y);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(pair.model[i].ops->conv_forward(pair.model[i].device, index, x[i], flags, y[i], &why));
+    compare_two(&pair, "y", y, pair.voxels * 64);
+    free_two(&pair, x);
+    free_two(&pair, y);
+    free(in);
+    free(out);
+    close_pair(&pair);
+}
+
+static void check_conv_back(const char *backend, struct sr_extent extent, int index, unsigned flags)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *x[2], *dy[2], *dx[2], *gradients[2];
+    open_pair(&pair, backend, extent);
+    const struct net *net = &pair.model[0].net;
+    int c_in = net->convs[index].c_in;
+    float *in = support_random(3, pair.voxels * (size_t)c_in, -1, 1),
+          *out = support_random(4, pair.voxels * 64, -1, 1);
+    float *old = support_random(5, pair.voxels * (size_t)c_in, -1, 1);
+    make_two(&pair, extent, c_in, in, x);
+    make_two(&pair, extent, 64, out, dy);
+    make_two(&pair, extent, c_in, old, dx);
+    make_two(&pair, (struct sr_extent){1, 1, 1, (int)net->n_parameters}, 1, NULL, gradients);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(pair.model[i].ops->conv_backward(pair.model[i].device, index, x[i], dy[i], flags,
+                                                  index == 0 ? NULL : dx[i], gradients[i], &why));
+    if (index > 0)
+        compare_two(&pair, "dx", dx, pair.voxels * 64);
+    compare_gradients(&pair, gradients, index == 0 ? "encoder.head" : "encoder.body.0.body.0");
+    free_two(&pair, x);
+    free_two(&pair, dy);
+    free_two(&pair, dx);
+    free_two(&pair, gradients);
+    free(in);
+    free(out);
+    free(old);
+    close_pair(&pair);
+}
+
+// Planes in no helpful order: every slice of every stack, several between the same two slices, one twice.
+static float *make_planes(struct sr_extent extent, int *n)
+{
+    struct random_stream stream = random_open(9, 9, 9);
+    float *planes = support_alloc(sizeof *planes * 3 * (size_t)(extent.n * extent.d * 2 + 2));
+    *n = 0;
+    for (int stack = 0; stack < extent.n; stack++)
+        for (int slice = 0; slice < extent.d; slice++)
+            for (int k = 0; k < (slice + 1 < extent.d ? 2 : 1); k++) {
+                float *plane = planes + 3 * (size_t)(*n)++;
+                plane[0] = (float)stack;
+                plane[1] = (float)slice;
+                plane[2] = slice + 1 < extent.d && k > 0 ? (float)random_unit(&stream) : 0;
+            }
+    memcpy(planes + 3 * (size_t)(*n)++, planes, 3 * sizeof *planes);
+    return planes;
+}
+
+static void check_decode(const char *backend, struct sr_extent extent, int back, int whole)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *features[2], *stack[2], *places[2], *y[2], *dfeatures[2], *gradients[2];
+    struct sr_window window = {0, 0, extent.h, extent.w};
+    int n_planes;
+    open_pair(&pair, backend, extent);
+    if (!whole)
+        window = (struct sr_window){extent.h / 3, extent.w / 4, (extent.h + 1) / 2, (extent.w + 1) / 2};
+    const struct net *net = &pair.model[0].net;
+    float *f = support_random(6, pair.voxels * 64, -1, 1), *s = support_random(7, pair.voxels, 0, 1);
+    float *planes = make_planes(extent, &n_planes);
+    size_t n = (size_t)n_planes * (size_t)window.rows * (size_t)window.columns;
+    float *dy = support_random(8, n, -1, 1);
+    make_two(&pair, extent, 64, f, features);
+    make_two(&pair, extent, 1, s, stack);
+    make_two(&pair, (struct sr_extent){1, 1, n_planes, 3}, 1, planes, places);
+    make_two(&pair, (struct sr_extent){1, n_planes, window.rows, window.columns}, 1, NULL, y);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(pair.model[i].ops->decode_forward(pair.model[i].device, features[i], whole ? stack[i] : NULL,
+                                                   places[i], window, back, y[i], &why));
+    compare_two(&pair, "y", y, n);
+    if (back) {
+        make_two(&pair, extent, 64, NULL, dfeatures);
+        make_two(&pair, (struct sr_extent){1, 1, 1, (int)net->n_parameters}, 1, NULL, gradients);
+        for (int i = 0; i < 2; i++) {
+            const struct sr_ops *ops = pair.model[i].ops;
+            CHECK_OK(ops->upload(pair.model[i].device, y[i], dy, &why)); // y is done with: it takes dy
+            CHECK_OK(ops->decode_backward(pair.model[i].device, features[i], places[i], window, y[i],
+                                          dfeatures[i], gradients[i], &why));
+        }
+        compare_two(&pair, "dfeatures", dfeatures, pair.voxels * 64);
+        compare_gradients(&pair, gradients, "attentionLayer");
+        compare_gradients(&pair, gradients, "imnet");
+        free_two(&pair, dfeatures);
+        free_two(&pair, gradients);
+    }
+    free_two(&pair, features);
+    free_two(&pair, stack);
+    free_two(&pair, places);
+    free_two(&pair, y);
+    free(f);
+    free(s);
+    free(planes);
+    free(dy);
+    close_pair(&pair);
+}
+
+static void check_loss(const char *backend, struct sr_extent extent)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *y[2], *target[2], *dy[2], *losses[2];
+    open_pair(&pair, backend, extent);
+    float *a = support_random(1, pair.voxels, 0, 1), *b = support_random(2, pair.voxels, 0, 1);
+    b[0] = a[0]; // no difference: no gradient
+    make_two(&pair, extent, 1, a, y);
+    make_two(&pair, extent, 1, b, target);
+    make_two(&pair, extent, 1, NULL, dy);
+    make_two(&pair, (struct sr_extent){1, 1, 1, 3}, 1, NULL, losses);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(
+            pair.model[i].ops->loss_l1(pair.model[i].device, y[i], target[i], dy[i], losses[i], 1, &why));
+    compare_two(&pair, "dy", dy, pair.voxels);
+    compare_two(&pair, "losses", losses, 3);
+    free_two(&pair, y);
+    free_two(&pair, target);
+    free_two(&pair, dy);
+    free_two(&pair, losses);
+    free(a);
+    free(b);
+    close_pair(&pair);
+}
+
+static void check_adam(const char *backend, struct sr_extent extent)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *m[2], *v[2], *g[2];
+    open_pair(&pair, backend, extent);
+    size_t n = pair.model[0].net.n_parameters;
+    struct sr_extent arena = {1, 1, 1, (int)n};
+    float *gradients = support_random(1, n, -1e-3, 1e-3);
+    make_two(&pair, arena, 1, NULL, m);
+    make_two(&pair, arena, 1, NULL, v);
+    make_two(&pair, arena, 1, gradients, g);
+    for (int step = 1; step <= 3; step++)
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(pair.model[i].ops->adam(pair.model[i].device,
+                                             (struct sr_adam){1e-2F, 0.9F, 0.999F, 1e-8F, step}, g[i], m[i],
+                                             v[i], pair.model[i].parameters, &why));
+    compare_two(&pair, "moment1", m, n);
+    compare_two(&pair, "moment2", v, n);
+    struct sr_buffer *parameters[2] = {pair.model[0].parameters, pair.model[1].parameters};
+    compare_two(&pair, "parameters", parameters, n);
+    // three equal gradients: each step goes one rate against their sign
+    float *after = support_values(pair.model[0].ops, pair.model[0].device, parameters[0], n);
+    CHECK_NEAR(after[5], pair.parameters[5] - 0.03F * (gradients[5] > 0 ? 1 : -1), 1e-4);
+    free(after);
+    free_two(&pair, m);
+    free_two(&pair, v);
+    free_two(&pair, g);
+    free(gradients);
+    close_pair(&pair);
+}
+
+static void check_cut(const char *backend, struct sr_extent extent)
+{
+    enum { SLICES = 3, TARGETS = 2, SAMPLES = 3 };
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *volume[2], *stack[2], *planes[2], *target[2];
+    struct sr_extent whole = {1, 11, 14, 13}, sample = {SAMPLES, SLICES, 6, 5};
+    struct sr_cut cuts[SAMPLES] = {
+        {.axis = 1, .first = 0, .factor = 4, .fwhm = 3.1F, .row = 2, .column = 3, .flip_slices = 1},
+        {.axis = 2,
+         .first = 3,
+         .factor = 3,
+         .fwhm = 3.0F,
+         .row = 5,
+         .column = 8,
+         .flip_rows = 1,
+         .flip_columns = 1},
+        {.axis = 0, .first = 2, .factor = 2, .fwhm = 0, .row = 1, .column = 0},
+    };
+    (void)extent; // the samples bring their own
+    for (int i = 0; i < SAMPLES; i++)
+        for (int gap = 0; gap < SLICES - 1; gap++)
+            for (int k = 0; k < TARGETS; k++)
+                cuts[i].position[gap][k] = (unsigned char)((i + gap + 2 * k) % (cuts[i].factor + 1));
+    open_pair(&pair, backend, whole);
+    int n_planes = SAMPLES * (SLICES - 1) * TARGETS;
+    float *voxels = support_random(1, pair.voxels, 0, 1);
+    make_two(&pair, whole, 1, voxels, volume);
+    make_two(&pair, sample, 1, NULL, stack);
+    make_two(&pair, (struct sr_extent){1, 1, n_planes, 3}, 1, NULL, planes);
+    make_two(&pair, (struct sr_extent){1, n_planes, sample.h, sample.w}, 1, NULL, target);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(pair.model[i].ops->cut(pair.model[i].device, volume[i], cuts, SAMPLES, TARGETS, stack[i],
+                                        planes[i], target[i], &why));
+    compare_two(&pair, "stack", stack, (size_t)SAMPLES * SLICES * 30);
+    compare_two(&pair, "planes", planes, (size_t)n_planes * 3);
+    compare_two(&pair, "target", target, (size_t)n_planes * 30);
+    free_two(&pair, volume);
+    free_two(&pair, stack);
+    free_two(&pair, planes);
+    free_two(&pair, target);
+    free(voxels);
+    close_pair(&pair);
+}
+
+static void check_copies(const char *backend, struct sr_extent extent)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *a[2], *b[2];
+    open_pair(&pair, backend, extent);
+    size_t n = pair.voxels * 64;
+    float *values = support_random(1, n, -1, 1);
+    make_two(&pair, extent, 64, values, a);
+    make_two(&pair, extent, 64, NULL, b);
+    float *back = support_values(pair.model[0].ops, pair.model[0].device, a[0], n);
+    support_equal("uploaded and downloaded", back, values, n);
+    free(back);
+    for (int i = 0; i < 2; i++) {
+        const struct sr_ops *ops = pair.model[i].ops;
+        struct sr_device *device = pair.model[i].device;
+        CHECK_OK(ops->copy(device, b[i], a[i], &why));
+        CHECK_OK(ops->add(device, b[i], a[i], &why));
+    }
+    compare_two(&pair, "sum", b, n);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(pair.model[i].ops->zero(pair.model[i].device, a[i], &why));
+    back = support_values(pair.model[0].ops, pair.model[0].device, a[0], n);
+    for (size_t i = 0; i < n; i++)
+        CHECK(back[i] == 0);
+    free(back);
+    free_two(&pair, a);
+    free_two(&pair, b);
+    free(values);
+    close_pair(&pair);
+}
+
+// The operations, by name; each is run for every backend and shape listed.
+static void op_conv_head(const char *backend, struct sr_extent e)
+{
+    check_conv(backend, e, 0, 0);
+    check_conv(backend, e, 0, SR_CONV_ADD);
+}
+
+static void op_conv_relu(const char *backend, struct sr_extent e)
+{
+    check_conv(backend, e, 1, SR_CONV_RELU);
+}
+
+static void op_conv_add(const char *backend, struct sr_extent e)
+{
+    check_conv(backend, e, 2, SR_CONV_ADD);
+    check_conv(backend, e, 17, 0);
+}
+
+static void op_conv_head_back(const char *backend, struct sr_extent e)
+{
+    check_conv_back(backend, e, 0, 0);
+}
+
+static void op_conv_back(const char *backend, struct sr_extent e)
+{
+    check_conv_back(backend, e, 1, SR_CONV_ADD);
+    check_conv_back(backend, e, 1, SR_CONV_MASK_X);
+}
+
+static void op_decode(const char *backend, struct sr_extent e)
+{
+    check_decode(backend, e, 0, 1);
+    check_decode(backend, e, 0, 0);
+}
+
+static void op_decode_back(const char *backend, struct sr_extent e)
+{
+    check_decode(backend, e, 1, 1);
+    check_decode(backend, e, 1, 0);
+}
+
+#define RUN(op, backend, i)                                                                                  \
+    static void op##_##backend##_##i(void)                                                                   \
+    {                                                                                                        \
+        op(#backend, shapes[i]);                                                                             \
+    }
+#define RUN_SHAPES(op, backend)                                                                              \
+    RUN(op, backend, 0) RUN(op, backend, 1) RUN(op, backend, 2) RUN(op, backend, 3) RUN(op, backend, 4)
+#define RUN_ALL(backend)                                                                                     \
+    RUN_SHAPES(op_conv_head, backend)                                                                        \
+    RUN_SHAPES(op_conv_relu, backend)                                                                        \
+    RUN_SHAPES(op_conv_add, backend)                                                                         \
+    RUN_SHAPES(op_conv_head_back, backend)                                                                   \
+    RUN_SHAPES(op_conv_back, backend)                                                                        \
+    RUN_SHAPES(op_decode, backend)                                                                           \
+    RUN_SHAPES(op_decode_back, backend)                                                                      \
+    RUN(check_loss, backend, 3)                                                                              \
+    RUN(check_adam, backend, 0)                                                                              \
+    RUN(check_cut, backend, 0)                                                                               \
+    RUN(check_copies, backend, 3)
+
+#define NAME_SHAPES(name, op, backend)                                                                       \
+    {"op." name "." #backend ".1x1x1x1", op##_##backend##_0},                                                \
+        {"op." name "." #backend ".1x1x5x7", op##_##backend##_1},                                            \
+        {"op." name "." #backend ".1x2x13x6", op##_##backend##_2},                                           \
+        {"op." name "." #backend ".2x3x9x17", op##_##backend##_3},                                           \
+        {"op." name "." #backend ".1x5x4x33", op##_##backend##_4},
+#define NAME_ALL(backend)                                                                                    \
+    NAME_SHAPES("conv_head", op_conv_head, backend)                                                          \
+    NAME_SHAPES("conv_relu", op_conv_relu, backend)                                                          \
+    NAME_SHAPES("conv_add", op_conv_add, backend)                                                            \
+    NAME_SHAPES("conv_head_back", op_conv_head_back, backend)                                                \
+    NAME_SHAPES("conv_back", op_conv_back, backend)                                                          \
+    NAME_SHAPES("decode", op_decode, backend)                                                                \
+    NAME_SHAPES("decode_back", op_decode_back, backend){"op.loss_l1." #backend ".2x3x9x17",                  \
+                                                        check_loss_##backend##_3},                           \
+        {"op.adam." #backend ".arena", check_adam_##backend##_0},                                            \
+        {"op.cut." #backend ".3x3x6x5", check_cut_##backend##_0},                                            \
+        {"op.copies." #backend ".2x3x9x17", check_copies_##backend##_3},
+
+RUN_ALL(cpu)
+#if ISOSLICE_HAVE_CUDA
+RUN_ALL(cuda)
+#endif
+
+static const struct test tests[] = {NAME_ALL(cpu)
+#if ISOSLICE_HAVE_CUDA
+                                        NAME_ALL(cuda)
+#endif
+};
+
+TEST_MAIN(tests)
