@@ -7,10 +7,9 @@
 #include "dicom_map/attributes.h"
 #include "dicom_map/identity.h"
 #include "dicom_map/number.h"
+#include "dicom_map/object_file.h"
 #include "dicom_map/source_parts.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +22,6 @@ static const double RECUR_TOLERANCE =
     1e-3; // of a step: what vendors' positions are off where planes are to recur
 static const double MIN_STEP_MM = 0.05;
 static const double MAX_PIXEL_RATIO = 1.5;
-
-#define MR_IMAGE_STORAGE "1.2.840.10008.5.1.4.1.1.4"
 
 // ---- where the planes lie
 
@@ -799,79 +796,13 @@ static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int3
     return 0;
 }
 
-// Preamble and file meta information, PS3.10 section 7.1, before the data set.
-static size_t build_meta(const char *sop_uid, uint8_t out[512])
-{
-    const struct {
-        unsigned element;
-        const char *vr, *text;
-    } rows[] = {{0x0002, "UI", MR_IMAGE_STORAGE},
-                {0x0003, "UI", sop_uid},
-                {0x0010, "UI", "1.2.840.10008.1.2.1"},
-                {0x0012, "UI", ISOSLICE_IMPLEMENTATION_CLASS_UID},
-                {0x0013, "SH", ISOSLICE_IMPLEMENTATION_VERSION_NAME}};
-    static const uint8_t start[] = {'D', 'I', 'C', 'M', 2,   0,   0, 0, 'U', 'L', 4, 0, 0, 0,
-                                    0,   0, // length follows
-                                    2,   0,   1,   0,   'O', 'B', 0, 0, 2,   0,   0, 0, 0, 1};
-    memset(out, 0, 512);
-    memcpy(out + 128, start, sizeof start);
-    size_t at = 128 + sizeof start;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        size_t n = strlen(rows[i].text), padded = n + (n & 1);
-        const uint8_t header[8] = {2,
-                                   0,
-                                   (uint8_t)rows[i].element,
-                                   0,
-                                   (uint8_t)rows[i].vr[0],
-                                   (uint8_t)rows[i].vr[1],
-                                   (uint8_t)padded,
-                                   0};
-        memcpy(out + at, header, sizeof header);
-        memcpy(out + at + 8, rows[i].text, n);
-        if (n & 1)
-            out[at + 8 + n] = rows[i].vr[0] == 'U' ? 0 : ' ';
-        at += 8 + padded;
-    }
-    size_t length = at - (128 + 16);
-    out[128 + 12] = (uint8_t)length;
-    out[128 + 13] = (uint8_t)(length >> 8);
-    return at;
-}
-
-// Durable but for its name: the folder is synced once, after the last plane.
-static int write_file(const char *directory, size_t k, const uint8_t *meta, size_t meta_size,
-                      const void *dataset, size_t size, struct fault_note *why)
-{
-    char name[32], path[4096], temporary[4096 + 4];
-    snprintf(name, sizeof name, "IM%04zu.dcm", k + 1);
-    int rc = file_join(path, sizeof path, directory, name, why);
-    if (rc != 0)
-        return rc;
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    int fd = file_ops.open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (fd < 0)
-        return fault_set_errno(why, errno, "cannot create '%s'", temporary);
-    rc = file_write_all(fd, meta, meta_size, temporary, why);
-    if (rc == 0)
-        rc = file_write_all(fd, dataset, size, temporary, why);
-    if (rc == 0 && file_ops.fsync(fd) != 0)
-        rc = fault_set_errno(why, errno, "cannot sync '%s'", temporary);
-    if (file_ops.close(fd) != 0 && rc == 0)
-        rc = fault_set_errno(why, errno, "cannot close '%s'", temporary);
-    if (rc == 0 && file_ops.rename(temporary, path) != 0)
-        rc = fault_set_errno(why, errno, "cannot rename to '%s'", path);
-    if (rc != 0)
-        file_ops.unlink(temporary);
-    return rc;
-}
-
 static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_clamped)
 {
     const struct derive_request *r = d->request;
     const struct derive_plane *plane = &r->planes[k];
     int32_t smallest = 0, largest = 0;
     char uid[UID_SIZE];
-    uint8_t meta[512];
+    char name[32];
     void *dataset = NULL;
     size_t size = 0;
     int rc = compute_plane(d, k, n_clamped, &smallest, &largest);
@@ -879,6 +810,7 @@ static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_
         rc = image_uid(d->series_uid, k, uid, d->why);
     if (rc != 0)
         return rc;
+    snprintf(name, sizeof name, "IM%04zu.dcm", k + 1);
     put(d, 0x00080018, uid);
     put_int(d, 0x00200013, direction > 0 ? (long)k + 1 : (long)(r->n_planes - k));
     put_position(d, plane);
@@ -893,7 +825,7 @@ static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_
     if (d->rc == 0)
         d->rc = dcm_object_encode(d->made, &dataset, &size, d->why);
     if (d->rc == 0)
-        d->rc = write_file(r->directory, k, meta, build_meta(uid, meta), dataset, size, d->why);
+        d->rc = object_file_write(r->directory, name, uid, dataset, size, d->why);
     free(dataset);
     return d->rc;
 }
