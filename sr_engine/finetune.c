@@ -23,7 +23,7 @@ struct tuning {
     int n_checks, n_steps;
     struct interpolate_limits limits; // silent: a check is too short to be reported
     float *best;                      // parameters
-    double best_error, seconds_check;
+    double best_error, last_error, seconds_check;
 };
 
 struct finetune_recipe finetune_default(void)
@@ -78,7 +78,7 @@ static int check_now(struct tuning *tuning, struct fault_note *why)
     int rc = 0;
     for (int i = 0; rc == 0 && i < tuning->n_checks; i++)
         rc = quality_check(&method, &tuning->checks[i], &sum, &count, why);
-    double error = count > 0 ? sum / count : 0;
+    double error = tuning->last_error = count > 0 ? sum / count : 0;
     // nothing held out: the last weights are kept
     if (rc == 0 && (tuning->trainer.step == 0 || tuning->n_checks == 0 || error < tuning->best_error)) {
         tuning->best_error = error;
@@ -147,7 +147,8 @@ static int report_progress(const struct tuning *tuning, int step, struct fault_n
     const struct sr_options *options = tuning->options;
     char detail[64] = "";
     if (tuning->n_checks > 0)
-        snprintf(detail, sizeof detail, "held out %.2f dB at step %d", quality_psnr(tuning->best_error),
+        snprintf(detail, sizeof detail, "held out %.2f dB, best %.2f at step %d",
+                 quality_psnr(tuning->last_error), quality_psnr(tuning->best_error),
                  tuning->report->step_best);
     if (options->progress == NULL ||
         options->progress(options->progress_user, "fine-tune", step, tuning->n_steps, detail) == 0)
