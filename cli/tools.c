@@ -130,28 +130,28 @@ int command_check_config(int argc, char **argv)
 
 int command_phantom(int argc, char **argv)
 {
-    enum { SEED = 256, MATRIX, SLICES };
+    enum { SEED = 256, MATRIX, SLICES, TRUTH };
     static const struct option options[] = {{"seed", required_argument, NULL, SEED},
                                             {"matrix", required_argument, NULL, MATRIX},
                                             {"slices", required_argument, NULL, SLICES},
+                                            {"truth", no_argument, NULL, TRUTH},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
-    struct phantom_options phantom;
+    struct phantom_options phantom = {0};
     struct fault_note why;
     long long value;
     int c;
-    phantom_defaults(&phantom);
     optind = 1;
     while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
         int ok = 1;
         switch (c) {
         case SEED:
-            ok = command_parse_int(optarg, 0, 2147483647, &value);
-            phantom.seed = (uint64_t)value;
+            ok = command_parse_int(optarg, 1, 2147483647, &value);
+            phantom.seed = (uint32_t)value;
             break;
         case MATRIX:
             ok = command_parse_int(optarg, 32, 1024, &value);
-            phantom.matrix = (int)value;
+            phantom.width = phantom.height = (int)value;
             break;
         case SLICES:
             ok = command_parse_int(optarg, 5, 200, &value);
