@@ -28,8 +28,14 @@ struct tuning {
 
 struct finetune_recipe finetune_default(void)
 {
-    return (struct finetune_recipe){
-        .batch = 2, .slices = 4, .targets = 1, .rate = 1e-3, .rate_end = 0.02, .beta2 = 0.99, .warm_up = 20};
+    return (struct finetune_recipe){.batch = 2,
+                                    .slices = 4,
+                                    .targets = 1,
+                                    .rate = 1e-3,
+                                    .rate_end = 0.02,
+                                    .beta2 = 0.99,
+                                    .centre = 0.95,
+                                    .warm_up = 20};
 }
 
 static int open_tuning(struct tuning *tuning, struct fault_note *why)
@@ -102,7 +108,9 @@ static int take_gradient(struct tuning *tuning, int step, struct fault_note *why
                       trainer->planes, trainer->target, why);
     if (rc == 0)
         rc = trainer_forward(trainer, why);
-    return rc != 0 ? rc : trainer_backward(trainer, step < trainer->n_losses ? step : 0, why);
+    return rc != 0
+               ? rc
+               : trainer_backward(trainer, tuning->recipe->centre, step < trainer->n_losses ? step : 0, why);
 }
 
 // The learning rate of step `step` of `n`: a straight rise, then half a cosine.

@@ -22,6 +22,7 @@ struct finetune_recipe {
     double rate;     // highest learning rate
     double rate_end; // last learning rate, as a share of the highest
     double beta2;    // decay of Adam's second moment
+    double centre;   // share of the mean gradient that is taken out, see ops->loss_l1
     int warm_up;     // steps of rising rate, at most a tenth of all
 };
 

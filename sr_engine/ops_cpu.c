@@ -842,17 +842,23 @@ static int cpu_decode_backward(struct sr_device *device, const struct sr_buffer 
 // --------------------------------------------------------------------------------------------- training
 
 static int cpu_loss_l1(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
-                       struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why)
+                       float centre, struct sr_buffer *dy, struct sr_buffer *losses, int index,
+                       struct fault_note *why)
 {
     (void)device, (void)why;
-    double sum = 0;
-    float share = (float)(1 / (double)y->count);
+    double sum = 0, count = (double)y->count;
+    long signs = 0;
     for (size_t i = 0; i < y->count; i++) {
         float off = y->data[i] - target->data[i];
         sum += fabs((double)off);
-        dy->data[i] = off > 0 ? share : off < 0 ? -share : 0;
+        signs += (off > 0) - (off < 0);
     }
-    losses->data[index] = (float)(sum / (double)y->count);
+    float share = (float)(1 / count), mean = (float)((double)centre * (double)signs / (count * count));
+    for (size_t i = 0; i < y->count; i++) {
+        float off = y->data[i] - target->data[i];
+        dy->data[i] = (off > 0 ? share : off < 0 ? -share : 0) - mean;
+    }
+    losses->data[index] = (float)(sum / count);
     return 0;
 }
 

@@ -572,16 +572,21 @@ static int ref_decode_backward(struct sr_device *device, const struct sr_buffer 
 // --------------------------------------------------------------------------------------------- training
 
 static int ref_loss_l1(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
-                       struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why)
+                       float centre, struct sr_buffer *dy, struct sr_buffer *losses, int index,
+                       struct fault_note *why)
 {
     (void)device, (void)why;
-    double sum = 0;
+    double sum = 0, signs = 0, count = (double)y->count;
     for (size_t i = 0; i < y->count; i++) {
         double off = (double)y->data[i] - (double)target->data[i];
         sum += fabs(off);
-        dy->data[i] = (real)(((off > 0) - (off < 0)) / (double)y->count);
+        signs += (off > 0) - (off < 0);
     }
-    losses->data[index] = (real)(sum / (double)y->count);
+    for (size_t i = 0; i < y->count; i++) {
+        double off = (double)y->data[i] - (double)target->data[i];
+        dy->data[i] = (real)(((off > 0) - (off < 0) - (double)centre * signs / count) / count);
+    }
+    losses->data[index] = (real)(sum / count);
     return 0;
 }
 

@@ -59,7 +59,7 @@ static void run_gradients(const char *backend)
     trainer.dy = support_buffer(ops, model.device, (struct sr_extent){1, PLANES, H, W}, 1, NULL);
     CHECK_OK(ops->upload(model.device, trainer.stack, stack, &why));
     CHECK_OK(trainer_forward(&trainer, &why));
-    CHECK_OK(trainer_backward(&trainer, 0, &why));
+    CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
     float *y = support_values(ops, model.device, trainer.y, (size_t)PLANES * H * W);
     float *want_y = support_read_floats("y.f32", (size_t)PLANES * H * W);
     support_close("y", y, want_y, (size_t)PLANES * H * W, 1e-4, 0);

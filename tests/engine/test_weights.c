@@ -237,7 +237,8 @@ static void overlapping(void)
 
 static void outside(void)
 {
-    spoil("\"data_offsets\":[216,224]", "\"data_offsets\":[216,999]", "lies at bytes 216 to 999, but needs 8 of the");
+    spoil("\"data_offsets\":[216,224]", "\"data_offsets\":[216,999]",
+          "lies at bytes 216 to 999, but needs 8 of the");
 }
 
 static void other_dtype(void)
