@@ -51,7 +51,7 @@ static int check_rle(const uint8_t *data, size_t size, int bits_allocated, struc
     uint32_t head[16];
     if (size < sizeof head)
         return fault_set(why, FAULT_DECODE, "an RLE fragment of %zu bytes has no header", size);
-    for (int i = 0; i < 16; i++)
+    for (size_t i = 0; i < 16; i++)
         head[i] = data[4 * i] | (uint32_t)data[4 * i + 1] << 8 | (uint32_t)data[4 * i + 2] << 16 |
                   (uint32_t)data[4 * i + 3] << 24;
     uint32_t n = head[0];

@@ -380,7 +380,7 @@ static void set_job_time(struct derivation *d)
         strspn(zone + 1, "0123456789") != 4 || (zone[0] != '+' && zone[0] != '-'))
         return;
     int hours = (zone[1] - '0') * 10 + zone[2] - '0', minutes = (zone[3] - '0') * 10 + zone[4] - '0';
-    int64_t offset_s = (zone[0] == '-' ? -1 : 1) * (hours * 3600 + minutes * 60);
+    int64_t offset_s = (zone[0] == '-' ? -1 : 1) * ((int64_t)hours * 60 + minutes) * 60;
     time_t seconds = (time_t)(us / 1000000 + offset_s);
     struct tm tm;
     if (gmtime_r(&seconds, &tm) == NULL)
@@ -847,7 +847,7 @@ static int open_sources(struct derivation *d)
 {
     size_t depth = (size_t)d->item->depth;
     size_t n = (size_t)d->item->height * (size_t)d->item->width;
-    d->sources = calloc(depth, sizeof *d->sources);
+    d->sources = calloc(depth, sizeof(struct dcm_object *));
     d->values = malloc(n * sizeof *d->values);
     d->words = malloc(n * sizeof *d->words);
     if (d->sources == NULL || d->values == NULL || d->words == NULL)

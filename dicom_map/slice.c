@@ -164,7 +164,8 @@ static int read_object(const struct dcm_item *root, const struct prescan *scan, 
         s->has |= SLICE_HAS_INSTANCE;
     if (get_int(root, 0x00200100, &s->temporal_position))
         s->has |= SLICE_HAS_TEMPORAL;
-    if (get_numbers(root, 0x00281050, &s->window_center, 1) && get_numbers(root, 0x00281051, &s->window_width, 1))
+    if (get_numbers(root, 0x00281050, &s->window_center, 1) &&
+        get_numbers(root, 0x00281051, &s->window_width, 1))
         s->has |= SLICE_HAS_WINDOW;
     read_geometry(root, root, root, s);
     read_rescale(root, s);
@@ -172,8 +173,9 @@ static int read_object(const struct dcm_item *root, const struct prescan *scan, 
         enum slice_number number;
         uint32_t tag;
     } numbers[] = {
-        {SLICE_ECHO_TIME, 0x00180081},   {SLICE_REPETITION_TIME, 0x00180080}, {SLICE_INVERSION_TIME, 0x00180082},
-        {SLICE_FLIP_ANGLE, 0x00181314},  {SLICE_TRIGGER_TIME, 0x00181060},    {SLICE_TEMPORAL_POSITION, 0x00200100},
+        {SLICE_ECHO_TIME, 0x00180081},      {SLICE_REPETITION_TIME, 0x00180080},
+        {SLICE_INVERSION_TIME, 0x00180082}, {SLICE_FLIP_ANGLE, 0x00181314},
+        {SLICE_TRIGGER_TIME, 0x00181060},   {SLICE_TEMPORAL_POSITION, 0x00200100},
         {SLICE_ECHO_NUMBER, 0x00180086},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
@@ -198,7 +200,8 @@ static void read_diffusion(const struct dcm_item *item, const struct dcm_item *d
 }
 
 // The functional group macro of a frame: its own, else the shared one.
-static const struct dcm_item *group_of(const struct dcm_item *frame, const struct dcm_item *shared, uint32_t macro)
+static const struct dcm_item *group_of(const struct dcm_item *frame, const struct dcm_item *shared,
+                                       uint32_t macro)
 {
     const struct dcm_item *found = dcm_get_item(frame, macro, 0);
     return found != NULL ? found : dcm_get_item(shared, macro, 0);

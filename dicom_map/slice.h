@@ -59,26 +59,14 @@ enum slice_text {
 enum { SLICE_TEXT_SIZE = 132 };
 
 struct slice {
-    size_t file;  // which file, as the reader counts them
-    int frame;    // from 0
-    int n_frames; // of the object it is in
-    unsigned has; // enum slice_has
-    int enhanced; // from an Enhanced MR object
-    char sop_class_uid[UID_SIZE];
-    char sop_uid[UID_SIZE];
-    char study_uid[UID_SIZE];
-    char series_uid[UID_SIZE];
-    char frame_of_reference_uid[UID_SIZE]; // empty when absent
-    char transfer_syntax[UID_SIZE];
-    char digest[DIGEST_HEX_SIZE];         // of the data set
-    char patient_digest[DIGEST_HEX_SIZE]; // of Patient ID and its issuer
-    char modality[17];
-    char photometric[17];
-    char acquisition_type[17]; // "2D", "3D" or empty
-    char acquisition_time[17]; // TM text
-    int own_output;            // made by Isoslice
-    int burned_in;             // Burned In Annotation is YES
-    int diffusion;             // b-value > 0 or a diffusion sequence's name
+    size_t file;    // which file, as the reader counts them
+    int frame;      // from 0
+    int n_frames;   // of the object it is in
+    unsigned has;   // enum slice_has
+    int enhanced;   // from an Enhanced MR object
+    int own_output; // made by Isoslice
+    int burned_in;  // Burned In Annotation is YES
+    int diffusion;  // b-value > 0 or a diffusion sequence's name
     int n_rows, n_columns, samples;
     int bits_allocated, bits_stored, high_bit, is_signed;
     double position[3];       // Image Position (Patient), mm
@@ -91,6 +79,18 @@ struct slice {
     int acquisition_number, instance_number, temporal_position;
     double numbers[SLICE_N_NUMBERS];
     char texts[SLICE_N_TEXTS][SLICE_TEXT_SIZE];
+    char sop_class_uid[UID_SIZE];
+    char sop_uid[UID_SIZE];
+    char study_uid[UID_SIZE];
+    char series_uid[UID_SIZE];
+    char frame_of_reference_uid[UID_SIZE]; // empty when absent
+    char transfer_syntax[UID_SIZE];
+    char digest[DIGEST_HEX_SIZE];         // of the data set
+    char patient_digest[DIGEST_HEX_SIZE]; // of Patient ID and its issuer
+    char modality[17];
+    char photometric[17];
+    char acquisition_type[17]; // "2D", "3D" or empty
+    char acquisition_time[17]; // TM text
 };
 
 // A slice with nothing known: numbers NAN, slope 1, texts empty.

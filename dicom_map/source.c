@@ -32,28 +32,28 @@ struct reader {
     struct fault_note *why;
 };
 
-// Doubles an array when it is full.
-static int grow(void **array, size_t *room, size_t n, size_t size, struct fault_note *why)
+// The array with room for more than `n`: itself, or moved and twice as large; NULL when memory is exhausted.
+static void *grown(void *array, size_t *room, size_t n, size_t size, struct fault_note *why)
 {
-    if (n < *room)
-        return 0;
-    size_t more = *room < n ? n : *room;
-    more = 2 * more + 64;
-    void *moved = realloc(*array, more * size);
+    if (array != NULL && n < *room)
+        return array;
+    size_t more = 2 * (*room < n ? n : *room) + 64;
+    void *moved = realloc(array, more * size);
     if (moved == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu entries", more);
-    *array = moved;
-    *room = more;
-    return 0;
+        fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu entries", more);
+    else
+        *room = more;
+    return moved;
 }
 
 // ---- reading files
 
 static int add_bad(struct reader *r, const char *path, enum fault fault, const char *text)
 {
-    int rc = grow((void **)&r->bad, &r->room_bad, r->n_bad, sizeof *r->bad, r->why);
-    if (rc != 0)
-        return rc;
+    struct bad_file *list = grown(r->bad, &r->room_bad, r->n_bad, sizeof *r->bad, r->why);
+    if (list == NULL)
+        return FAULT_NO_MEMORY;
+    r->bad = list;
     const char *slash = strrchr(path, '/');
     struct bad_file *bad = &r->bad[r->n_bad];
     bad->fault = fault;
@@ -70,12 +70,16 @@ static int add_slices(struct reader *r, const char *path, const struct dcm_objec
 {
     struct source *source = r->source;
     int n = slice_n_frames(object, scan);
-    int rc = grow((void **)&source->slices, &r->room_slices, source->n_slices + (size_t)n,
-                  sizeof *source->slices, r->why);
-    if (rc == 0)
-        rc = grow((void **)&source->paths, &r->room_files, source->n_files, sizeof *source->paths, r->why);
-    if (rc == 0)
-        rc = slice_read(object, scan, source->slices + source->n_slices, n, r->why);
+    struct slice *slices =
+        grown(source->slices, &r->room_slices, source->n_slices + (size_t)n, sizeof *source->slices, r->why);
+    if (slices == NULL)
+        return FAULT_NO_MEMORY;
+    source->slices = slices;
+    char **paths = grown(source->paths, &r->room_files, source->n_files, sizeof(char *), r->why);
+    if (paths == NULL)
+        return FAULT_NO_MEMORY;
+    source->paths = paths;
+    int rc = slice_read(object, scan, source->slices + source->n_slices, n, r->why);
     if (rc != 0)
         return rc;
     source->paths[source->n_files] = strdup(path);
@@ -162,9 +166,10 @@ static int read_path(struct reader *r, const char *path, int depth)
 static int new_entry(struct reader *r, size_t *room, struct source_entry **entry)
 {
     struct source *source = r->source;
-    int rc = grow((void **)&source->entries, room, source->n_entries, sizeof *source->entries, r->why);
-    if (rc != 0)
-        return rc;
+    struct source_entry *entries = grown(source->entries, room, source->n_entries, sizeof *entries, r->why);
+    if (entries == NULL)
+        return FAULT_NO_MEMORY;
+    source->entries = entries;
     *entry = &source->entries[source->n_entries++];
     memset(*entry, 0, sizeof **entry);
     return 0;
@@ -406,9 +411,12 @@ static int load_planes(const struct source *source, size_t item, float *voxels, 
         entry->digests = calloc(depth, sizeof *entry->digests);
     if (entry->scales == NULL)
         entry->scales = calloc(depth, sizeof *entry->scales);
+    if (whole == NULL || samples == NULL || entry->digests == NULL || entry->scales == NULL) {
+        free(whole);
+        free(samples);
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold a slice of %zu pixels", n);
+    }
     int rc = 0;
-    if (whole == NULL || samples == NULL || entry->digests == NULL || entry->scales == NULL)
-        rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold a slice of %zu pixels", n);
     for (size_t plane = 0; rc == 0 && plane < depth; plane++)
         rc = load_slice(source, entry, plane, whole, samples, voxels != NULL ? voxels + plane * n_kept : NULL,
                         why);

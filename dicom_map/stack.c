@@ -93,9 +93,13 @@ static int compare_keyed(const void *a, const void *b)
     return (x->rank > y->rank) - (x->rank < y->rank);
 }
 
+struct ordered {
+    const struct slice *slice;
+};
+
 static int compare_canonical(const void *a, const void *b)
 {
-    const struct slice *x = *(const struct slice *const *)a, *y = *(const struct slice *const *)b;
+    const struct slice *x = ((const struct ordered *)a)->slice, *y = ((const struct ordered *)b)->slice;
     int order = strcmp(x->sop_uid, y->sop_uid);
     if (order == 0)
         order = (x->frame > y->frame) - (x->frame < y->frame);
@@ -135,10 +139,11 @@ static int emit(struct sorter *s, enum fault verdict, const size_t *members, siz
     return 0;
 }
 
-static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format,
+                  ...) __attribute__((format(printf, 5, 6)));
 
-static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format, ...)
+static int refuse(struct sorter *s, enum fault verdict, const size_t *members, size_t n, const char *format,
+                  ...)
 {
     char reason[512];
     va_list args;
@@ -166,12 +171,14 @@ static int judge_geometry(const struct slice *s, char *reason, size_t size)
 {
     double row = sqrt(dot(s->row, s->row)), column = sqrt(dot(s->column, s->column));
     double product = dot(s->row, s->column);
-    if (!(fabs(row - 1) <= UNIT_TOLERANCE && fabs(column - 1) <= UNIT_TOLERANCE && fabs(product) <= UNIT_TOLERANCE))
+    if (!(fabs(row - 1) <= UNIT_TOLERANCE && fabs(column - 1) <= UNIT_TOLERANCE &&
+          fabs(product) <= UNIT_TOLERANCE))
         return reject(reason, size, FAULT_BAD_GEOMETRY,
-                      "the direction cosines have lengths %.6f and %.6f and product %.6f", row, column, product);
+                      "the direction cosines have lengths %.6f and %.6f and product %.6f", row, column,
+                      product);
     if (!(s->row_mm >= 0.05 && s->row_mm <= 20 && s->column_mm >= 0.05 && s->column_mm <= 20))
-        return reject(reason, size, FAULT_BAD_GEOMETRY, "pixel spacing %g x %g mm is not within 0.05 and 20 mm",
-                      s->row_mm, s->column_mm);
+        return reject(reason, size, FAULT_BAD_GEOMETRY,
+                      "pixel spacing %g x %g mm is not within 0.05 and 20 mm", s->row_mm, s->column_mm);
     for (int i = 0; i < 3; i++)
         if (!(fabs(s->position[i]) < 1e5))
             return reject(reason, size, FAULT_BAD_GEOMETRY, "a position of %g mm is not within 100 m",
@@ -182,8 +189,9 @@ static int judge_geometry(const struct slice *s, char *reason, size_t size)
 static int judge_pixels(const struct slice *s, char *reason, size_t size)
 {
     if (s->samples != 1 || strcmp(s->photometric, "MONOCHROME2") != 0)
-        return reject(reason, size, FAULT_PHOTOMETRIC, "%d samples per pixel, '%s'; one and MONOCHROME2 are needed",
-                      s->samples, s->photometric);
+        return reject(reason, size, FAULT_PHOTOMETRIC,
+                      "%d samples per pixel, '%s'; one and MONOCHROME2 are needed", s->samples,
+                      s->photometric);
     if ((s->bits_allocated != 8 && s->bits_allocated != 16) || s->bits_stored < 1 ||
         s->bits_stored > s->bits_allocated || s->high_bit < s->bits_stored - 1 ||
         s->high_bit >= s->bits_allocated || (s->is_signed != 0 && s->is_signed != 1))
@@ -219,7 +227,8 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
     const char *type = s->texts[SLICE_IMAGE_TYPE];
     int is_mr = strcmp(s->sop_class_uid, "1.2.840.10008.5.1.4.1.1.4") == 0 || s->enhanced;
     if (!is_mr || strcmp(s->modality, "MR") != 0)
-        return reject(reason, size, FAULT_NOT_MR, "SOP class %s, modality '%s'", s->sop_class_uid, s->modality);
+        return reject(reason, size, FAULT_NOT_MR, "SOP class %s, modality '%s'", s->sop_class_uid,
+                      s->modality);
     if (!(s->has & SLICE_HAS_PIXELS))
         return reject(reason, size, FAULT_NO_PIXELS, "there is no pixel data");
     if (s->own_output)
@@ -227,8 +236,9 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
     if (strncmp(type, "DERIVED", 7) == 0 || has_value(type, "PROJECTION IMAGE"))
         return reject(reason, size, FAULT_DERIVED, "Image Type is '%s'", type);
     if (has_value(type, "MOSAIC") || has_value(type, "VFRAME"))
-        return reject(reason, size, FAULT_MOSAIC, "Image Type is '%s': one image of %d x %d holds a whole volume",
-                      type, s->n_rows, s->n_columns);
+        return reject(reason, size, FAULT_MOSAIC,
+                      "Image Type is '%s': one image of %d x %d holds a whole volume", type, s->n_rows,
+                      s->n_columns);
     if (has_value(type, "LOCALIZER"))
         return reject(reason, size, FAULT_LOCALIZER, "Image Type is '%s'", type);
     if (s->burned_in)
@@ -325,15 +335,16 @@ static int emit_keyed(struct sorter *s, enum fault verdict, const struct keyed *
 {
     size_t *members = malloc(n * sizeof *members);
     double *z_mm = malloc(n * sizeof *z_mm);
-    int rc = 0;
-    if (members == NULL || z_mm == NULL)
-        rc = fault_set(s->why, FAULT_NO_MEMORY, "cannot hold a stack of %zu slices", n);
-    for (size_t i = 0; rc == 0 && i < n; i++) {
+    if (members == NULL || z_mm == NULL) {
+        free(members);
+        free(z_mm);
+        return fault_set(s->why, FAULT_NO_MEMORY, "cannot hold a stack of %zu slices", n);
+    }
+    for (size_t i = 0; i < n; i++) {
         members[i] = slices[i].slice;
         z_mm[i] = slices[i].key;
     }
-    if (rc == 0)
-        rc = emit(s, verdict, members, n, with_z ? z_mm : NULL, warnings, reason);
+    int rc = emit(s, verdict, members, n, with_z ? z_mm : NULL, warnings, reason);
     free(members);
     free(z_mm);
     return rc;
@@ -402,7 +413,8 @@ static int judge_offsets(struct sorter *s, struct keyed *slices, size_t n)
         goto out;
     }
     double drift_u = 0, drift_v = 0;
-    double residual = hypot(residual_of_line(slices, u, n, &drift_u), residual_of_line(slices, v, n, &drift_v));
+    double residual =
+        hypot(residual_of_line(slices, u, n, &drift_u), residual_of_line(slices, v, n, &drift_v));
     unsigned n_classes = 0;
     size_t smallest = n;
     for (size_t i = 0; i < n; i++) {
@@ -591,16 +603,16 @@ static int judge_regularity(const struct keyed *slices, size_t n, double m, char
         return 0;
     if (deviation <= DRIFT * m) {
         note(warnings, warnings_size,
-             "slice distances are uneven, %.3f to %.3f mm (%.1f %%); the true positions are used", least, most,
-             100 * deviation / m);
+             "slice distances are uneven, %.3f to %.3f mm (%.1f %%); the true positions are used", least,
+             most, 100 * deviation / m);
         return 0;
     }
     if (n_missing > 0 && off_multiple <= DRIFT * m)
-        return reject(reason, reason_size, FAULT_MISSING_SLICES, "%zu missing (%s) at a slice distance of %.3f mm",
-                      n_missing, list, m);
+        return reject(reason, reason_size, FAULT_MISSING_SLICES,
+                      "%zu missing (%s) at a slice distance of %.3f mm", n_missing, list, m);
     return reject(reason, reason_size, FAULT_NON_UNIFORM,
-                  "slice distances of %.3f to %.3f mm differ by more than %.0f %% from their median %.3f mm", least,
-                  most, 100 * DRIFT, m);
+                  "slice distances of %.3f to %.3f mm differ by more than %.0f %% from their median %.3f mm",
+                  least, most, 100 * DRIFT, m);
 }
 
 static int judge_worth(const struct slice *first, size_t n, double m, char *reason, size_t size)
@@ -613,8 +625,8 @@ static int judge_worth(const struct slice *first, size_t n, double m, char *reas
         return reject(reason, size, FAULT_TOO_MANY_PLANES, "%zu slices, at most %d", n, STACK_MAX_SLICES);
     if (m / px < MIN_RATIO)
         return reject(reason, size, FAULT_NOTHING_TO_DO,
-                      "a slice distance of %.3f mm is %.2f times the pixel of %.3f mm, less than %.1f", m, m / px,
-                      px, MIN_RATIO);
+                      "a slice distance of %.3f mm is %.2f times the pixel of %.3f mm, less than %.1f", m,
+                      m / px, px, MIN_RATIO);
     if (wide / px > MAX_PIXEL_RATIO)
         return reject(reason, size, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f",
                       first->row_mm, first->column_mm, MAX_PIXEL_RATIO);
@@ -646,7 +658,8 @@ static void cross_check(const struct slice *first, double m, char *warnings, siz
         note(warnings, size, "Spacing Between Slices says %.3f mm, the positions %.3f mm",
              first->spacing_between_mm, m);
     if (first->has & SLICE_HAS_THICKNESS && first->thickness_mm > 1.01 * m)
-        note(warnings, size, "slices of %.3f mm overlap by %.3f mm", first->thickness_mm, first->thickness_mm - m);
+        note(warnings, size, "slices of %.3f mm overlap by %.3f mm", first->thickness_mm,
+             first->thickness_mm - m);
     if (!(first->has & SLICE_HAS_THICKNESS))
         note(warnings, size, "Slice Thickness is missing");
 }
@@ -668,13 +681,15 @@ static int judge_stack(struct sorter *s, const struct keyed *slices, size_t n)
     if (verdict == 0 && first->enhanced)
         verdict = reject(
             reason, sizeof reason, FAULT_MULTIFRAME,
-            "a stack of %zu frames at %.3f mm in Enhanced MR; multi-frame input is kept, not processed", n, m);
+            "a stack of %zu frames at %.3f mm in Enhanced MR; multi-frame input is kept, not processed", n,
+            m);
     if (verdict == 0)
         cross_check(first, m, warnings, sizeof warnings);
     if (verdict == 0 && s->dropped > 0)
         note(warnings, sizeof warnings, "%zu exact cop%s of images dropped", s->dropped,
              s->dropped == 1 ? "y" : "ies");
-    int rc = emit_keyed(s, (enum fault)verdict, slices, n, verdict == 0, verdict == 0 ? warnings : "", reason);
+    int rc =
+        emit_keyed(s, (enum fault)verdict, slices, n, verdict == 0, verdict == 0 ? warnings : "", reason);
     if (rc != 0)
         return rc;
     struct stack *made = &s->stacks[s->n_stacks - 1];
@@ -692,8 +707,8 @@ static int judge_group(struct sorter *s, const size_t *members, size_t n)
     double normal[3];
     normal_of(&s->slices[members[0]], normal);
     for (size_t i = 0; i < n; i++)
-        slices[i] =
-            (struct keyed){.key = dot(s->slices[members[i]].position, normal), .rank = i, .slice = members[i]};
+        slices[i] = (struct keyed){
+            .key = dot(s->slices[members[i]].position, normal), .rank = i, .slice = members[i]};
     qsort(slices, n, sizeof *slices, compare_keyed);
     int rc = judge_offsets(s, slices, n);
     free(slices);
@@ -707,11 +722,14 @@ static int exclude(struct sorter *s, size_t *members, size_t *n)
 {
     enum fault *verdicts = calloc(*n, sizeof *verdicts);
     size_t *refused = malloc(*n * sizeof *refused);
+    if (verdicts == NULL || refused == NULL) {
+        free(verdicts);
+        free(refused);
+        return fault_set(s->why, FAULT_NO_MEMORY, "cannot judge %zu images", *n);
+    }
     int rc = 0;
-    if (verdicts == NULL || refused == NULL)
-        rc = fault_set(s->why, FAULT_NO_MEMORY, "cannot judge %zu images", *n);
     char reason[400];
-    for (size_t i = 0; rc == 0 && i < *n; i++)
+    for (size_t i = 0; i < *n; i++)
         verdicts[i] = (enum fault)judge_slice(&s->slices[members[i]], reason, sizeof reason);
     for (size_t i = 0; rc == 0 && i < *n; i++) {
         if (verdicts[i] == FAULT_OK)
@@ -741,23 +759,23 @@ static int exclude(struct sorter *s, size_t *members, size_t *n)
 // Canonical order, exact copies dropped. Sets *conflict when one UID has several contents.
 static int order_canonically(struct sorter *s, size_t n, size_t *members, size_t *kept, const char **conflict)
 {
-    const struct slice **order = malloc(n * sizeof *order);
+    struct ordered *order = malloc(n * sizeof *order);
     if (order == NULL)
         return fault_set(s->why, FAULT_NO_MEMORY, "cannot sort %zu images", n);
     for (size_t i = 0; i < n; i++)
-        order[i] = &s->slices[i];
+        order[i].slice = &s->slices[i];
     qsort(order, n, sizeof *order, compare_canonical);
     *kept = 0;
     for (size_t i = 0; i < n; i++) {
-        int again = i > 0 && strcmp(order[i]->sop_uid, order[i - 1]->sop_uid) == 0 &&
-                    order[i]->frame == order[i - 1]->frame;
-        if (again && strcmp(order[i]->digest, order[i - 1]->digest) == 0) {
+        int again = i > 0 && strcmp(order[i].slice->sop_uid, order[i - 1].slice->sop_uid) == 0 &&
+                    order[i].slice->frame == order[i - 1].slice->frame;
+        if (again && strcmp(order[i].slice->digest, order[i - 1].slice->digest) == 0) {
             s->dropped++;
             continue;
         }
         if (again)
-            *conflict = order[i]->sop_uid;
-        members[(*kept)++] = (size_t)(order[i] - s->slices);
+            *conflict = order[i].slice->sop_uid;
+        members[(*kept)++] = (size_t)(order[i].slice - s->slices);
     }
     free(order);
     return 0;
@@ -788,8 +806,8 @@ static enum fault judge_series(const struct slice *slices, const size_t *members
 }
 
 // Three planes of a few slices each: nothing in the header need say so.
-static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_orientations, const unsigned *class,
-                        size_t n, char *reason, size_t size)
+static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_orientations,
+                        const unsigned *class, size_t n, char *reason, size_t size)
 {
     int apart = 0;
     size_t most = 0;
@@ -801,7 +819,8 @@ static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_o
             count += class[i] == a;
         most = count > most ? count : most;
         if (strlen(counts) < 80)
-            snprintf(counts + strlen(counts), sizeof counts - strlen(counts), "%s%zu", a > 0 ? ", " : "", count);
+            snprintf(counts + strlen(counts), sizeof counts - strlen(counts), "%s%zu", a > 0 ? ", " : "",
+                     count);
         normal_of(&s->slices[firsts[a]], x);
         for (size_t b = 0; b < a; b++) {
             normal_of(&s->slices[firsts[b]], y);
@@ -833,29 +852,29 @@ static int compare_classed(const void *a, const void *b)
 
 static double tolerance_of(enum slice_number number)
 {
-    int exact = number == SLICE_TRIGGER_TIME || number == SLICE_TEMPORAL_POSITION || number == SLICE_ECHO_NUMBER ||
-                number == SLICE_STACK_ID;
+    int exact = number == SLICE_TRIGGER_TIME || number == SLICE_TEMPORAL_POSITION ||
+                number == SLICE_ECHO_NUMBER || number == SLICE_STACK_ID;
     return exact ? 0 : SAME_NUMBER;
 }
 
 static int judge_groups(struct sorter *s, size_t *members, size_t n)
 {
     struct classed *classed = malloc(n * sizeof *classed);
-    unsigned *class = malloc(n * sizeof *class);
+    unsigned *class = calloc(n, sizeof *class);
     size_t *firsts = malloc(n * sizeof *firsts);
     int rc = 0;
     if (classed == NULL || class == NULL || firsts == NULL) {
         rc = fault_set(s->why, FAULT_NO_MEMORY, "cannot sort %zu slices", n);
         goto out;
     }
-    for (int number = 0; rc == 0 && number < SLICE_N_NUMBERS; number++) {
-        rc = classify_number(s, members, n, (enum slice_number)number, tolerance_of((enum slice_number)number),
-                             class);
+    for (int number = 0; number < SLICE_N_NUMBERS; number++) {
+        rc = classify_number(s, members, n, (enum slice_number)number,
+                             tolerance_of((enum slice_number)number), class);
+        if (rc != 0)
+            goto out;
         for (size_t i = 0; i < n; i++)
             classed[i].class[number] = class[i];
     }
-    if (rc != 0)
-        goto out;
     classify(s->slices, members, n, class, same_pixels_and_texts, firsts);
     for (size_t i = 0; i < n; i++)
         classed[i].class[SLICE_N_NUMBERS] = class[i];
@@ -899,7 +918,8 @@ static int compare_stacks(const void *a, const void *b, void *user)
     for (int i = 0; i < SLICE_N_NUMBERS; i++)
         if (p->numbers[i] != q->numbers[i] && isfinite(p->numbers[i]) && isfinite(q->numbers[i]))
             return p->numbers[i] < q->numbers[i] ? -1 : 1;
-    return compare_canonical(&p, &q);
+    struct ordered left = {p}, right = {q};
+    return compare_canonical(&left, &right);
 }
 
 int stack_sort(const struct slice *slices, size_t n, struct stack **stacks, size_t *n_stacks,
@@ -909,8 +929,10 @@ int stack_sort(const struct slice *slices, size_t n, struct stack **stacks, size
     size_t *members = malloc((n ? n : 1) * sizeof *members);
     const char *conflict = NULL;
     size_t kept = 0;
-    int rc = members == NULL ? fault_set(why, FAULT_NO_MEMORY, "cannot sort %zu images", n) : 0;
-    if (rc == 0 && n > 0)
+    if (members == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot sort %zu images", n);
+    int rc = 0;
+    if (n > 0)
         rc = order_canonically(&s, n, members, &kept, &conflict);
     if (rc == 0 && conflict != NULL) {
         rc = refuse(&s, FAULT_IN_CONFLICT, members, kept, "different contents came under SOP Instance UID %s",
@@ -922,7 +944,8 @@ int stack_sort(const struct slice *slices, size_t n, struct stack **stacks, size
     char reason[512];
     if (rc == 0 && kept > 0) {
         enum fault fault = judge_series(slices, members, kept, reason, sizeof reason);
-        rc = fault != FAULT_OK ? refuse(&s, fault, members, kept, "%s", reason) : judge_groups(&s, members, kept);
+        rc = fault != FAULT_OK ? refuse(&s, fault, members, kept, "%s", reason)
+                               : judge_groups(&s, members, kept);
     }
     free(members);
     if (rc != 0) {

@@ -4,6 +4,7 @@
 // of zero, so that its values are those of linear interpolation. Keys: crop (pixels, 0 = whole), spacing
 // (iso, recur or mm), method, residual (added to every value), item, site, generation, parameters, weights,
 // time_us. Prints one line per fact. For the tests of this folder and check_derived.sh.
+#include "core/file.h"
 #include "dicom_map/derive.h"
 
 #include <stdio.h>
@@ -31,6 +32,7 @@ int main(int argc, char **argv)
     struct source *source = NULL;
     if (argc < 3)
         return 2;
+    file_arm_crash_point();
     const char *path = argv[1];
     int rc = source_open(&path, 1, &source, &why);
     if (rc != 0)
@@ -72,8 +74,11 @@ int main(int argc, char **argv)
     size_t n = (size_t)stack->height * (size_t)stack->width;
     float *voxels = malloc(n * (size_t)stack->depth * sizeof *voxels);
     float *residual = calloc(n * request.n_planes, sizeof *residual);
-    if (voxels == NULL || residual == NULL)
+    if (voxels == NULL || residual == NULL) {
+        free(voxels);
+        free(residual);
         return 1;
+    }
     float added = strtof(option(argc, argv, "residual", "0"), NULL);
     for (size_t i = 0; i < n * request.n_planes; i++)
         residual[i] = added;
@@ -87,12 +92,13 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = derive_write(&request, &result, &why);
     if (rc != 0)
-        return fail(rc, &why);
-    printf("series %s\npromised %s\nobjects %zu\nclamped %zu\nnumber %d\nstep %.17g\n", result.series_uid,
-           uid, result.n_objects, result.n_clamped, result.series_number, request.step_mm);
+        fail(rc, &why);
+    else
+        printf("series %s\npromised %s\nobjects %zu\nclamped %zu\nnumber %d\nstep %.17g\n", result.series_uid,
+               uid, result.n_objects, result.n_clamped, result.series_number, request.step_mm);
     free(voxels);
     free(residual);
     free(planes);
     source_free(source);
-    return 0;
+    return rc != 0;
 }

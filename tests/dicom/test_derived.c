@@ -420,6 +420,7 @@ static void uid_changes_on(void)
                                           "weights=ff", "method=cubic", "crop=16"};
     make_series("bare", "in");
     CHECK_OK(file_remove_tree("uids", &why));
+    CHECK_OK(file_remove_tree("moved", &why));
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         clear("out");
         run("%s in out %s | grep -E '^(series|promised)' | cut -d' ' -f2 | sort -u >> uids", DERIVE_SERIES,
@@ -459,6 +460,31 @@ static void failed_write_is_reported(void)
     clear("out");
     run("! %s in not/there 2> facts && grep -q '^IO' facts", DERIVE_SERIES);
     run("ls out | wc -l | grep -qx 0");
+}
+
+// The n-th file call fails or ends the process, for every n: never success without all files, never a half
+// file under a final name.
+static void every_file_call_may_fail(void)
+{
+    static const char *const ways[] = {"", ":28", ":5"};
+    make_series("bare", "in");
+    for (int way = 0; way < 3; way++)
+        for (int n = 1;; n++) {
+            char command[512];
+            clear("out");
+            snprintf(command, sizeof command, "ISOSLICE_CRASH_AT=%d%s %s in out spacing=4 > facts 2> faults",
+                     n, ways[way], DERIVE_SERIES);
+            int rc = system(command);
+            run("for f in out/*.dcm; do test ! -e $f || dcmdump -q $f > dump || exit 1; done");
+            if (rc == 0) {
+                run("test $(ls out/*.dcm | wc -l) = 8 && ! ls out/*.tmp 2> /dev/null && grep -q '^objects 8' "
+                    "facts");
+                CHECK(n > 8 * 5);
+                break;
+            }
+            if (way > 0)
+                run("grep -qE '^%s' faults && ! ls out/*.tmp 2> /dev/null", way == 1 ? "NO_SPACE" : "IO");
+        }
 }
 
 static const struct test tests[] = {
@@ -510,6 +536,7 @@ static const struct test tests[] = {
     {"unit.derive.same_request_same_bytes", same_request_same_bytes},
     {"unit.derive.uid_changes_on", uid_changes_on},
     {"unit.derive.network_says_so", network_says_so},
+    {"crash.derive.every_file_call_may_fail", every_file_call_may_fail},
     {"unit.derive.failed_write_is_reported", failed_write_is_reported},
 };
 TEST_MAIN(tests)

@@ -386,7 +386,8 @@ static void refuses_what_is_not_dicom(void)
     CHECK_FAULT(prescan_memory("", 0, &p, &why), FAULT_NOT_DICOM);
     char zeros[400] = {0};
     CHECK_FAULT(prescan_memory(zeros, sizeof zeros, &p, &why), FAULT_NOT_DICOM);
-    memcpy(zeros + 128, "DICM", 4);
+    static const char mark[4] = {'D', 'I', 'C', 'M'};
+    memcpy(zeros + 128, mark, sizeof mark);
     CHECK_FAULT(prescan_memory(zeros, sizeof zeros, &p, &why), FAULT_NOT_DICOM);
     struct object o;
     build(&o, (struct oddity){.pixel_bytes = -1});

@@ -325,7 +325,7 @@ static void duplicates(void)
     expect(FAULT_DUPLICATE_POSITIONS, "11 images at 10 positions, 1 to 2 at each");
     n_made = 0;
     for (int i = 0; i < 20; i++)
-        add(5.0 * (i / 2)); // echoes that take turns, with nothing that tells them apart
+        add((i & ~1) * 2.5); // echoes that take turns, with nothing that tells them apart
     expect(FAULT_DUPLICATE_POSITIONS, "20 images at 10 positions, 2 to 2");
 }
 
