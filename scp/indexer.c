@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { POLL_MS = 200, PURGE_INTERVAL_S = 3600 };
+enum { POLL_MS = 200, PURGE_INTERVAL_S = 3600, HIDDEN_KEEP_S = 3600 };
 
 // One association's folder as a round finds it.
 struct folder {
@@ -53,6 +53,16 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct folder *)a)->name, ((const struct folder *)b)->name);
 }
 
+// A folder whose association died before it had its name: it never held an object.
+static void remove_old_hidden(const char *incoming, const char *name)
+{
+    char path[SPOOL_PATH_SIZE];
+    struct stat st;
+    if (file_join(path, sizeof path, incoming, name, NULL) == 0 && stat(path, &st) == 0 &&
+        clock_wall_us() / 1000000 - (int64_t)st.st_mtime > HIDDEN_KEEP_S)
+        file_remove_tree(path, NULL); // tried again next round if it fails
+}
+
 static int list_folders(const struct spool *spool, struct folders *folders, struct fault_note *why)
 {
     const char *incoming = spool_folder(spool, SPOOL_INCOMING);
@@ -63,6 +73,8 @@ static int list_folders(const struct spool *spool, struct folders *folders, stru
     size_t room = 0;
     struct dirent *entry;
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (strncmp(entry->d_name, ".a", 2) == 0)
+            remove_old_hidden(incoming, entry->d_name);
         if (entry->d_name[0] != 'a' || strlen(entry->d_name) >= sizeof folders->items->name)
             continue;
         if (folders->n == room) {

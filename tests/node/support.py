@@ -175,6 +175,8 @@ class Node:
         return found
 
     def idle(self):
+        if glob.glob(self.spool + '/incoming/*/*.dcm'):
+            return False
         rows = self.rows()
         busy = [r for r in rows if r['state'] in ('GATHERING', 'WAITING', 'LEASED', 'SENDING')]
         return bool(rows) and not busy
