@@ -371,10 +371,40 @@ static void copy_attributes(struct derivation *d)
 // ---- dates
 
 // Date and time of the job, in the time zone that the source states, else in this machine's.
+// The latest time that the sources name, for work that has no record of its own: the same input then gives
+// the same bytes. 1900-01-01 where the sources name none.
+static void set_source_time(struct derivation *d)
+{
+    static const uint32_t dates[] = {0x00080023, 0x00080022, 0x00080021, 0x00080020};
+    static const uint32_t times[] = {0x00080033, 0x00080032, 0x00080031, 0x00080030};
+    char latest[24] = "19000101000000";
+    for (int i = 0; i < d->item->depth; i++) {
+        for (int k = 0; k < 4; k++) {
+            const struct dcm_item *root = dcm_root(d->sources[i]);
+            char date[32], time[32], both[24];
+            if (dcm_get_text(root, dates[k], date, sizeof date) != 8 || strspn(date, "0123456789") != 8)
+                continue;
+            long n = dcm_get_text(root, times[k], time, sizeof time);
+            if (n < 6 || n > 13 || strspn(time, "0123456789") < 6 || strspn(time, "0123456789.") != (size_t)n)
+                snprintf(time, sizeof time, "000000");
+            snprintf(both, sizeof both, "%.8s%.13s", date, time);
+            if (strcmp(both, latest) > 0)
+                memcpy(latest, both, sizeof latest);
+            break;
+        }
+    }
+    snprintf(d->date, sizeof d->date, "%.8s", latest);
+    snprintf(d->time, sizeof d->time, "%.13s", latest + 8);
+}
+
 static void set_job_time(struct derivation *d)
 {
     char zone[32];
     int64_t us = d->request->job_time_us;
+    if (us == 0) {
+        set_source_time(d);
+        return;
+    }
     clock_dicom(us, d->date, d->time);
     if (dcm_get_text(d->first, 0x00080201, zone, sizeof zone) != 5 || !is_same(d, 0x00080201) ||
         strspn(zone + 1, "0123456789") != 4 || (zone[0] != '+' && zone[0] != '-'))
@@ -535,7 +565,9 @@ static void put_contributing_equipment(struct derivation *d, const char *acquire
     else
         put_in(d, item, 0x00080070, "LO", "UNKNOWN");
     for (size_t i = 0; i < sizeof scanner / sizeof scanner[0]; i++)
-        if (dcm_get_text(d->first, scanner[i].tag, text, sizeof text) > 0)
+        // a name too long for its VR is the scanner's fault in its own image, but would be ours in here
+        if (dcm_get_text(d->first, scanner[i].tag, text, sizeof text) > 0 &&
+            strlen(text) <= (strcmp(scanner[i].vr, "SH") == 0 ? 16 : LO_SIZE))
             copy_from(d, item, d->first, scanner[i].tag, scanner[i].vr);
     if (acquired[0] != '\0')
         put_in(d, item, 0x0018A002, "DT", acquired);
