@@ -370,7 +370,6 @@ static void copy_attributes(struct derivation *d)
 
 // ---- dates
 
-// Date and time of the job, in the time zone that the source states, else in this machine's.
 // The latest time that the sources name, for work that has no record of its own: the same input then gives
 // the same bytes. 1900-01-01 where the sources name none.
 static void set_source_time(struct derivation *d)
@@ -382,10 +381,10 @@ static void set_source_time(struct derivation *d)
         for (int k = 0; k < 4; k++) {
             const struct dcm_item *root = dcm_root(d->sources[i]);
             char date[32], time[32], both[24];
-            if (dcm_get_text(root, dates[k], date, sizeof date) != 8 || strspn(date, "0123456789") != 8)
+            if (dcm_get_text(root, dates[k], date, sizeof date) != 8 || !attribute_is_legal("DA", date))
                 continue;
             long n = dcm_get_text(root, times[k], time, sizeof time);
-            if (n < 6 || n > 13 || strspn(time, "0123456789") < 6 || strspn(time, "0123456789.") != (size_t)n)
+            if (n < 6 || n > 13 || !attribute_is_legal("TM", time))
                 snprintf(time, sizeof time, "000000");
             snprintf(both, sizeof both, "%.8s%.13s", date, time);
             if (strcmp(both, latest) > 0)
@@ -397,6 +396,7 @@ static void set_source_time(struct derivation *d)
     snprintf(d->time, sizeof d->time, "%.13s", latest + 8);
 }
 
+// Date and time of the job, in the time zone that the source states, else in this machine's.
 static void set_job_time(struct derivation *d)
 {
     char zone[32];

@@ -38,11 +38,12 @@ struct derive_request {
     const struct derive_plane *planes; // [n_planes]
     size_t n_planes;
     double step_mm;
-    const float *voxels;    // [depth,height,width] stored values, as source_load_voxels gave them
-    const float *residual;  // [n_planes,height,width], stored units; value = linear(voxels) + residual
-    const char *site_id;    // the installation, part of every UID
-    int64_t job_time_us;    // wall clock, recorded once per job: all dates and times of the new objects;
-                            // 0: no record, the latest time that the sources name
+    const float *voxels;   // [depth,height,width] stored values, as source_load_voxels gave them
+    const float *residual; // [n_planes,height,width], stored units; value = linear(voxels) + residual
+    const char *site_id;   // the installation, part of every UID
+    int64_t job_time_us; // wall clock, recorded once per job: all dates and times of the new objects; 0: the
+                         // latest time that the sources name
+                         // 0: no record, the latest time that the sources name
     const char *model_name; // e.g. "SA-INR"
     const char *model_version;
     const char *weights_sha256; // 64 hex digits

@@ -412,6 +412,12 @@ static void same_request_same_bytes(void)
     run("TZ=Asia/Tokyo LC_ALL=C.UTF-8 %s in again > facts2",
         DERIVE_SERIES); // the source states its time zone
     run("diff -r out again && diff facts facts2");
+    // without a record of the job: the latest time in the sources, whenever and wherever it runs
+    clear("out");
+    clear("again");
+    run("%s in out time_us=0 > facts", DERIVE_SERIES);
+    run("TZ=Asia/Tokyo %s in again time_us=0 > facts2", DERIVE_SERIES);
+    run("diff -r out again && dcmdump out/IM0001.dcm | grep -q '0008,0033) TM .101040.25. '");
 }
 
 static void uid_changes_on(void)
