@@ -23,21 +23,24 @@ struct association {
     unsigned n_stored, n_failed;
 };
 
-// Makes, locks and enters the folder of this association, and gives up everything else. The folder gets the name that
-// the indexer looks for once it is locked: unlocked and empty it would be taken for a finished one and removed.
+// Makes, locks and enters the folder of this association, and gives up everything else. The folder gets the
+// name that the indexer looks for once it is locked: unlocked and empty it would be taken for a finished one
+// and removed.
 static int enter_folder(struct association *association, const struct dcm_peer *peer, struct fault_note *why)
 {
     char hidden[CONF_PATH_SIZE + 128], path[CONF_PATH_SIZE + 128];
     const char *incoming = association->request->incoming;
     int active;
-    snprintf(association->name, sizeof association->name, "a%lldp%d", (long long)clock_wall_us(), (int)getpid());
+    snprintf(association->name, sizeof association->name, "a%lldp%d", (long long)clock_wall_us(),
+             (int)getpid());
     snprintf(hidden, sizeof hidden, "%s/.%s", incoming, association->name);
     int rc = file_join(path, sizeof path, incoming, association->name, why);
     if (rc == 0)
         rc = file_make_directory(hidden, why);
     if (rc != 0)
         return rc;
-    int fd = open(hidden, O_RDONLY | O_DIRECTORY | O_CLOEXEC); // held, and so the lock, until the process ends
+    int fd =
+        open(hidden, O_RDONLY | O_DIRECTORY | O_CLOEXEC); // held, and so the lock, until the process ends
     if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0 || chdir(hidden) != 0)
         return fault_set_errno(why, errno, "cannot enter '%s'", hidden);
     rc = file_write_atomic(ASSOCIATION_SENDER_FILE, peer->calling_ae, strlen(peer->calling_ae), why);
