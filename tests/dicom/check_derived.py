@@ -258,7 +258,7 @@ out = [pydicom.dcmread(path) for path in out_paths]
 with tempfile.TemporaryDirectory() as scratch_folder:
     inputs = read_source(sys.argv[1], out[0].ReferencedSeriesSequence[0].SeriesInstanceUID, scratch_folder)
     mm = float(arguments.get("spacing", 0))
-    check_iod(inputs, out_paths, os.path.join(os.path.dirname(os.path.abspath(__file__)), "dciodvfy.allow"))
+    check_iod(inputs, out_paths, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dciodvfy.allow"))
     check_geometry(inputs, out, sys.argv[2], scratch_folder, CROPPED, mm)
     check_tags(inputs, out)
     if arguments.get("values") != "any":
