@@ -3,6 +3,7 @@
 
 #include "core/clock.h"
 #include "sr_engine/quality.h"
+#include "sr_engine/weights.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,11 +32,11 @@ struct finetune_recipe finetune_default(void)
     return (struct finetune_recipe){.batch = 2,
                                     .slices = 4,
                                     .targets = 1,
-                                    .rate = 1e-3,
+                                    .rate = 4e-4,
                                     .rate_end = 0.02,
-                                    .beta2 = 0.99,
-                                    .centre = 0.95,
-                                    .warm_up = 20};
+                                    .beta2 = 0.999,
+                                    .centre = 0,
+                                    .warm_up = 10};
 }
 
 static int open_tuning(struct tuning *tuning, struct fault_note *why)
@@ -55,7 +56,11 @@ static int open_tuning(struct tuning *tuning, struct fault_note *why)
     tuning->best = malloc(model->net.n_parameters * sizeof *tuning->best);
     if (rc == 0 && tuning->best == NULL)
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory to keep the best weights");
-    return rc != 0 ? rc : model_get_parameters(model, tuning->best, why);
+    if (rc == 0)
+        rc = model_get_parameters(model, tuning->best, why);
+    if (rc == 0 && weights_wake(&model->net, tuning->best))
+        rc = model_set_parameters(model, tuning->best, why);
+    return rc;
 }
 
 static void close_tuning(struct tuning *tuning)

@@ -84,7 +84,7 @@ static void plan_places(struct pairs *pairs)
     int longest = pairs->factor[1] > pairs->factor[2] ? pairs->factor[1] : pairs->factor[2];
     side = side < longest + 2 ? longest + 2 : side;
     pairs->n_places = 0;
-    if (step < 1 || 3 * side > pairs->height || 3 * side > pairs->width)
+    if (step < 1 || 2 * side > pairs->height || 2 * side > pairs->width)
         return;
     for (int row = 0; row + side <= pairs->height; row += step)
         for (int column = 0; column + side <= pairs->width && n < MAX_CANDIDATES; column += step) {
@@ -208,19 +208,20 @@ static double contrast_of(const struct pairs *pairs, const struct sr_cut *cut)
     return (double)(high - low);
 }
 
+// A free place: drawn, and where that fails too often, the next one after a drawn one.
 static void draw_place(const struct pairs *pairs, struct random_stream *stream, struct sr_cut *cut)
 {
     int along, across;
     room_of(pairs, cut->axis, cut->factor, &along, &across);
-    int start = random_between(stream, 0, along * across - 1);
-    for (int i = 0; i < along * across; i++) { // the next free place after the one drawn
-        int at = (start + i) % (along * across);
+    int room = along * across, start = 0;
+    for (int i = 0; i < TRIES + room; i++) {
+        if (i <= TRIES)
+            start = random_between(stream, 0, room - 1);
+        int at = (start + (i > TRIES ? i - TRIES : 0)) % room;
         cut->first = at % along;
         cut->column = at / along;
         if (is_free(pairs, cut->axis, cut->factor, cut->first, cut->column))
             break;
-        if (i < TRIES)
-            start = random_between(stream, 0, along * across - 1);
     }
     cut->row = random_between(stream, 0, pairs->depth - pairs->rows);
 }

@@ -588,6 +588,26 @@ void weights_init(const struct net *net, uint64_t seed, float *parameters)
     memset(parameters + last->bias, 0, (size_t)last->n_out * sizeof *parameters);
 }
 
+int weights_wake(const struct net *net, float *parameters)
+{
+    const struct net_linear *last = &net->linears[net->n_linears - 1];
+    const double he = sqrt(6), branch = 1.5, bias = 0.5;
+    for (int i = 0; i < last->n_in * last->n_out; i++)
+        if (parameters[last->weight + (size_t)i] != 0)
+            return 0;
+    for (int i = 0; i < net->n_tensors; i++) {
+        const struct net_tensor *tensor = &net->tensors[i];
+        int is_body = strncmp(tensor->name, "encoder.body.", 13) == 0;
+        int is_attention = strncmp(tensor->name, "attentionLayer.", 15) == 0;
+        double gain = tensor->n_dims == 1 ? bias : is_body ? branch : he;
+        if (is_attention || tensor->offset >= last->weight)
+            continue;
+        for (size_t k = 0; k < tensor->count; k++)
+            parameters[tensor->offset + k] *= (float)gain;
+    }
+    return 1;
+}
+
 int sr_write_start_weights(const char *path, uint64_t seed, struct fault_note *why)
 {
     struct net net;

@@ -52,4 +52,10 @@ int weights_save(const char *path, const struct net *net, const float *parameter
 // so that the network adds exactly nothing to linear interpolation. Values are a function of `seed` alone.
 void weights_init(const struct net *net, uint64_t seed, float *parameters);
 
+// When the last layer is all zero nothing before it has any effect, so its scale is free: it is raised from
+// PyTorch's to that of He et al. (arXiv 1502.01852) for head and decoder and half-way for the residual
+// branches, biases halved. The network then learns from the first step, where it would stand still for a
+// hundred. Returns 1 when it did so.
+int weights_wake(const struct net *net, float *parameters);
+
 #endif

@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A whole job: faults, exact zeros, clipping, repeatability, the checks and the choice.
+#include "core/clock.h"
+#include "sr_engine/engine.h"
+#include "sr_engine/pairs.h"
+#include "sr_engine/pool.h"
+#include "sr_engine/quality.h"
+#include "sr_engine/random.h"
+#include "sr_engine/resample.h"
+#include "sr_engine/weights.h"
+#include "tests/engine/support.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum { D = 13, H = 60, W = 66, SIZE = H * W, N_PLANES = 4 };
+
+static const struct sr_plane wanted[N_PLANES] = {{0, 0.5}, {3, 0.25}, {12, 0}, {2, 0}};
+
+// Smooth waves between 100 and 900, turning round at the first and the last slice as a mirrored spline does.
+static float *phantom(struct sr_stack *stack)
+{
+    float *voxels = support_alloc(sizeof *voxels * D * SIZE);
+    for (int d = 0; d < D; d++)
+        for (int h = 0; h < H; h++)
+            for (int w = 0; w < W; w++)
+                voxels[(d * H + h) * W + w] =
+                    (float)(500 + (250 * sin(0.9 * h) + 150 * cos(0.55 * w + 0.1 * h)) *
+                                      (0.6 + 0.4 * cos(acos(-1) * d / 4)));
+    *stack = (struct sr_stack){.voxels = voxels, .depth = D, .height = H, .width = W};
+    stack->row_mm = stack->column_mm = 1;
+    stack->slice_mm = 3;
+    stack->thickness_mm = 3;
+    return voxels;
+}
+
+static struct sr_options default_options(void)
+{
+    return (struct sr_options){.backend = "cpu", .weights_path = "start.safetensors", .clip = 1, .seed = 1};
+}
+
+static void write_start(void)
+{
+    struct fault_note why = {0};
+    CHECK_OK(sr_write_start_weights("start.safetensors", 1, &why));
+}
+
+// Weights that do something: the last layer times `gain`, everything times `all`.
+static void write_loud_all(double gain, double all)
+{
+    struct fault_note why = {0};
+    struct net net;
+    net_init(&net, net_config_p0());
+    float *p = support_parameters(&net, 1);
+    const struct net_linear *last = &net.linears[net.n_linears - 1];
+    for (int i = 0; i < last->n_in; i++)
+        p[last->weight + (size_t)i] *= (float)gain;
+    for (size_t i = 0; i < net.n_parameters; i++)
+        p[i] *= (float)all;
+    CHECK_OK(weights_save("loud.safetensors", &net, p, NULL, &why));
+    free(p);
+}
+
+static void write_loud(double gain)
+{
+    write_loud_all(gain, 1);
+}
+
+static void start_weights_add_nothing(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_random(1, (size_t)N_PLANES * SIZE, 1, 2);
+    write_start();
+    CHECK_OK(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why));
+    for (int i = 0; i < N_PLANES * SIZE; i++)
+        if (residual[i] != 0)
+            CHECK_FAIL("residual %d is %g, not 0", i, (double)residual[i]);
+    CHECK_INT(report.delivered, SR_BASE);
+    CHECK_CONTAINS(report.backend, "cpu (");
+    CHECK(report.range_low < 110 && report.range_high > 890);
+    CHECK(report.workspace_bytes > 1 << 20);
+    CHECK_INT(report.in_plane.measured, 0);
+    CHECK(isnan(report.in_plane.psnr_db[SR_LINEAR]));
+    free(residual);
+    free(voxels);
+}
+
+static void faults(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    write_start();
+    options.backend = "abacus";
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_BACKEND);
+    CHECK_CONTAINS(why.text, "no backend 'abacus': it is auto, cpu, cuda or ref");
+#if !ISOSLICE_HAVE_CUDA
+    options.backend = "cuda";
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_BACKEND);
+    CHECK_CONTAINS(why.text, "no backend 'cuda': ");
+#endif
+    options.backend = "cpu";
+    options.weights_path = "absent.safetensors";
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_IO);
+    options = default_options();
+    options.memory_bytes = 1 << 20;
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_NO_MEMORY);
+    options = default_options();
+    struct sr_plane outside = {D - 1, 0.5};
+    CHECK_FAULT(sr_run(&stack, &outside, 1, &options, residual, &report, &why), FAULT_INTERNAL);
+    outside = (struct sr_plane){-1, 0};
+    CHECK_FAULT(sr_run(&stack, &outside, 1, &options, residual, &report, &why), FAULT_INTERNAL);
+    voxels[777] = NAN;
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_NOT_FINITE);
+    free(residual);
+    free(voxels);
+}
+
+// Finite weights that overflow on the way: found in the result.
+static void overflow_is_found(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    write_loud_all(1, 1e6);
+    options.weights_path = "loud.safetensors";
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_NOT_FINITE);
+    free(residual);
+    free(voxels);
+}
+
+static void constant_stack(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_random(1, (size_t)N_PLANES * SIZE, 1, 2);
+    for (int i = 0; i < D * SIZE; i++)
+        voxels[i] = 37;
+    write_loud(1);
+    options.weights_path = "loud.safetensors";
+    options.finetune = options.choose = 1;
+    options.steps = 2;
+    CHECK_OK(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why));
+    CHECK_INT(report.delivered, SR_LINEAR);
+    for (int i = 0; i < N_PLANES * SIZE; i++)
+        CHECK_NEAR(residual[i], 0, 0);
+    free(residual);
+    free(voxels);
+}
+
+static void clipping(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    float *linear = support_alloc(sizeof *linear * SIZE);
+    write_loud(200);
+    options.weights_path = "loud.safetensors";
+    for (options.clip = 0; options.clip < 2; options.clip++) {
+        double low = HUGE_VAL, high = -HUGE_VAL;
+        CHECK_OK(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why));
+        for (int k = 0; k < N_PLANES; k++) {
+            resample_linear(voxels, D, SIZE, wanted[k].slice, wanted[k].t, linear);
+            for (int i = 0; i < SIZE; i++) {
+                double value = (double)linear[i] + (double)residual[k * SIZE + i];
+                low = value < low ? value : low;
+                high = value > high ? value : high;
+            }
+        }
+        double slack = 1e-3;
+        if (options.clip)
+            CHECK(low >= report.range_low - slack && high <= report.range_high + slack);
+        else
+            CHECK(low < report.range_low - 10 || high > report.range_high + 10);
+    }
+    free(linear);
+    free(residual);
+    free(voxels);
+}
+
+static int stop_at(void *user, const char *phase, double done, double total, const char *detail)
+{
+    (void)detail;
+    CHECK(done >= 0 && done <= total);
+    return strcmp(phase, user) == 0;
+}
+
+static void cancelled(void)
+{
+    char *const phases[] = {"fine-tune", "check", "interpolate"};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    write_loud(1);
+    options.weights_path = "loud.safetensors";
+    options.finetune = options.choose = 1;
+    options.steps = 1;
+    options.progress = stop_at;
+    for (int i = 0; i < 3; i++) {
+        struct fault_note why = {0};
+        options.progress_user = phases[i];
+        options.choose = i < 2; // the last one: the network is delivered, whatever the numbers
+        CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_CANCELLED);
+        CHECK_CONTAINS(why.text, phases[i]);
+    }
+    free(residual);
+    free(voxels);
+}
+
+static float *tuned(const struct sr_stack *stack, struct sr_options options, struct sr_report *report)
+{
+    struct fault_note why = {0};
+    float *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    options.finetune = 1;
+    CHECK_OK(sr_run(stack, wanted, N_PLANES, &options, residual, report, &why));
+    CHECK_INT(report->delivered, SR_TUNED);
+    return residual;
+}
+
+static void finetune_is_repeatable(void)
+{
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack);
+    write_loud(0.05);
+    options.weights_path = "loud.safetensors";
+    options.steps = 3;
+    float *one = tuned(&stack, options, &report);
+    CHECK_INT(report.steps_done, 3);
+    CHECK_INT(report.factor_train_max, 3);
+    CHECK(report.loss_first > 0 && report.loss_last > 0 && report.seconds_finetune > 0);
+    options.threads = 3;
+    float *two = tuned(&stack, options, &report);
+    support_equal("the same job again, on other threads", two, one, (size_t)N_PLANES * SIZE);
+    options.seed = 2;
+    float *other = tuned(&stack, options, &report);
+    CHECK(report.step_best == 0 || memcmp(other, one, sizeof *one * N_PLANES * SIZE) != 0);
+    free(one);
+    free(two);
+    free(other);
+    free(voxels);
+}
+
+static void budget_becomes_steps(void)
+{
+    struct sr_stack stack;
+    struct sr_report first, second;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack);
+    write_loud(0.05);
+    options.weights_path = "loud.safetensors";
+    options.budget_s = 8;
+    float *one = tuned(&stack, options, &first);
+    printf("%d steps in %.1f of %.1f s\n", first.steps_done, first.seconds_finetune, options.budget_s);
+    CHECK(first.steps_done > 0);
+    options.steps = first.steps_done;
+    float *two = tuned(&stack, options, &second);
+    CHECK_INT(second.steps_done, first.steps_done);
+    CHECK_INT(second.step_best, first.step_best);
+    support_equal("repeated with the step count", two, one, (size_t)N_PLANES * SIZE);
+    free(one);
+    free(two);
+    free(voxels);
+}
+
+// On smooth waves the spline is best, and untrained weights are linear: the choice must find that out.
+static void choice_is_cubic(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    float *voxels = phantom(&stack), *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    double *coefficients = support_alloc(sizeof *coefficients * D * SIZE),
+           *cubic = support_alloc(sizeof *cubic * SIZE);
+    float *linear = support_alloc(sizeof *linear * SIZE);
+    write_start();
+    options.choose = 1;
+    CHECK_OK(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why));
+    printf("in plane %.2f %.2f %.2f, left out %.2f %.2f %.2f: %s\n", report.in_plane.psnr_db[0],
+           report.in_plane.psnr_db[1], report.in_plane.psnr_db[2], report.left_out.psnr_db[0],
+           report.left_out.psnr_db[1], report.left_out.psnr_db[2], report.reason);
+    CHECK_INT(report.in_plane.measured, 1);
+    CHECK_INT(report.left_out.measured, 1);
+    CHECK_NEAR(report.in_plane.psnr_db[SR_BASE], report.in_plane.psnr_db[SR_LINEAR], 1e-9);
+    CHECK(report.in_plane.psnr_db[SR_CUBIC] > report.in_plane.psnr_db[SR_LINEAR]);
+    CHECK(isnan(report.in_plane.psnr_db[SR_TUNED]));
+    CHECK_INT(report.delivered, SR_CUBIC);
+    CHECK_CONTAINS(report.reason, "largest mean gain over linear");
+    CHECK_OK(resample_cubic_prepare(voxels, D, SIZE, coefficients, &why));
+    for (int k = 0; k < N_PLANES; k++) {
+        resample_linear(voxels, D, SIZE, wanted[k].slice, wanted[k].t, linear);
+        resample_cubic(coefficients, D, SIZE, wanted[k].slice, wanted[k].t, cubic);
+        for (int i = 0; i < SIZE; i++) {
+            CHECK_NEAR((double)linear[i] + (double)residual[k * SIZE + i], cubic[i], 1e-3);
+            if (wanted[k].t == 0)
+                CHECK_NEAR(residual[k * SIZE + i], 0, 0);
+        }
+    }
+    free(linear);
+    free(cubic);
+    free(coefficients);
+    free(residual);
+    free(voxels);
+}
+
+// Two slices of a small image: nothing can be measured, nothing can be trained, linear is delivered.
+static void too_small_to_measure(void)
+{
+    struct fault_note why = {0};
+    struct sr_report report;
+    struct sr_options options = default_options();
+    const struct sr_plane plane = {0, 0.5};
+    float *voxels = support_random(1, (size_t)2 * 9 * 7, 0, 1), residual[63];
+    struct sr_stack stack = {
+        .voxels = voxels, .depth = 2, .height = 9, .width = 7, .row_mm = 1, .column_mm = 1};
+    stack.slice_mm = 5;
+    write_loud(1);
+    options.weights_path = "loud.safetensors";
+    options.finetune = options.choose = 1;
+    options.steps = 4;
+    CHECK_OK(sr_run(&stack, &plane, 1, &options, residual, &report, &why));
+    CHECK_INT(report.steps_done, 0);
+    CHECK_INT(report.in_plane.measured, 0);
+    CHECK_CONTAINS(report.in_plane.note, "too small");
+    CHECK_INT(report.left_out.measured, 0);
+    CHECK_CONTAINS(report.left_out.note, "too few");
+    CHECK_INT(report.delivered, SR_LINEAR);
+    CHECK_CONTAINS(report.reason, "nothing could be measured");
+    for (int i = 0; i < 63; i++)
+        CHECK_NEAR(residual[i], 0, 0);
+    free(voxels);
+}
+
+// --------------------------------------------------------------------------------------------- the choice
+
+static enum sr_method choose(const double in_plane[SR_N_METHODS], const double left_out[SR_N_METHODS],
+                             char *reason)
+{
+    struct sr_report report = {0};
+    report.in_plane.measured = in_plane != NULL;
+    report.left_out.measured = left_out != NULL;
+    for (int i = 0; i < SR_N_METHODS; i++) {
+        report.in_plane.psnr_db[i] = in_plane != NULL ? in_plane[i] : NAN;
+        report.left_out.psnr_db[i] = left_out != NULL ? left_out[i] : NAN;
+    }
+    quality_choose(&report);
+    snprintf(reason, sizeof report.reason, "%s", report.reason);
+    return report.delivered;
+}
+
+static void choice(void)
+{
+    static const struct {
+        double in_plane[SR_N_METHODS], left_out[SR_N_METHODS];
+        enum sr_method want;
+    } cases[] = {
+        {{30, 31, 32, 33}, {25, 25.1, 25.2, 25.3}, SR_TUNED},
+        {{30, 31, 32, 33}, {25, 25.1, 25.2, 24.99}, SR_BASE}, // tuned is below linear on one test
+        {{30, 31, 30.5, 33}, {25, 25, 25.2, 24}, SR_CUBIC},   // equal to linear is not below it
+        {{30, 31, 32, 33}, {25, 24, 24, 24}, SR_LINEAR},      // real series with banding
+        {{30, 30.2, 30, NAN}, {25, 25.1, 25, NAN}, SR_CUBIC}, // no fine-tune
+        {{30, 30, 30, 30}, {25, 25, 25, 25}, SR_LINEAR},      // no gain: the simplest
+        {{30, 30.4, 30.9, 30.5},
+         {25, 25.8, 25.1, 25.6},
+         SR_CUBIC}, // the largest mean, not the largest on one
+        {{30, 30.4, NAN, NAN}, {25, NAN, 26, NAN}, SR_LINEAR},
+    };
+    char reason[160];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        CHECK_INT(choose(cases[i].in_plane, cases[i].left_out, reason), cases[i].want);
+    CHECK_INT(choose(cases[3].in_plane, NULL, reason), SR_TUNED);
+    CHECK_INT(choose(NULL, cases[3].left_out, reason), SR_LINEAR);
+    CHECK_CONTAINS(reason, "the test that could be made");
+    CHECK_INT(choose(NULL, NULL, reason), SR_LINEAR);
+    CHECK_CONTAINS(reason, "nothing could be measured");
+}
+
+static void psnr(void)
+{
+    CHECK_NEAR(quality_psnr(1), 0, 1e-12);
+    CHECK_NEAR(quality_psnr(1e-3), 30, 1e-12);
+    CHECK_NEAR(quality_psnr(0), QUALITY_MOST_DB, 1e-9);
+}
+
+// --------------------------------------------------------------------------------------------- pairs
+
+static int meets(const struct pairs *pairs, const struct sr_cut *cut, const struct pairs_place *place)
+{
+    int reach = (int)floor(3 * (double)cut->fwhm / 2.354820045 + 0.5);
+    int from = cut->first - reach, to = cut->first + (pairs->slices - 1) * cut->factor + reach;
+    int row = cut->axis == 1 ? from : cut->column,
+        last_row = cut->axis == 1 ? to : cut->column + pairs->columns - 1;
+    int column = cut->axis == 1 ? cut->column : from;
+    int last_column = cut->axis == 1 ? cut->column + pairs->columns - 1 : to;
+    return row < place->row + place->rows && last_row >= place->row &&
+           column < place->column + place->columns && last_column >= place->column;
+}
+
+static void draws_keep_out(void)
+{
+    enum { DEPTH = 7, DRAWS = 3000, TARGETS = 2 };
+    static const int sizes[][2] = {{256, 224}, {90, 300}, {512, 384}, {64, 64}};
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        struct pairs pairs;
+        struct sr_stack stack = {.depth = DEPTH, .height = sizes[k][0], .width = sizes[k][1], .row_mm = 0.9};
+        size_t size = (size_t)stack.height * (size_t)stack.width;
+        float *voxels = support_random(k, DEPTH * size, 0, 1);
+        int seen[65] = {0}, axes[3] = {0}, flips = 0;
+        stack.column_mm = 0.9;
+        stack.slice_mm = 6.5;
+        stack.thickness_mm = 5;
+        pairs_plan(&pairs, &stack, voxels, 4);
+        CHECK_INT(pairs.factor[1], 7);
+        CHECK(pairs.slices >= 2 && pairs.n_places >= 1);
+        double held = 0;
+        for (int i = 0; i < pairs.n_places; i++)
+            held += pairs.places[i].rows * pairs.places[i].columns;
+        printf("%d x %d: %d samples' slices, %d wide, factors %d-%d, %.1f %% held out\n", stack.height,
+               stack.width, pairs.slices, pairs.columns, pairs.factor_min, pairs.factor_max,
+               100 * held / (double)size);
+        CHECK(held > 0.04 * (double)size && held < 0.13 * (double)size);
+        for (uint64_t i = 0; i < DRAWS; i++) {
+            struct sr_cut cut = pairs_draw(&pairs, 5, i, TARGETS), again = pairs_draw(&pairs, 5, i, TARGETS);
+            int length = cut.axis == 1 ? stack.height : stack.width,
+                across = cut.axis == 1 ? stack.width : stack.height;
+            CHECK(memcmp(&cut, &again, sizeof cut) == 0);
+            CHECK(cut.first >= 0 && cut.first + (pairs.slices - 1) * cut.factor < length);
+            CHECK(cut.column >= 0 && cut.column + pairs.columns <= across);
+            CHECK(cut.row >= 0 && cut.row + pairs.rows <= DEPTH);
+            CHECK_NEAR(cut.fwhm, cut.factor * 5 / 6.5, 1e-5);
+            for (int p = 0; p < pairs.n_places; p++)
+                CHECK(!meets(&pairs, &cut, &pairs.places[p]));
+            for (int gap = 0; gap + 1 < pairs.slices; gap++)
+                for (int t = 0; t < TARGETS; t++) {
+                    int at = cut.flip_slices ? cut.factor - cut.position[gap][t] : cut.position[gap][t];
+                    CHECK(at >= 0 && at < cut.factor);
+                }
+            CHECK(cut.factor >= pairs.factor_min && cut.factor <= pairs.factor_max);
+            seen[cut.factor]++;
+            axes[cut.axis]++;
+            flips += cut.flip_rows + cut.flip_columns + cut.flip_slices;
+        }
+        CHECK(seen[pairs.factor_max] > DRAWS * 0.5 && seen[pairs.factor_min] > 0);
+        CHECK_INT(axes[1], DRAWS / 2);
+        CHECK(flips > DRAWS * 1.4 && flips < DRAWS * 1.6);
+        free(voxels);
+    }
+}
+
+// A check's stack is the volume blurred and decimated: constant stays constant, the truth is the volume
+// itself.
+static void checks_are_degraded(void)
+{
+    enum { DEPTH = 5, SIDE = 80 };
+    struct fault_note why = {0};
+    struct pairs pairs;
+    struct pairs_check check;
+    struct sr_stack stack = {
+        .depth = DEPTH, .height = SIDE, .width = SIDE, .row_mm = 1, .column_mm = 1, .slice_mm = 4};
+    float *voxels = support_alloc(sizeof *voxels * DEPTH * SIDE * SIDE);
+    for (int z = 0; z < DEPTH; z++)
+        for (int h = 0; h < SIDE; h++)
+            for (int w = 0; w < SIDE; w++)
+                voxels[(z * SIDE + h) * SIDE + w] = (float)h; // a slope along the rows
+    stack.slice_mm = 4;
+    pairs_plan(&pairs, &stack, voxels, 4);
+    for (int axis = 1; axis <= 2; axis++) {
+        CHECK_OK(pairs_check_init(&check, &pairs, axis, 0, 1, &why));
+        CHECK_INT(check.rows, DEPTH);
+        size_t plane = (size_t)check.rows * (size_t)check.columns;
+        for (size_t k = 0; k < check.n_planes; k++) {
+            const struct sr_plane *at = &check.planes[k];
+            CHECK(at->t > 0 && at->slice + 1 < check.depth);
+            float *linear = support_alloc(plane * sizeof *linear);
+            resample_linear(check.stack, check.depth, plane, at->slice, at->t, linear);
+            // away from the image's border a symmetric profile leaves a slope as it is, and so does linear
+            if (axis == 2 || (at->slice > 0 && at->slice + 2 < check.depth))
+                for (size_t i = 0; i < plane; i++)
+                    CHECK_NEAR(linear[i], check.truth[k * plane + i], 1e-3);
+            free(linear);
+        }
+        CHECK(check.n_planes > 3);
+        pairs_check_done(&check);
+    }
+    free(voxels);
+}
+
+// --------------------------------------------------------------------------------------------- small things
+
+enum { LOOPS = 2000, TASKS = 37 };
+
+struct counter {
+    atomic_int runs[TASKS];
+    atomic_int busy[4]; // threads that are inside a task
+};
+
+static void count_task(void *user, int task, int thread)
+{
+    struct counter *counter = user;
+    CHECK(thread >= 0 && thread < 4);
+    CHECK_INT(atomic_fetch_add(&counter->busy[thread], 1), 0);
+    atomic_fetch_add(&counter->runs[task], 1);
+    atomic_fetch_sub(&counter->busy[thread], 1);
+}
+
+static void pool_runs_every_task_once(void)
+{
+    struct fault_note why = {0};
+    struct pool *pool;
+    static struct counter counter;
+    CHECK_OK(pool_open(4, &pool, &why));
+    CHECK_INT(pool_threads(pool), 4);
+    for (int loop = 1; loop <= LOOPS; loop++) {
+        pool_run(pool, TASKS, count_task, &counter);
+        for (int i = 0; i < TASKS; i++)
+            CHECK_INT(atomic_load(&counter.runs[i]), loop);
+    }
+    pool_close(pool);
+}
+
+static void random_is_uniform(void)
+{
+    enum { N = 200000, BINS = 10 };
+    struct random_stream a = random_open(1, 2, 3), b = random_open(1, 2, 3), c = random_open(1, 2, 4);
+    int bins[BINS] = {0}, same = 0;
+    for (int i = 0; i < N; i++) {
+        uint64_t x = random_next(&a);
+        CHECK(x == random_next(&b));
+        same += x == random_next(&c);
+        bins[random_between(&a, 0, BINS - 1)]++;
+        b = a;
+    }
+    CHECK_INT(same, 0);
+    for (int i = 0; i < BINS; i++)
+        CHECK_NEAR(bins[i], (double)N / BINS, 5 * sqrt((double)N / BINS));
+}
+
+static void method_names(void)
+{
+    CHECK_STR(sr_method_name(SR_LINEAR), "linear");
+    CHECK_STR(sr_method_name(SR_CUBIC), "cubic");
+    CHECK_STR(sr_method_name(SR_BASE), "base");
+    CHECK_STR(sr_method_name(SR_TUNED), "tuned");
+}
+
+static const struct test tests[] = {
+    {"unit.engine.start_weights_add_nothing", start_weights_add_nothing},
+    {"unit.engine.faults", faults},
+    {"unit.engine.overflow_is_found", overflow_is_found},
+    {"unit.engine.constant_stack", constant_stack},
+    {"unit.engine.clipping", clipping},
+    {"unit.engine.cancelled", cancelled},
+    {"unit.engine.finetune_is_repeatable", finetune_is_repeatable},
+    {"unit.engine.budget_becomes_steps", budget_becomes_steps},
+    {"unit.engine.choice_is_cubic", choice_is_cubic},
+    {"unit.engine.too_small_to_measure", too_small_to_measure},
+    {"unit.engine.method_names", method_names},
+    {"unit.quality.choice", choice},
+    {"unit.quality.psnr", psnr},
+    {"unit.pairs.draws_keep_out", draws_keep_out},
+    {"unit.pairs.checks_are_degraded", checks_are_degraded},
+    {"unit.pool.every_task_once", pool_runs_every_task_once},
+    {"unit.random.uniform", random_is_uniform},
+};
+
+TEST_MAIN(tests)
