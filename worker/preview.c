@@ -124,7 +124,7 @@ int preview_write(const struct process_images *images, const char *method, const
         panel->width = scale * (panel->axis == AXIS_ROW ? row_width_mm : column_width_mm);
         panel->height = high;
         panel->x = GAP + (i % 2) * (widest + GAP);
-        panel->y = GAP + (double)(i / 2) * (high + CAPTION + GAP);
+        panel->y = GAP + (i < 2 ? 0 : high + CAPTION + GAP);
         snprintf(panel->caption, sizeof panel->caption, "%s, %s cross plane",
                  panel->with_residual ? method : "linear interpolation",
                  panel->axis == AXIS_ROW ? "row" : "column");
