@@ -157,13 +157,17 @@ int command_phantom(int argc, char **argv)
             ok = command_parse_int(optarg, 5, 200, &value);
             phantom.n_slices = (int)value;
             break;
+        case TRUTH:
+            phantom.is_isotropic = 1;
+            break;
         case 'h':
             puts(
                 "usage: isoslice phantom [options] DIR\n\n"
                 "Computes a head-like phantom and writes it as a thick-slice T2-weighted series into DIR.\n\n"
                 "  --seed N    of its details (default 1)\n"
                 "  --matrix N  rows and columns (default 192)\n"
-                "  --slices N  slices (default 20)");
+                "  --slices N  slices (default 20)\n"
+                "  --truth     thin slices through the same range instead, to compare a result with");
             return 0;
         default:
             return command_usage_error("phantom", "bad arguments");
