@@ -30,6 +30,9 @@ typedef float vec __attribute__((vector_size(4 * VL)));
 typedef int ivec __attribute__((vector_size(4 * VL)));
 typedef float vec_at __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 
+// offsets inside a tile, a block or the few matrices of a layer are far below 2^31
+// NOLINTBEGIN(bugprone-implicit-widening-of-multiplication-result)
+
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -955,3 +958,4 @@ const struct cpu_kernels CPU_KERNELS = {
     .decode_scratch = sizeof(struct block) / sizeof(float) + 1,
     .adam = adam,
 };
+// NOLINTEND(bugprone-implicit-widening-of-multiplication-result)

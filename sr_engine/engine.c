@@ -169,26 +169,34 @@ static int deliver_network(struct run *run, struct fault_note *why)
     return rc != 0 ? rc : finish_network(run, why);
 }
 
-static int deliver_cubic(struct run *run, struct fault_note *why)
+static int add_cubic(struct run *run, double *coefficients, double *value, struct fault_note *why)
 {
     const struct sr_stack *stack = run->stack;
-    size_t n = (size_t)stack->depth * run->plane_size;
-    double *coefficients = malloc(n * sizeof *coefficients), *plane = malloc(run->plane_size * sizeof *plane);
-    int rc = coefficients != NULL && plane != NULL
-                 ? resample_cubic_prepare(stack->voxels, stack->depth, run->plane_size, coefficients, why)
-                 : fault_set(why, FAULT_NO_MEMORY, "no memory for spline coefficients of %zu voxels", n);
+    int rc = resample_cubic_prepare(stack->voxels, stack->depth, run->plane_size, coefficients, why);
     for (size_t k = 0; rc == 0 && k < run->n_planes; k++) {
         const struct sr_plane *at = &run->planes[k];
         if (at->t == 0) // the spline goes through the acquired slices
             continue;
         const float *a = stack->voxels + (size_t)at->slice * run->plane_size, *b = a + run->plane_size;
-        resample_cubic(coefficients, stack->depth, run->plane_size, at->slice, at->t, plane);
+        resample_cubic(coefficients, stack->depth, run->plane_size, at->slice, at->t, value);
         for (size_t i = 0; i < run->plane_size; i++) {
             double linear = (1 - at->t) * (double)a[i] + at->t * (double)b[i];
-            run->residual[k * run->plane_size + i] = (float)(plane[i] - linear);
+            run->residual[k * run->plane_size + i] = (float)(value[i] - linear);
         }
     }
-    free(plane);
+    return rc;
+}
+
+static int deliver_cubic(struct run *run, struct fault_note *why)
+{
+    size_t n = (size_t)run->stack->depth * run->plane_size;
+    double *coefficients = malloc(n * sizeof *coefficients), *value = malloc(run->plane_size * sizeof *value);
+    int rc = FAULT_NO_MEMORY;
+    if (coefficients != NULL && value != NULL)
+        rc = add_cubic(run, coefficients, value, why);
+    else
+        fault_set(why, FAULT_NO_MEMORY, "no memory for spline coefficients of %zu voxels", n);
+    free(value);
     free(coefficients);
     return rc;
 }
@@ -296,6 +304,7 @@ static int work(struct run *run, struct fault_note *why)
     rc = normalise(run, why);
     if (rc == 0 && (run->options->finetune || run->options->choose))
         pairs_plan(&run->pairs, run->stack, run->normalised, finetune_default().slices);
+    // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): run_done() frees what normalise() took
     if (rc == 0 && run->options->finetune)
         rc = finetune(run, why);
     if (rc == 0 && run->options->choose)

@@ -89,11 +89,11 @@ static int choose_tiling(struct job *job, struct fault_note *why)
                 job->tiling = tiling;
             found = 1;
         }
-    if (!found)
-        return fault_set(why, FAULT_NO_MEMORY,
-                         "no tile of a stack of %dx%dx%d fits: the smallest needs %zu of %zu MB", job->depth,
-                         job->height, job->width, least >> 20, job->limits->memory_bytes >> 20);
-    return 0;
+    if (found)
+        return 0;
+    fault_set(why, FAULT_NO_MEMORY, "no tile of a stack of %dx%dx%d fits: the smallest needs %zu of %zu MB",
+              job->depth, job->height, job->width, least >> 20, job->limits->memory_bytes >> 20);
+    return FAULT_NO_MEMORY;
 }
 
 static int report_progress(const struct job *job, double done, struct fault_note *why)

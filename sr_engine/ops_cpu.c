@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+// products of these constants and of a tile's sizes are far below 2^31
+// NOLINTBEGIN(bugprone-implicit-widening-of-multiplication-result)
+
 enum { ALIGN = 64, SHARES = 16, C = CPU_CHANNELS, H = CPU_HIDDEN, HEAD_TAPS = 27, LINES_PER_TASK = 16 };
 
 struct sr_buffer {
@@ -963,15 +966,16 @@ static void cut_task(void *user, int task, int thread)
     const struct cut_job *job = user;
     struct sr_extent e = job->stack->extent;
     size_t size = (size_t)e.h * (size_t)e.w;
-    const struct sr_cut *cut = &job->cuts[task / e.d];
+    int sample = task / e.d;
+    const struct sr_cut *cut = &job->cuts[sample];
     int d = task % e.d, n_gaps = e.d - 1;
     (void)thread;
     cut_slice(job->volume, cut, e, d, job->stack->data + (size_t)task * size);
     for (int k = 0; d < n_gaps && k < job->n_targets; k++) {
         int from = cut->flip_slices ? n_gaps - 1 - d : d, at = cut->position[from][k];
-        int plane = (task / e.d * n_gaps + d) * job->n_targets + k;
+        int plane = (sample * n_gaps + d) * job->n_targets + k;
         float *p = job->planes->data + (size_t)plane * SR_PLANE_FLOATS;
-        p[SR_PLANE_STACK] = (float)(task / e.d);
+        p[SR_PLANE_STACK] = (float)sample;
         p[SR_PLANE_SLICE] = (float)d;
         p[SR_PLANE_T] = (float)(cut->flip_slices ? cut->factor - at : at) / (float)cut->factor;
         cut_target(job->volume, cut, e, cut->first + from * cut->factor + at,
@@ -1020,3 +1024,4 @@ const struct sr_ops *ops_cpu(void)
 {
     return &table;
 }
+// NOLINTEND(bugprone-implicit-widening-of-multiplication-result)

@@ -319,8 +319,10 @@ int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int a
     int left = from < MARGIN ? from : MARGIN,
         right = across - from - size < MARGIN ? across - from - size : MARGIN;
     memset(check, 0, sizeof *check);
-    if (span.to <= span.from)
-        return fault_set(why, FAULT_NOTHING_TO_DO, "a held-out place holds no gap of %d pixels", factor);
+    if (span.to <= span.from) {
+        fault_set(why, FAULT_NOTHING_TO_DO, "a held-out place holds no gap of %d pixels", factor);
+        return FAULT_NOTHING_TO_DO;
+    }
     check->depth = span.depth;
     check->rows = smaller(MAX_ROWS, pairs->depth);
     check->columns = left + size + right;
@@ -332,7 +334,8 @@ int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int a
     check->planes = malloc(most * sizeof *check->planes);
     if (check->stack == NULL || check->truth == NULL || check->planes == NULL) {
         pairs_check_done(check);
-        return fault_set(why, FAULT_NO_MEMORY, "no memory for a check of %zu planes", most);
+        fault_set(why, FAULT_NO_MEMORY, "no memory for a check of %zu planes", most);
+        return FAULT_NO_MEMORY;
     }
     for (int d = 0; d < check->depth; d++)
         degrade_plane(pairs, axis, span.first + d * factor, from - left, check->columns, check->rows,

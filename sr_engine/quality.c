@@ -40,41 +40,64 @@ static void score_plane(const struct quality_method *method, const struct pairs_
         }
 }
 
+// Memory for the planes of one check; only what the method needs.
+struct scratch {
+    float *linear, *residual;
+    double *cubic, *coefficients;
+};
+
+static int scratch_open(struct scratch *scratch, enum sr_method method, const struct pairs_check *check,
+                        struct fault_note *why)
+{
+    size_t plane = (size_t)check->rows * (size_t)check->columns;
+    int network = method == SR_BASE || method == SR_TUNED, spline = method == SR_CUBIC;
+    memset(scratch, 0, sizeof *scratch);
+    scratch->linear = malloc(plane * sizeof *scratch->linear);
+    if (network)
+        scratch->residual = malloc(check->n_planes * plane * sizeof *scratch->residual);
+    if (spline) {
+        scratch->cubic = malloc(plane * sizeof *scratch->cubic);
+        scratch->coefficients = malloc((size_t)check->depth * plane * sizeof *scratch->coefficients);
+    }
+    if (scratch->linear != NULL && (!network || scratch->residual != NULL) &&
+        (!spline || (scratch->cubic != NULL && scratch->coefficients != NULL)))
+        return 0;
+    fault_set(why, FAULT_NO_MEMORY, "no memory to check %zu planes", check->n_planes);
+    return FAULT_NO_MEMORY;
+}
+
+static void scratch_close(struct scratch *scratch)
+{
+    free(scratch->linear);
+    free(scratch->residual);
+    free(scratch->cubic);
+    free(scratch->coefficients);
+}
+
 int quality_check(const struct quality_method *method, const struct pairs_check *check, double *sum,
                   double *count, struct fault_note *why)
 {
     size_t plane = (size_t)check->rows * (size_t)check->columns;
-    int network = method->method == SR_BASE || method->method == SR_TUNED, rc = 0;
-    float *linear = malloc(plane * sizeof *linear), *residual = NULL;
-    double *cubic = NULL, *coefficients = NULL;
-    if (network)
-        residual = malloc(check->n_planes * plane * sizeof *residual);
-    if (method->method == SR_CUBIC) {
-        cubic = malloc(plane * sizeof *cubic);
-        coefficients = malloc((size_t)check->depth * plane * sizeof *coefficients);
-    }
-    if (linear == NULL || (network && residual == NULL) ||
-        (method->method == SR_CUBIC && (cubic == NULL || coefficients == NULL)))
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to check %zu planes", check->n_planes);
-    if (rc == 0 && network)
+    struct scratch scratch;
+    int rc = scratch_open(&scratch, method->method, check, why);
+    if (rc == 0 && scratch.residual != NULL)
         rc = interpolate_planes(method->model, check->stack, check->depth, check->rows, check->columns,
-                                check->planes, check->n_planes, method->limits, residual, why);
-    if (rc == 0 && coefficients != NULL)
-        rc = resample_cubic_prepare(check->stack, check->depth, plane, coefficients, why);
+                                check->planes, check->n_planes, method->limits, scratch.residual, why);
+    if (rc == 0 && scratch.coefficients != NULL)
+        rc = resample_cubic_prepare(check->stack, check->depth, plane, scratch.coefficients, why);
     for (size_t k = 0; rc == 0 && k < check->n_planes; k++) {
         const struct sr_plane *at = &check->planes[k];
-        resample_linear(check->stack, check->depth, plane, at->slice, at->t, linear);
-        if (coefficients != NULL)
-            resample_cubic(coefficients, check->depth, plane, at->slice, at->t, cubic);
-        score_plane(method, check, k, linear, network ? residual + k * plane : NULL, cubic, sum, count);
+        resample_linear(check->stack, check->depth, plane, at->slice, at->t, scratch.linear);
+        if (scratch.coefficients != NULL)
+            resample_cubic(scratch.coefficients, check->depth, plane, at->slice, at->t, scratch.cubic);
+        score_plane(method, check, k, scratch.linear,
+                    scratch.residual != NULL ? scratch.residual + k * plane : NULL, scratch.cubic, sum,
+                    count);
     }
     if (rc == 0 && !isfinite(*sum))
         rc = fault_set(why, FAULT_NOT_FINITE, "a prediction of method '%s' is not finite",
                        sr_method_name(method->method));
-    free(linear);
-    free(residual);
-    free(cubic);
-    free(coefficients);
+    scratch_close(&scratch);
     return rc;
 }
 
@@ -160,11 +183,12 @@ static int left_out_init(struct pairs_check *check, const struct pairs *pairs, s
     check->n_planes = (size_t)kept - 1;
     size_t plane = (size_t)check->rows * (size_t)check->columns;
     check->stack = malloc((size_t)kept * plane * sizeof *check->stack);
-    check->truth = malloc(check->n_planes * plane * sizeof *check->truth);
-    check->planes = malloc(check->n_planes * sizeof *check->planes);
+    check->truth = calloc(check->n_planes * plane, sizeof *check->truth);
+    check->planes = calloc(check->n_planes, sizeof *check->planes);
     if (check->stack == NULL || check->truth == NULL || check->planes == NULL) {
         pairs_check_done(check);
-        return fault_set(why, FAULT_NO_MEMORY, "no memory to leave %zu slices out", check->n_planes);
+        fault_set(why, FAULT_NO_MEMORY, "no memory to leave %d slices out", kept - 1);
+        return FAULT_NO_MEMORY;
     }
     find_window(pairs, check->rows, check->columns, &row, &column);
     for (int i = 0; i < kept; i++) {

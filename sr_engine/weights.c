@@ -54,7 +54,8 @@ struct entry {
 
 static int json_fail(const struct json *json, const char *what)
 {
-    return fault_set(json->why, FAULT_WEIGHTS, "malformed header of weights file '%s': %s", json->file, what);
+    fault_set(json->why, FAULT_WEIGHTS, "malformed header of weights file '%s': %s", json->file, what);
+    return FAULT_WEIGHTS;
 }
 
 static void json_space(struct json *json)

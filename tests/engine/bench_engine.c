@@ -33,7 +33,8 @@ int main(int argc, char **argv)
     float *stack = support_random(1, voxels, 0, 1), *planes = support_alloc(n_planes * 3 * sizeof *planes);
     float *target = support_random(2, n_planes * (size_t)e.h * (size_t)e.w, 0, 1);
     for (size_t i = 0; i < n_planes; i++) {
-        planes[3 * i] = (float)(i / (size_t)(e.d - 1));
+        size_t sample = i / (size_t)(e.d - 1);
+        planes[3 * i] = (float)sample;
         planes[3 * i + 1] = (float)(i % (size_t)(e.d - 1));
         planes[3 * i + 2] = 0.3F;
     }

@@ -25,6 +25,9 @@ void support_close(const char *what, const float *got, const float *want, size_t
 // Ends the test unless all n values are the same bits.
 void support_equal(const char *what, const float *got, const float *want, size_t n);
 
+// 1 when any of n values are not the same bits.
+int support_differ(const float *a, const float *b, size_t n);
+
 // The backend, or a failed test; SKIP where it is not built at all (NULL is never returned).
 const struct sr_ops *support_ops(const char *name);
 

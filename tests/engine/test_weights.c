@@ -37,7 +37,8 @@ static void spoil(const char *from, const char *to, const char *says)
     CHECK_INT(strlen(from), strlen(to));
     unsigned char *at = memmem(data, size, from, strlen(from));
     CHECK(at != NULL);
-    memcpy(at, to, strlen(to));
+    for (size_t i = 0; to[i] != '\0'; i++)
+        at[i] = (unsigned char)to[i];
     parameters[0] = 42;
     CHECK_FAULT(weights_parse(data, size, "spoilt", &net, parameters, NULL, &why), FAULT_WEIGHTS);
     CHECK_CONTAINS(why.text, says);
