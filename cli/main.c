@@ -24,6 +24,7 @@ static const struct {
     {"echo", command_echo, "ask a destination whether it answers (C-ECHO)"},
     {"check-config", command_check_config, "check a configuration file, print it or a sample"},
     {"phantom", command_phantom, "write a computed thick-slice MR series to try things with"},
+    {"train", command_train, "train the network on video or high-resolution volumes"},
     {"new-weights", command_new_weights, "write untrained weights whose result is linear interpolation"},
 };
 
