@@ -21,7 +21,7 @@ struct tuning {
     struct sr_buffer *volume;
     struct trainer trainer;
     struct pairs_check checks[2]; // the first place, along both axes
-    int n_checks, n_steps;
+    int n_checks, n_steps, is_woken;
     struct interpolate_limits limits; // silent: a check is too short to be reported
     float *best;                      // parameters
     double best_error, last_error, seconds_check;
@@ -32,10 +32,10 @@ struct finetune_recipe finetune_default(void)
     return (struct finetune_recipe){.batch = 2,
                                     .slices = 4,
                                     .targets = 1,
-                                    .rate = 4e-4,
+                                    .rate = 2e-4,
+                                    .rate_woken = 4e-4,
                                     .rate_end = 0.02,
                                     .beta2 = 0.999,
-                                    .centre = 0,
                                     .warm_up = 10};
 }
 
@@ -58,9 +58,9 @@ static int open_tuning(struct tuning *tuning, struct fault_note *why)
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory to keep the best weights");
     if (rc == 0)
         rc = model_get_parameters(model, tuning->best, why);
-    if (rc == 0 && weights_wake(&model->net, tuning->best))
-        rc = model_set_parameters(model, tuning->best, why);
-    return rc;
+    if (rc == 0)
+        tuning->is_woken = weights_wake(&model->net, tuning->best);
+    return rc == 0 && tuning->is_woken ? model_set_parameters(model, tuning->best, why) : rc;
 }
 
 static void close_tuning(struct tuning *tuning)
@@ -113,20 +113,21 @@ static int take_gradient(struct tuning *tuning, int step, struct fault_note *why
                       trainer->planes, trainer->target, why);
     if (rc == 0)
         rc = trainer_forward(trainer, why);
-    return rc != 0
-               ? rc
-               : trainer_backward(trainer, tuning->recipe->centre, step < trainer->n_losses ? step : 0, why);
+    return rc != 0 ? rc : trainer_backward(trainer, step < trainer->n_losses ? step : 0, why);
 }
 
-// The learning rate of step `step` of `n`: a straight rise, then half a cosine.
-static double rate_at(const struct finetune_recipe *recipe, int step, int n)
+// The learning rate of a step: a straight rise, then half a cosine.
+static double rate_at(const struct tuning *tuning, int step)
 {
+    const struct finetune_recipe *recipe = tuning->recipe;
+    double rate = tuning->is_woken ? recipe->rate_woken : recipe->rate;
+    int n = tuning->n_steps;
     int rise = recipe->warm_up < n / 10 ? recipe->warm_up : n / 10;
     double end = recipe->rate_end;
     if (step < rise)
-        return recipe->rate * (step + 1) / (rise + 1);
+        return rate * (step + 1) / (rise + 1);
     double share = n > rise + 1 ? (double)(step - rise) / (n - rise - 1) : 1;
-    return recipe->rate * (end + (1 - end) * 0.5 * (1 + cos(acos(-1) * share)));
+    return rate * (end + (1 - end) * 0.5 * (1 + cos(acos(-1) * share)));
 }
 
 // Steps that the budget allows: a few gradients are computed and timed, no weight is changed. The count alone
@@ -211,8 +212,7 @@ static int run_steps(struct tuning *tuning, struct fault_note *why)
         if (rc == 0)
             rc = take_gradient(tuning, step, why);
         if (rc == 0)
-            rc = trainer_update(&tuning->trainer, rate_at(tuning->recipe, step, n), tuning->recipe->beta2,
-                                why);
+            rc = trainer_update(&tuning->trainer, rate_at(tuning, step), tuning->recipe->beta2, why);
         if (rc == 0)
             rc = ops->step_end(device, why);
         if (rc == 0 && is_check_due(step + 1, n))

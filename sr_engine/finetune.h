@@ -16,14 +16,14 @@
 
 // How the fine-tune learns; finetune_default() is what sr_run uses.
 struct finetune_recipe {
-    int batch;       // samples per step; even, so that both axes are in every step
-    int slices;      // retained slices of a sample
-    int targets;     // planes per gap
-    double rate;     // highest learning rate
-    double rate_end; // last learning rate, as a share of the highest
-    double beta2;    // decay of Adam's second moment
-    double centre;   // share of the mean gradient that is taken out, see ops->loss_l1
-    int warm_up;     // steps of rising rate, at most a tenth of all
+    int batch;         // samples per step; even, so that both axes are in every step
+    int slices;        // retained slices of a sample
+    int targets;       // planes per gap
+    double rate;       // highest learning rate for trained weights
+    double rate_woken; // the same for weights that were never trained, see weights_wake()
+    double rate_end;   // last learning rate, as a share of the highest
+    double beta2;      // decay of Adam's second moment
+    int warm_up;       // steps of rising rate, at most a tenth of all
 };
 
 struct finetune_recipe finetune_default(void);

@@ -167,15 +167,14 @@ int trainer_forward(struct trainer *trainer, struct fault_note *why)
     return rc;
 }
 
-int trainer_backward(struct trainer *trainer, double centre, int index, struct fault_note *why)
+int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
 {
     const struct sr_ops *ops = trainer->model->ops;
     struct sr_device *device = trainer->model->device;
     int blocks = trainer->model->net.config.blocks, tail = trainer->model->net.n_convs - 1;
     struct sr_window window = {0, 0, trainer->extent.h, trainer->extent.w};
     struct sr_buffer *g = trainer->gradients;
-    int rc = ops->loss_l1(device, trainer->y, trainer->target, (float)centre, trainer->dy, trainer->losses,
-                          index, why);
+    int rc = ops->loss_l1(device, trainer->y, trainer->target, trainer->dy, trainer->losses, index, why);
     if (rc == 0)
         rc = ops->decode_backward(device, trainer->features, trainer->planes, window, trainer->dy,
                                   trainer->dfeatures, g, why);

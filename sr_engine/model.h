@@ -60,8 +60,8 @@ size_t trainer_bytes(const struct net *net, struct sr_extent extent, int n_targe
 
 // y [n_planes,h,w] for the batch that lies in stack and planes, keeping what trainer_backward needs.
 int trainer_forward(struct trainer *trainer, struct fault_note *why);
-// L1 against target into losses[index], and all gradients; `centre` as in ops->loss_l1.
-int trainer_backward(struct trainer *trainer, double centre, int index, struct fault_note *why);
+// L1 against target into losses[index], and all gradients.
+int trainer_backward(struct trainer *trainer, int index, struct fault_note *why);
 // One Adam step at learning rate `rate` and second-moment decay `beta2`, beta1 0.9, epsilon 1e-8, and the
 // repacking of the parameters.
 int trainer_update(struct trainer *trainer, double rate, double beta2, struct fault_note *why);

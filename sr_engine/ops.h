@@ -137,12 +137,9 @@ struct sr_ops {
                            const struct sr_buffer *dy, struct sr_buffer *dfeatures,
                            struct sr_buffer *gradients, struct fault_note *why);
 
-    // losses[index] = mean |y - target|, left on the device; dy = (sign(y - target) - centre * m) / count,
-    // where m is the mean of all signs: with centre = 0 the gradient of the loss, with more the part that
-    // asks for a mere change of brightness is damped.
+    // dy = sign(y - target) / count; losses[index] = mean |y - target|, left on the device.
     int (*loss_l1)(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
-                   float centre, struct sr_buffer *dy, struct sr_buffer *losses, int index,
-                   struct fault_note *why);
+                   struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why);
     // One step over the whole arena.
     int (*adam)(struct sr_device *device, struct sr_adam adam, const struct sr_buffer *gradients,
                 struct sr_buffer *moment1, struct sr_buffer *moment2, struct sr_buffer *parameters,

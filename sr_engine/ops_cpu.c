@@ -845,23 +845,17 @@ static int cpu_decode_backward(struct sr_device *device, const struct sr_buffer 
 // --------------------------------------------------------------------------------------------- training
 
 static int cpu_loss_l1(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
-                       float centre, struct sr_buffer *dy, struct sr_buffer *losses, int index,
-                       struct fault_note *why)
+                       struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why)
 {
     (void)device, (void)why;
-    double sum = 0, count = (double)y->count;
-    long signs = 0;
+    double sum = 0;
+    float share = (float)(1 / (double)y->count);
     for (size_t i = 0; i < y->count; i++) {
         float off = y->data[i] - target->data[i];
         sum += fabs((double)off);
-        signs += (off > 0) - (off < 0);
+        dy->data[i] = off > 0 ? share : off < 0 ? -share : off; // no difference: 0; a NaN stays one
     }
-    float share = (float)(1 / count), mean = (float)((double)centre * (double)signs / (count * count));
-    for (size_t i = 0; i < y->count; i++) {
-        float off = y->data[i] - target->data[i];
-        dy->data[i] = (off > 0 ? share : off < 0 ? -share : 0) - mean;
-    }
-    losses->data[index] = (float)(sum / count);
+    losses->data[index] = (float)(sum / (double)y->count);
     return 0;
 }
 

@@ -174,21 +174,27 @@ static size_t tap(const struct net_conv *conv, int out, int in, int x, int y, in
            (size_t)z;
 }
 
+static size_t plane_of(struct sr_extent e)
+{
+    return (size_t)e.d * (size_t)e.h * (size_t)e.w;
+}
+
 static double conv_at(const struct net_conv *conv, const real *p, const struct sr_buffer *x, int n, int out,
                       int d, int h, int w)
 {
     struct sr_extent e = x->extent;
     double sum = (double)p[conv->bias + (size_t)out];
-    for (int in = 0; in < conv->c_in; in++)
-        for (int kd = 0; kd < 3; kd++)
-            for (int kh = 0; kh < 3; kh++)
-                for (int kw = 0; kw < 3; kw++) {
-                    int sd = d + kd - 1, sh = h + kh - 1, sw = w + kw - 1;
-                    if (sd < 0 || sd >= e.d || sh < 0 || sh >= e.h || sw < 0 || sw >= e.w)
-                        continue;
-                    sum += (double)p[tap(conv, out, in, kw, kh, kd)] *
-                           (double)x->data[voxel(e, conv->c_in, n, in, sd, sh, sw)];
-                }
+    for (int kd = 0; kd < 3; kd++)
+        for (int kh = 0; kh < 3; kh++)
+            for (int kw = 0; kw < 3; kw++) {
+                int sd = d + kd - 1, sh = h + kh - 1, sw = w + kw - 1;
+                if (sd < 0 || sd >= e.d || sh < 0 || sh >= e.h || sw < 0 || sw >= e.w)
+                    continue;
+                const real *weight = p + tap(conv, out, 0, kw, kh, kd);
+                const real *value = x->data + voxel(e, conv->c_in, n, 0, sd, sh, sw);
+                for (int in = 0; in < conv->c_in; in++)
+                    sum += (double)weight[(size_t)in * 27] * (double)value[(size_t)in * plane_of(e)];
+            }
     return sum;
 }
 
@@ -217,16 +223,18 @@ static double conv_back_at(const struct net_conv *conv, const real *p, const str
 {
     struct sr_extent e = dy->extent;
     double sum = 0;
-    for (int out = 0; out < conv->c_out; out++)
-        for (int kd = 0; kd < 3; kd++)
-            for (int kh = 0; kh < 3; kh++)
-                for (int kw = 0; kw < 3; kw++) {
-                    int td = d - kd + 1, th = h - kh + 1, tw = w - kw + 1;
-                    if (td < 0 || td >= e.d || th < 0 || th >= e.h || tw < 0 || tw >= e.w)
-                        continue;
-                    sum += (double)p[tap(conv, out, in, kw, kh, kd)] *
-                           (double)dy->data[voxel(e, conv->c_out, n, out, td, th, tw)];
-                }
+    for (int kd = 0; kd < 3; kd++)
+        for (int kh = 0; kh < 3; kh++)
+            for (int kw = 0; kw < 3; kw++) {
+                int td = d - kd + 1, th = h - kh + 1, tw = w - kw + 1;
+                if (td < 0 || td >= e.d || th < 0 || th >= e.h || tw < 0 || tw >= e.w)
+                    continue;
+                const real *weight = p + tap(conv, 0, in, kw, kh, kd);
+                const real *value = dy->data + voxel(e, conv->c_out, n, 0, td, th, tw);
+                for (int out = 0; out < conv->c_out; out++)
+                    sum += (double)weight[(size_t)out * (size_t)conv->c_in * 27] *
+                           (double)value[(size_t)out * plane_of(e)];
+            }
     return sum;
 }
 
@@ -234,17 +242,19 @@ static double tap_gradient(const struct net_conv *conv, const struct sr_buffer *
                            int out, int in, int kd, int kh, int kw)
 {
     struct sr_extent e = x->extent;
+    int left = kw == 0, right = kw == 2; // columns whose neighbour lies outside
     double sum = 0;
     for (int n = 0; n < e.n; n++)
         for (int d = 0; d < e.d; d++)
-            for (int h = 0; h < e.h; h++)
-                for (int w = 0; w < e.w; w++) {
-                    int sd = d + kd - 1, sh = h + kh - 1, sw = w + kw - 1;
-                    if (sd < 0 || sd >= e.d || sh < 0 || sh >= e.h || sw < 0 || sw >= e.w)
-                        continue;
-                    sum += (double)dy->data[voxel(e, conv->c_out, n, out, d, h, w)] *
-                           (double)x->data[voxel(e, conv->c_in, n, in, sd, sh, sw)];
-                }
+            for (int h = 0; h < e.h; h++) {
+                int sd = d + kd - 1, sh = h + kh - 1;
+                if (sd < 0 || sd >= e.d || sh < 0 || sh >= e.h)
+                    continue;
+                const real *g = dy->data + voxel(e, conv->c_out, n, out, d, h, 0);
+                const real *value = x->data + voxel(e, conv->c_in, n, in, sd, sh, 0);
+                for (int w = left; w < e.w - right; w++)
+                    sum += (double)g[w] * (double)value[w + kw - 1];
+            }
     return sum;
 }
 
@@ -572,21 +582,16 @@ static int ref_decode_backward(struct sr_device *device, const struct sr_buffer 
 // --------------------------------------------------------------------------------------------- training
 
 static int ref_loss_l1(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
-                       float centre, struct sr_buffer *dy, struct sr_buffer *losses, int index,
-                       struct fault_note *why)
+                       struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why)
 {
     (void)device, (void)why;
-    double sum = 0, signs = 0, count = (double)y->count;
+    double sum = 0;
     for (size_t i = 0; i < y->count; i++) {
         double off = (double)y->data[i] - (double)target->data[i];
         sum += fabs(off);
-        signs += (off > 0) - (off < 0);
+        dy->data[i] = (real)(((off > 0) - (off < 0)) / (double)y->count);
     }
-    for (size_t i = 0; i < y->count; i++) {
-        double off = (double)y->data[i] - (double)target->data[i];
-        dy->data[i] = (real)(((off > 0) - (off < 0) - (double)centre * signs / count) / count);
-    }
-    losses->data[index] = (real)(sum / count);
+    losses->data[index] = (real)(sum / (double)y->count);
     return 0;
 }
 

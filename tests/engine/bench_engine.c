@@ -48,7 +48,7 @@ int main(int argc, char **argv)
         CHECK_OK(trainer_forward(&trainer, &why));
         CHECK_OK(ops->synchronize(model.device, &why));
         double t1 = clock_monotonic_s();
-        CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
+        CHECK_OK(trainer_backward(&trainer, 0, &why));
         CHECK_OK(ops->synchronize(model.device, &why));
         double t2 = clock_monotonic_s();
         CHECK_OK(trainer_update(&trainer, 1e-4, 0.999, &why));

@@ -2,7 +2,7 @@
 //
 // What the fine-tune gains on one stack, for comparing recipes.
 // usage: bench_finetune STACK.f32 "D H W ROW_MM COLUMN_MM SLICE_MM THICKNESS_MM" WEIGHTS STEPS
-//                       [BATCH SLICES TARGETS RATE WARM_UP BETA2 CENTRE [SEED [THREADS]]]
+//                       [BATCH SLICES TARGETS RATE WARM_UP BETA2 [SEED [THREADS]]]
 // STACK.f32: raw floats [D,H,W]. Prints PSNR of every method on both tests, and the seconds of the fine-tune.
 #include "sr_engine/finetune.h"
 #include "sr_engine/quality.h"
@@ -57,18 +57,17 @@ int main(int argc, char **argv)
     }
     struct sr_options options = {.steps = atoi(argv[4]), .seed = 1, .clip = 1, .progress = show};
     options.progress_user = last;
-    if (argc > 11) {
+    if (argc > 10) {
         recipe.batch = atoi(argv[5]);
         recipe.slices = atoi(argv[6]);
         recipe.targets = atoi(argv[7]);
-        recipe.rate = atof(argv[8]);
+        recipe.rate = recipe.rate_woken = atof(argv[8]);
         recipe.warm_up = atoi(argv[9]);
         recipe.beta2 = atof(argv[10]);
-        recipe.centre = atof(argv[11]);
     }
-    options.seed = argc > 12 ? (uint64_t)atoi(argv[12]) : 1;
+    options.seed = argc > 11 ? (uint64_t)atoi(argv[11]) : 1;
     float *voxels = read_stack(argv[1], &stack);
-    CHECK_OK(model_open(&model, support_ops("cpu"), net_config_p0(), argc > 13 ? atoi(argv[13]) : 0, &why));
+    CHECK_OK(model_open(&model, support_ops("cpu"), net_config_p0(), argc > 12 ? atoi(argv[12]) : 0, &why));
     float *parameters = support_alloc(model.net.n_parameters * sizeof *parameters);
     CHECK_OK(weights_load(argv[3], &model.net, parameters, NULL, &why));
     CHECK_OK(model_set_parameters(&model, parameters, &why));

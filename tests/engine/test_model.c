@@ -74,7 +74,7 @@ static void finite_differences(void)
     open_model(&model, ops_ref64(), toy, 1, 5);
     open_trainer(&trainer, &model, (struct sr_extent){1, 3, 8, 9}, 1, -9, -8);
     mean_y(&trainer);
-    CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
+    CHECK_OK(trainer_backward(&trainer, 0, &why));
     double *p = ops_ref64_data(model.parameters), *g = ops_ref64_data(trainer.gradients), worst = 0;
     struct random_stream stream = random_open(1, 1, 1);
     for (int i = 0; i < model.net.n_tensors; i++) {
@@ -112,7 +112,7 @@ static void key_bias_is_inert(void)
     open_model(&model, ops_ref64(), toy, 1, 6);
     open_trainer(&trainer, &model, (struct sr_extent){1, 3, 8, 9}, 1, -9, -8);
     double before = mean_y(&trainer);
-    CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
+    CHECK_OK(trainer_backward(&trainer, 0, &why));
     double *p = ops_ref64_data(model.parameters), *g = ops_ref64_data(trainer.gradients);
     for (int i = 0; i < toy.channels; i++) {
         CHECK_NEAR(g[model.net.key.bias + (size_t)i], 0, 1e-15);
@@ -321,7 +321,7 @@ static void overfit_cpu(void)
     float *losses = support_alloc(4 * sizeof *losses), first = 0;
     for (int step = 0; step < STEPS; step++) {
         CHECK_OK(trainer_forward(&trainer, &why));
-        CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
+        CHECK_OK(trainer_backward(&trainer, 0, &why));
         double rate = 1e-3 * 0.5 * (1 + cos(acos(-1) * step / STEPS));
         CHECK_OK(trainer_update(&trainer, rate, 0.99, &why));
         if (step == 0) {
@@ -347,7 +347,7 @@ static float *trained(int threads)
     open_trainer(&trainer, &model, (struct sr_extent){2, 3, 19, 30}, 2, 0, 1);
     for (int step = 0; step < 3; step++) {
         CHECK_OK(trainer_forward(&trainer, &why));
-        CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
+        CHECK_OK(trainer_backward(&trainer, 0, &why));
         CHECK_OK(trainer_update(&trainer, 1e-3, 0.99, &why));
     }
     float *parameters = support_alloc(model.net.n_parameters * sizeof *parameters);

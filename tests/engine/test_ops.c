@@ -224,8 +224,8 @@ static void check_loss(const char *backend, struct sr_extent extent)
     make_two(&pair, extent, 1, NULL, dy);
     make_two(&pair, (struct sr_extent){1, 1, 1, 3}, 1, NULL, losses);
     for (int i = 0; i < 2; i++)
-        CHECK_OK(pair.model[i].ops->loss_l1(pair.model[i].device, y[i], target[i], 0.75F, dy[i], losses[i], 1,
-                                            &why));
+        CHECK_OK(
+            pair.model[i].ops->loss_l1(pair.model[i].device, y[i], target[i], dy[i], losses[i], 1, &why));
     compare_two(&pair, "dy", dy, pair.voxels);
     compare_two(&pair, "losses", losses, 3);
     free_two(&pair, y);

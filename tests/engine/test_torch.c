@@ -3,6 +3,7 @@
 // The network against PyTorch: forward values and the gradient of every parameter, on shapes smaller and
 // larger than the attention window, and a whole sr_run against the reference's interpolate().
 #include "sr_engine/engine.h"
+#include "sr_engine/resample.h"
 #include "sr_engine/weights.h"
 #include "tests/engine/support.h"
 
@@ -59,7 +60,7 @@ static void run_gradients(const char *backend)
     trainer.dy = support_buffer(ops, model.device, (struct sr_extent){1, PLANES, H, W}, 1, NULL);
     CHECK_OK(ops->upload(model.device, trainer.stack, stack, &why));
     CHECK_OK(trainer_forward(&trainer, &why));
-    CHECK_OK(trainer_backward(&trainer, 0, 0, &why));
+    CHECK_OK(trainer_backward(&trainer, 0, &why));
     float *y = support_values(ops, model.device, trainer.y, (size_t)PLANES * H * W);
     float *want_y = support_read_floats("y.f32", (size_t)PLANES * H * W);
     support_close("y", y, want_y, (size_t)PLANES * H * W, 1e-4, 0);
@@ -105,6 +106,31 @@ static void run_interpolate(const char *backend)
     free(volume);
 }
 
+// The cubic method against scipy's order-3 spline with mirrored ends.
+static void spline(void)
+{
+    struct fault_note why = {0};
+    make_golden();
+    float *volume = support_read_floats("volume.f32", VOLUME),
+          *got = support_alloc(sizeof *got * POSITIONS * PLANE);
+    float *positions = support_read_floats("positions.f32", POSITIONS);
+    float *want = support_read_floats("spline.f32", (size_t)POSITIONS * PLANE);
+    double *coefficients = support_alloc(sizeof *coefficients * VOLUME), plane[PLANE];
+    CHECK_OK(resample_cubic_prepare(volume, 4, PLANE, coefficients, &why));
+    for (int k = 0; k < POSITIONS; k++) {
+        int slice = (int)positions[k];
+        resample_cubic(coefficients, 4, PLANE, slice, (double)positions[k] - slice, plane);
+        for (int i = 0; i < PLANE; i++)
+            got[k * PLANE + i] = (float)plane[i];
+    }
+    support_close("spline", got, want, (size_t)POSITIONS * PLANE, 1e-6, 0);
+    free(coefficients);
+    free(want);
+    free(positions);
+    free(got);
+    free(volume);
+}
+
 static void gradients_ref(void)
 {
     run_gradients("ref");
@@ -126,10 +152,9 @@ static void interpolate_cpu(void)
 }
 
 static const struct test tests[] = {
-    {"model.torch.gradients.ref", gradients_ref},
-    {"model.torch.interpolate.ref", interpolate_ref},
-    {"model.torch.gradients.cpu", gradients_cpu},
-    {"model.torch.interpolate.cpu", interpolate_cpu},
+    {"model.torch.gradients.ref", gradients_ref}, {"model.torch.interpolate.ref", interpolate_ref},
+    {"model.torch.gradients.cpu", gradients_cpu}, {"model.torch.interpolate.cpu", interpolate_cpu},
+    {"model.scipy.cubic_spline", spline},
 };
 
 TEST_MAIN(tests)

@@ -37,7 +37,7 @@ def raw(name, array):
 
 
 torch.manual_seed(5)
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 net = sainr_ref.SAINR()
 with torch.no_grad():
     net.attentionLayer.q.weight *= 4
