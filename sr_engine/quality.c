@@ -235,6 +235,9 @@ static double gain_of(const struct sr_quality *quality, enum sr_method method)
     return quality->measured ? quality->psnr_db[method] - quality->psnr_db[SR_LINEAR] : 0;
 }
 
+// How far below linear a method may be on the slices left out, dB; see quality.h.
+static const double LEFT_OUT_TOLERANCE_DB = 0.5;
+
 void quality_choose(struct sr_report *report)
 {
     int n_tests = (report->in_plane.measured != 0) + (report->left_out.measured != 0);
@@ -242,7 +245,7 @@ void quality_choose(struct sr_report *report)
     double most = 0;
     for (enum sr_method method = SR_CUBIC; n_tests > 0 && method < SR_N_METHODS; method++) {
         double in_plane = gain_of(&report->in_plane, method), left_out = gain_of(&report->left_out, method);
-        if (!(in_plane >= 0) || !(left_out >= 0)) // NaN: was not run
+        if (!(in_plane >= 0) || !(left_out >= -LEFT_OUT_TOLERANCE_DB)) // NaN: was not run
             continue;
         double gain = (in_plane + left_out) / n_tests;
         if (gain > most) {
@@ -255,12 +258,10 @@ void quality_choose(struct sr_report *report)
         snprintf(report->reason, sizeof report->reason,
                  "nothing could be measured on this stack: linear is safe");
     else if (best == SR_LINEAR)
-        snprintf(report->reason, sizeof report->reason,
-                 "no other method was at least as good as linear on %s",
-                 n_tests == 2 ? "both tests" : "the test that could be made");
+        snprintf(report->reason, sizeof report->reason, "no other method gained over linear on %s",
+                 n_tests == 2 ? "the two tests together" : "the test that could be made");
     else
         snprintf(report->reason, sizeof report->reason,
-                 "largest mean gain over linear, %.2f dB, and on no test below it (in plane %+.2f, left out "
-                 "%+.2f)",
-                 most, gain_of(&report->in_plane, best), gain_of(&report->left_out, best));
+                 "largest mean gain over linear, %.2f dB (in plane %+.2f, left out %+.2f)", most,
+                 gain_of(&report->in_plane, best), gain_of(&report->left_out, best));
 }

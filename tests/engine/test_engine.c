@@ -374,8 +374,12 @@ static void choice(void)
         enum sr_method want;
     } cases[] = {
         {{30, 31, 32, 33}, {25, 25.1, 25.2, 25.3}, SR_TUNED},
-        {{30, 31, 32, 33}, {25, 25.1, 25.2, 24.99}, SR_BASE}, // tuned is below linear on one test
-        {{30, 31, 30.5, 33}, {25, 25, 25.2, 24}, SR_CUBIC},   // equal to linear is not below it
+        {{30, 31, 32, 33},
+         {25, 25.1, 25.2, 24.8},
+         SR_TUNED}, // a small loss over twice the distance is no veto
+        {{30, 31, 32, 35}, {25, 25.1, 25.2, 24.49}, SR_BASE}, // a large one is
+        {{30, 31, 32, 29.9}, {25, 25, 25, 29}, SR_BASE},      // below linear in plane is
+        {{30, 31, 30.5, 33}, {25, 25, 25.2, 24}, SR_CUBIC},
         {{30, 31, 32, 33}, {25, 24, 24, 24}, SR_LINEAR},      // real series with banding
         {{30, 30.2, 30, NAN}, {25, 25.1, 25, NAN}, SR_CUBIC}, // no fine-tune
         {{30, 30, 30, 30}, {25, 25, 25, 25}, SR_LINEAR},      // no gain: the simplest
@@ -387,8 +391,8 @@ static void choice(void)
     char reason[160];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         CHECK_INT(choose(cases[i].in_plane, cases[i].left_out, reason), cases[i].want);
-    CHECK_INT(choose(cases[3].in_plane, NULL, reason), SR_TUNED);
-    CHECK_INT(choose(NULL, cases[3].left_out, reason), SR_LINEAR);
+    CHECK_INT(choose(cases[0].in_plane, NULL, reason), SR_TUNED);
+    CHECK_INT(choose(NULL, cases[5].left_out, reason), SR_LINEAR);
     CHECK_CONTAINS(reason, "the test that could be made");
     CHECK_INT(choose(NULL, NULL, reason), SR_LINEAR);
     CHECK_CONTAINS(reason, "nothing could be measured");
