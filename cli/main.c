@@ -25,6 +25,7 @@ static const struct {
     {"check-config", command_check_config, "check a configuration file, print it or a sample"},
     {"phantom", command_phantom, "write a computed thick-slice MR series to try things with"},
     {"train", command_train, "train the network on video or high-resolution volumes"},
+    {"eval", command_eval, "compare methods with the truth on simulated thick slices"},
     {"new-weights", command_new_weights, "write untrained weights whose result is linear interpolation"},
 };
 
