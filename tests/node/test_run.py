@@ -140,8 +140,18 @@ def spacing_options():
         check(tuple(round(float(x), 3) for x in d.ImagePositionPatient) in positions, 'an acquired plane does not recur')
 
 
+def card_names_the_weights():
+    """The model card speaks of the very file that is shipped."""
+    models = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'models')
+    data = open(models + '/weights.safetensors', 'rb').read()
+    check(hashlib.sha256(data).hexdigest() in open(models + '/MODEL_CARD.md').read(), 'the card has another SHA-256')
+    n = struct.unpack('<Q', data[:8])[0]
+    metadata = json.loads(data[8:8 + n])['__metadata__']
+    equal(sorted(metadata), ['architecture', 'training', 'version'], 'metadata')
+
+
 def help_everywhere():
-    for command in ('run', 'node', 'queue', 'echo', 'check-config', 'phantom', 'new-weights'):
+    for command in ('run', 'node', 'queue', 'echo', 'check-config', 'phantom', 'new-weights', 'train', 'eval'):
         check('usage: isoslice ' + command in isoslice(command, '--help').stdout, command)
         check(command in isoslice('--help').stdout, command)
     check(isoslice('--version').stdout.startswith('isoslice '), 'version')
@@ -161,4 +171,5 @@ run_named({
     'unit.run.report_and_preview': report_and_preview,
     'unit.run.spacing_options': spacing_options,
     'unit.run.help_everywhere': help_everywhere,
+    'unit.models.card_names_the_weights': card_names_the_weights,
 })
