@@ -295,6 +295,11 @@ static int do_item(struct run *run, const struct source *source, size_t i, struc
         run->n_derived++;
         return 0;
     }
+    if (fault_class_of((enum fault)rc) == FAULT_CLASS_REFUSAL) { // found only when planes were planned
+        printf("  refused: %s: %s\n", fault_name((enum fault)rc), why->text);
+        run->n_refused++;
+        return 0;
+    }
     run->n_failed++;
     fprintf(stderr, "isoslice run: series %s stack %d failed: %s: %s\n", item->series_uid, item->stack_index,
             fault_name((enum fault)rc), why->text);
