@@ -26,6 +26,7 @@ static const struct {
     {"phantom", command_phantom, "write a computed thick-slice MR series to try things with"},
     {"train", command_train, "train the network on video or high-resolution volumes"},
     {"eval", command_eval, "compare methods with the truth on simulated thick slices"},
+    {"convert-weights", command_convert_weights, "PyTorch checkpoint to safetensors and back"},
     {"new-weights", command_new_weights, "write untrained weights whose result is linear interpolation"},
 };
 
@@ -69,7 +70,7 @@ static void print_help(FILE *out)
         "Turns thick-slice 2D MR series into isotropic ones: as a DICOM node beside a PACS, or on files.\n\n",
         out);
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        fprintf(out, "  %-14s%s\n", commands[i].name, commands[i].help);
+        fprintf(out, "  %-17s%s\n", commands[i].name, commands[i].help);
     fputs("\nisoslice COMMAND --help explains each; isoslice --version prints the version.\n"
           "Not for primary diagnosis.\n",
           out);

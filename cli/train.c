@@ -57,7 +57,8 @@ static void print_help(void)
          "  --val PATH ...    volumes kept aside; validation PSNR (factor 4, Gaussian profile of width 4, "
          "all\n"
          "                    planes between, middle 96 voxels, z) at every checkpoint\n"
-         "  --init FILE       weights to begin with (default: random)\n"
+         "  --init FILE       weights to begin with (default: random, scaled so that they learn at once)\n"
+         "  --plain-start     random as PyTorch has it, the last layer a tenth\n"
          "  --minutes M       wall clock of the run, all sittings together (default 60)\n"
          "  --steps N         steps instead\n"
          "  --batch N         samples a step (default 1)\n"
@@ -124,7 +125,8 @@ enum {
     THICKNESS,
     NOISE,
     NO_GAMMA,
-    NO_INVERT
+    NO_INVERT,
+    PLAIN_START
 };
 
 static const struct option options[] = {{"data", required_argument, NULL, DATA},
@@ -150,6 +152,7 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"noise", required_argument, NULL, NOISE},
                                         {"no-gamma", no_argument, NULL, NO_GAMMA},
                                         {"no-invert", no_argument, NULL, NO_INVERT},
+                                        {"plain-start", no_argument, NULL, PLAIN_START},
                                         {"help", no_argument, NULL, 'h'},
                                         {NULL, 0, NULL, 0}};
 
@@ -218,6 +221,9 @@ static int set_job(struct train *train, int option)
     case INIT:
         job->init = optarg;
         return 1;
+    case PLAIN_START:
+        job->plain_start = 1;
+        return 1;
     case PREPARE:
         train->prepare = optarg;
         return 1;
@@ -279,7 +285,7 @@ static int parse(struct train *train, int argc, char **argv)
         } else {
             list = NULL;
             is_mr_option |= c >= PROFILE && c <= NO_INVERT;
-            int is_learning = (c >= BATCH && c <= SEED) || c >= PROFILE;
+            int is_learning = (c >= BATCH && c <= SEED) || (c >= PROFILE && c <= NO_INVERT);
             ok = is_learning ? set_learning(job, c) : set_job(train, c);
         }
         if (!ok)

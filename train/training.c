@@ -453,8 +453,12 @@ static int begin(struct run *run, struct fault_note *why)
         return fault_set(why, FAULT_CONFIG, "'%s' is there without the state of its run", path);
     if (rc == 0 && job->init != NULL)
         rc = weights_load(job->init, &training->model.net, training->scratch, NULL, why);
-    else if (rc == 0)
+    else if (rc == 0 && job->plain_start)
         training_start_weights(&training->model.net, job->sample.seed, training->scratch);
+    else if (rc == 0)
+        weights_init(&training->model.net, job->sample.seed, training->scratch);
+    if (rc == 0)
+        weights_wake(&training->model.net, training->scratch);
     return rc != 0 ? rc : training_set_weights(training, training->scratch, why);
 }
 

@@ -74,21 +74,22 @@ int training_load(struct training *training, const char *directory, const char *
 
 // A whole run.
 struct training_job {
-    const char *stage;               // "video" or "mr"
-    const char *out;                 // folder
-    const char *init;                // weights file to begin with; NULL: random
-    const char *backend;             // as for ops_find
-    int threads;                     //
-    struct net_config config;        //
-    struct sample_recipe sample;     // its seed is also that of the start weights
-    struct training_recipe recipe;   //
-    long steps;                      // 0: as many as `minutes` allows
-    double minutes;                  // wall clock of all sittings together, when steps == 0
-    double every_minutes;            // between checkpoints
-    long every_steps;                // between checkpoints; 0: by the clock
-    long log_steps;                  // between rows of the log
-    int validate_crop;               // voxels
-    const struct corpus *corpus;     //
+    const char *stage;             // "video" or "mr"
+    const char *out;               // folder
+    const char *init;              // weights file to begin with; NULL: random
+    int plain_start;               // the random start of training_start_weights, not one that learns at once
+    const char *backend;           // as for ops_find
+    int threads;                   //
+    struct net_config config;      //
+    struct sample_recipe sample;   // its seed is also that of the start weights
+    struct training_recipe recipe; //
+    long steps;                    // 0: as many as `minutes` allows
+    double minutes;                // wall clock of all sittings together, when steps == 0
+    double every_minutes;          // between checkpoints
+    long every_steps;              // between checkpoints; 0: by the clock
+    long log_steps;                // between rows of the log
+    int validate_crop;             // voxels
+    const struct corpus *corpus;   //
     const struct corpus *validation; // NULL: none
     progress_fn progress;            // may be NULL
     void *progress_user;

@@ -220,6 +220,7 @@ static void learns_from_stacks_and_volumes(void)
     corpus.items[corpus.n_items++] = thick.items[0];
     struct training_job job = tiny_job(&corpus, "out");
     job.validation = &corpus;
+    job.plain_start = 1;
     job.steps = 400;
     job.every_steps = 200;
     job.recipe.rate = 3e-3;
