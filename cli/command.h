@@ -20,6 +20,7 @@ int command_new_weights(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_convert_weights(int argc, char **argv);
+int command_bench(int argc, char **argv);
 
 // Prints "isoslice COMMAND: TEXT; see isoslice COMMAND --help" and returns 2.
 int command_usage_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

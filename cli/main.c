@@ -26,6 +26,7 @@ static const struct {
     {"phantom", command_phantom, "write a computed thick-slice MR series to try things with"},
     {"train", command_train, "train the network on video or high-resolution volumes"},
     {"eval", command_eval, "compare methods with the truth on simulated thick slices"},
+    {"bench", command_bench, "how fast the engine is here, beside the machine's peak"},
     {"convert-weights", command_convert_weights, "PyTorch checkpoint to safetensors and back"},
     {"new-weights", command_new_weights, "write untrained weights whose result is linear interpolation"},
 };
