@@ -5,6 +5,9 @@
 #include "sr_engine/random.h"
 #include "tests/engine/support.h"
 
+// cuda's kernels and all that calls them, run as loops on the host (cuda/queue_host.cu).
+const struct sr_ops *ops_cuda_on_host(void);
+
 // The contract's limit for tensors of random values.
 static const double limit = 1e-4;
 
@@ -29,8 +32,11 @@ static void open_pair(struct pair *pair, const char *backend, struct sr_extent e
         if (ops_find(backend, &ops, &why) != 0)
             SKIP("no GPU: %s", why.text);
     }
-    for (int i = 0; i < 2; i++)
-        CHECK_OK(model_open(&pair->model[i], support_ops(names[i]), net_config_p0(), 0, &why));
+    for (int i = 0; i < 2; i++) {
+        const struct sr_ops *ops =
+            strcmp(names[i], "cuda_on_host") == 0 ? ops_cuda_on_host() : support_ops(names[i]);
+        CHECK_OK(model_open(&pair->model[i], ops, net_config_p0(), 0, &why));
+    }
     pair->parameters = support_parameters(&pair->model[0].net, 11);
     for (int i = 0; i < 2; i++)
         CHECK_OK(model_set_parameters(&pair->model[i], pair->parameters, &why));
@@ -387,6 +393,35 @@ static void op_decode_back(const char *backend, struct sr_extent e)
     check_decode(backend, e, 1, 0);
 }
 
+// Until a GPU has run the cuda backend it must be asked for by name.
+static void auto_passes_cuda_over(void)
+{
+    CHECK_STR(support_ops("auto")->name, "cpu");
+}
+
+// Built without it, no driver, no device, no library: one sentence each, and nothing breaks.
+static void cuda_says_why_not(void)
+{
+    const struct sr_ops *ops = NULL;
+    struct fault_note why = {0};
+    if (ops_find("cuda", &ops, &why) == 0) {
+        CHECK_STR(ops->name, "cuda");
+        return;
+    }
+    CHECK_INT(why.fault, FAULT_BACKEND);
+    CHECK_CONTAINS(why.text, "no backend 'cuda': ");
+    CHECK(strlen(why.text) > strlen("no backend 'cuda': "));
+    printf("%s\n", why.text);
+#if ISOSLICE_HAVE_CUDA
+    struct net net;
+    struct sr_device *device = NULL;
+    net_init(&net, net_config_p0());
+    CHECK(!ops_cuda()->usable(NULL));
+    CHECK_FAULT(ops_cuda()->open(&net, 0, &device, &why), FAULT_BACKEND);
+    CHECK(device == NULL);
+#endif
+}
+
 #define RUN(op, backend, i)                                                                                  \
     static void op##_##backend##_##i(void)                                                                   \
     {                                                                                                        \
@@ -427,14 +462,11 @@ static void op_decode_back(const char *backend, struct sr_extent e)
         {"op.copies." #backend ".2x3x9x17", check_copies_##backend##_3},
 
 RUN_ALL(cpu)
-#if ISOSLICE_HAVE_CUDA
 RUN_ALL(cuda)
-#endif
+RUN_ALL(cuda_on_host)
 
-static const struct test tests[] = {NAME_ALL(cpu)
-#if ISOSLICE_HAVE_CUDA
-                                        NAME_ALL(cuda)
-#endif
-};
+static const struct test tests[] = {NAME_ALL(cpu) NAME_ALL(cuda) NAME_ALL(cuda_on_host){
+                                        "unit.ops.auto_passes_cuda_over", auto_passes_cuda_over},
+                                    {"unit.ops.cuda_says_why_not", cuda_says_why_not}};
 
 TEST_MAIN(tests)

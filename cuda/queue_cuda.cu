@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The queue on a GPU: one stream, cuBLAS for matrix products, cuDNN for convolutions, all in fp32 without
+// TF32. Both libraries are loaded when the backend is first asked for: a program that does not use it starts
+// without them, and quickly. Convolution algorithms come from cuDNN's heuristics, not from timing, and only
+// repeatable ones are taken, so that two runs give the same bits.
+#include "cuda/host_math.cuh"
+#include "cuda/queue.cuh"
+
+#include <cublas_v2.h>
+#include <cudnn.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEXT_OF_(x) #x
+#define TEXT_OF(x)  TEXT_OF_(x)
+
+namespace QUEUE_NAMESPACE
+{
+
+enum {
+    MAX_PLANS = 64,
+    CONV_BYTES = 256 << 20, // limit of one convolution's workspace
+    CUBLAS_BYTES = 32 << 20,
+    MAX_ALGORITHMS = 16,
+};
+static_assert((size_t)CONV_BYTES + CUBLAS_BYTES <= QUEUE_WORKSPACE_BYTES, "the workspaces are announced");
+
+// ----------------------------------------------------------------------------------------- libraries
+
+#define CUBLAS_CALLS(X)                                                                                      \
+    X(cublasCreate_v2)                                                                                       \
+    X(cublasDestroy_v2)                                                                                      \
+    X(cublasGetStatusString)                                                                                 \
+    X(cublasSetMathMode)                                                                                     \
+    X(cublasSetStream_v2)                                                                                    \
+    X(cublasSetWorkspace_v2)                                                                                 \
+    X(cublasSgemm_v2)
+
+#define CUDNN_CALLS(X)                                                                                       \
+    X(cudnnConvolutionBackwardData)                                                                          \
+    X(cudnnConvolutionBackwardFilter)                                                                        \
+    X(cudnnConvolutionForward)                                                                               \
+    X(cudnnCreate)                                                                                           \
+    X(cudnnCreateConvolutionDescriptor)                                                                      \
+    X(cudnnCreateFilterDescriptor)                                                                           \
+    X(cudnnCreateTensorDescriptor)                                                                           \
+    X(cudnnDestroy)                                                                                          \
+    X(cudnnDestroyConvolutionDescriptor)                                                                     \
+    X(cudnnDestroyFilterDescriptor)                                                                          \
+    X(cudnnDestroyTensorDescriptor)                                                                          \
+    X(cudnnGetConvolutionBackwardDataAlgorithm_v7)                                                           \
+    X(cudnnGetConvolutionBackwardDataWorkspaceSize)                                                          \
+    X(cudnnGetConvolutionBackwardFilterAlgorithm_v7)                                                         \
+    X(cudnnGetConvolutionBackwardFilterWorkspaceSize)                                                        \
+    X(cudnnGetConvolutionForwardAlgorithm_v7)                                                                \
+    X(cudnnGetConvolutionForwardWorkspaceSize)                                                               \
+    X(cudnnGetErrorString)                                                                                   \
+    X(cudnnGetVersion)                                                                                       \
+    X(cudnnSetConvolutionMathType)                                                                           \
+    X(cudnnSetConvolutionNdDescriptor)                                                                       \
+    X(cudnnSetFilterNdDescriptor)                                                                            \
+    X(cudnnSetStream)                                                                                        \
+    X(cudnnSetTensorNdDescriptor)
+
+struct libraries {
+    char absent[256]; // why there are none; empty: all are there
+#define POINTER(call) decltype(&::call) call;
+    CUBLAS_CALLS(POINTER)
+    CUDNN_CALLS(POINTER)
+#undef POINTER
+};
+
+// By name as the loader finds it, else from the toolkit this program was built with.
+static void *open_library(const char *name, char absent[256])
+{
+    char path[512];
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (library != NULL)
+        return library;
+    snprintf(absent, 256, "%s", dlerror());
+    snprintf(path, sizeof path, "%s/%s", ISOSLICE_CUDA_LIBRARIES, name);
+    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library != NULL)
+        absent[0] = '\0';
+    return library;
+}
+
+static void *find_call(void *library, const char *name, char absent[256])
+{
+    void *call = library == NULL ? NULL : dlsym(library, name);
+    if (call == NULL && absent[0] == '\0')
+        snprintf(absent, 256, "'%s' is missing", name);
+    return call;
+}
+
+// The libraries stay loaded: they do not unload cleanly.
+static libraries load_libraries()
+{
+    libraries all = {};
+    void *cublas = open_library("libcublas.so." TEXT_OF(CUBLAS_VER_MAJOR), all.absent);
+    void *cudnn = cublas == NULL ? NULL : open_library("libcudnn.so." TEXT_OF(CUDNN_MAJOR), all.absent);
+#define FIND(library, name) all.name = (decltype(all.name))find_call(library, #name, all.absent);
+#define FIND_CUBLAS(name)   FIND(cublas, name)
+#define FIND_CUDNN(name)    FIND(cudnn, name)
+    CUBLAS_CALLS(FIND_CUBLAS)
+    CUDNN_CALLS(FIND_CUDNN)
+#undef FIND_CUBLAS
+#undef FIND_CUDNN
+#undef FIND
+    return all;
+}
+
+static const libraries &lib()
+{
+    static const libraries all = load_libraries();
+    return all;
+}
+
+// ----------------------------------------------------------------------------------------- faults
+
+static int cuda_fault(cudaError_t status, const char *call, struct fault_note *why)
+{
+    if (status == cudaSuccess)
+        return 0;
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); // else the next launch would report it again
+        return fault_set(why, FAULT_NO_MEMORY, "%s: the GPU's memory is exhausted", call);
+    }
+    return fault_set(why, FAULT_DEVICE, "%s: %s: %s", call, cudaGetErrorName(status),
+                     cudaGetErrorString(status));
+}
+
+static int cudnn_fault(cudnnStatus_t status, const char *call, struct fault_note *why)
+{
+    if (status == CUDNN_STATUS_SUCCESS)
+        return 0;
+    int memory = status == CUDNN_STATUS_ALLOC_FAILED ||
+                 status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ||
+                 status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
+    return fault_set(why, memory ? FAULT_NO_MEMORY : FAULT_DEVICE, "%s: %s", call,
+                     lib().cudnnGetErrorString(status));
+}
+
+static int cublas_fault(cublasStatus_t status, const char *call, struct fault_note *why)
+{
+    if (status == CUBLAS_STATUS_SUCCESS)
+        return 0;
+    return fault_set(why, status == CUBLAS_STATUS_ALLOC_FAILED ? FAULT_NO_MEMORY : FAULT_DEVICE, "%s: %s",
+                     call, lib().cublasGetStatusString(status));
+}
+
+#define CUDA(call, ...)   cuda_fault(call(__VA_ARGS__), #call, why)
+#define CUDNN(call, ...)  cudnn_fault(lib().call(__VA_ARGS__), #call, why)
+#define CUBLAS(call, ...) cublas_fault(lib().call(__VA_ARGS__), #call, why)
+
+// ----------------------------------------------------------------------------------------- queue
+
+// What cuDNN needs to know about one shape; algorithms are chosen when first wanted.
+struct conv_plan {
+    bool used;
+    conv_shape shape;
+    cudnnTensorDescriptor_t x, y;
+    cudnnFilterDescriptor_t kernels;
+    cudnnConvolutionDescriptor_t conv;
+    bool has_forward, has_data, has_kernels;
+    cudnnConvolutionFwdAlgo_t forward;
+    cudnnConvolutionBwdDataAlgo_t data;
+    cudnnConvolutionBwdFilterAlgo_t by_kernels;
+    size_t forward_bytes, data_bytes, kernels_bytes;
+};
+
+struct queue {
+    cudaStream_t stream;
+    cublasHandle_t cublas;
+    cudnnHandle_t cudnn;
+    void *cublas_workspace, *conv_workspace;
+    size_t conv_workspace_bytes;
+    conv_plan plans[MAX_PLANS];
+    int next_plan; // to be replaced when all are used
+    char description[320];
+};
+
+static int no_backend(struct fault_note *why, const char *cause)
+{
+    fault_set(why, FAULT_BACKEND, "no backend 'cuda': %s", cause);
+    return 0;
+}
+
+int queue_usable(struct fault_note *why)
+{
+    char cause[400];
+    int driver = 0, n_devices = 0, major = 0, minor = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        return no_backend(why, "there is no NVIDIA driver");
+    cudaError_t status = cudaGetDeviceCount(&n_devices);
+    if (status == cudaErrorInsufficientDriver) {
+        snprintf(cause, sizeof cause, "the NVIDIA driver is for CUDA %d.%d, this program needs %d.%d",
+                 driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+        return no_backend(why, cause);
+    }
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && n_devices == 0))
+        return no_backend(why, "there is no GPU");
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+    cudaFuncAttributes attributes;
+    if (status == cudaSuccess)
+        status = cudaFuncGetAttributes(&attributes, (const void *)run_body<host_math::fill_body>);
+    if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
+        cudaGetLastError();
+        snprintf(cause, sizeof cause, "this program holds no code for a GPU of compute capability %d.%d",
+                 major, minor);
+        return no_backend(why, cause);
+    }
+    if (status != cudaSuccess) {
+        cudaGetLastError();
+        snprintf(cause, sizeof cause, "%s: %s", cudaGetErrorName(status), cudaGetErrorString(status));
+        return no_backend(why, cause);
+    }
+    return lib().absent[0] == '\0' ? 1 : no_backend(why, lib().absent);
+}
+
+static int open_handles(struct queue *queue, struct fault_note *why)
+{
+    int rc = CUDA(cudaStreamCreateWithFlags, &queue->stream, cudaStreamNonBlocking);
+    if (rc == 0)
+        rc = CUDA(cudaMalloc, &queue->cublas_workspace, CUBLAS_BYTES);
+    if (rc == 0)
+        rc = CUBLAS(cublasCreate_v2, &queue->cublas);
+    if (rc == 0)
+        rc = CUBLAS(cublasSetStream_v2, queue->cublas, queue->stream);
+    if (rc == 0) // a workspace of our own: products are then repeatable
+        rc = CUBLAS(cublasSetWorkspace_v2, queue->cublas, queue->cublas_workspace, CUBLAS_BYTES);
+    if (rc == 0) // no TF32, no emulation
+        rc = CUBLAS(cublasSetMathMode, queue->cublas, CUBLAS_PEDANTIC_MATH);
+    if (rc == 0)
+        rc = CUDNN(cudnnCreate, &queue->cudnn);
+    if (rc == 0)
+        rc = CUDNN(cudnnSetStream, queue->cudnn, queue->stream);
+    return rc;
+}
+
+static void describe(struct queue *queue)
+{
+    cudaDeviceProp properties;
+    size_t version = lib().cudnnGetVersion();
+    const char *name = cudaGetDeviceProperties(&properties, 0) == cudaSuccess ? properties.name : "a GPU";
+    snprintf(queue->description, sizeof queue->description, "cuda (%s, cuDNN %zu.%zu.%zu, fp32)", name,
+             version / 10000, version / 100 % 100, version % 100);
+}
+
+int queue_open(struct queue **queue, struct fault_note *why)
+{
+    if (!queue_usable(why))
+        return FAULT_BACKEND;
+    struct queue *made = (struct queue *)calloc(1, sizeof *made);
+    if (made == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for a queue");
+    int rc = open_handles(made, why);
+    if (rc != 0) {
+        queue_close(made);
+        return rc;
+    }
+    describe(made);
+    *queue = made;
+    return 0;
+}
+
+static void drop_plan(conv_plan *plan)
+{
+    if (plan->x != NULL)
+        lib().cudnnDestroyTensorDescriptor(plan->x);
+    if (plan->y != NULL)
+        lib().cudnnDestroyTensorDescriptor(plan->y);
+    if (plan->kernels != NULL)
+        lib().cudnnDestroyFilterDescriptor(plan->kernels);
+    if (plan->conv != NULL)
+        lib().cudnnDestroyConvolutionDescriptor(plan->conv);
+    *plan = conv_plan{};
+}
+
+void queue_close(struct queue *queue)
+{
+    if (queue == NULL)
+        return;
+    if (queue->stream != NULL)
+        cudaStreamSynchronize(queue->stream);
+    for (conv_plan &plan : queue->plans)
+        drop_plan(&plan);
+    if (queue->cudnn != NULL)
+        lib().cudnnDestroy(queue->cudnn);
+    if (queue->cublas != NULL)
+        lib().cublasDestroy_v2(queue->cublas);
+    cudaFree(queue->conv_workspace);
+    cudaFree(queue->cublas_workspace);
+    if (queue->stream != NULL)
+        cudaStreamDestroy(queue->stream);
+    free(queue);
+}
+
+const char *queue_describe(const struct queue *queue)
+{
+    return queue->description;
+}
+
+cudaStream_t queue_stream(struct queue *queue)
+{
+    return queue->stream;
+}
+
+int queue_launched(const char *what, struct fault_note *why)
+{
+    cudaError_t status = cudaGetLastError();
+    if (status == cudaSuccess)
+        return 0;
+    char call[64];
+    snprintf(call, sizeof call, "launch of '%s'", what);
+    return cuda_fault(status, call, why);
+}
+
+int queue_new(struct queue *queue, size_t n, float **data, struct fault_note *why)
+{
+    void *memory = NULL;
+    char call[64];
+    size_t bytes = (n ? n : 1) * sizeof(float);
+    snprintf(call, sizeof call, "cudaMalloc of %zu MB", bytes >> 20);
+    int rc = cuda_fault(cudaMalloc(&memory, bytes), call, why);
+    if (rc == 0)
+        rc = CUDA(cudaMemsetAsync, memory, 0, bytes, queue->stream);
+    if (rc != 0) {
+        cudaFree(memory);
+        return rc;
+    }
+    *data = (float *)memory;
+    return 0;
+}
+
+void queue_free(struct queue *queue, float *data)
+{
+    if (data == NULL)
+        return;
+    cudaStreamSynchronize(queue->stream); // an error stays and comes out of the next call
+    cudaFree(data);
+}
+
+int queue_zero(struct queue *queue, float *to, size_t n, struct fault_note *why)
+{
+    return CUDA(cudaMemsetAsync, to, 0, n * sizeof *to, queue->stream);
+}
+
+int queue_copy(struct queue *queue, float *to, const float *from, size_t n, struct fault_note *why)
+{
+    return CUDA(cudaMemcpyAsync, to, from, n * sizeof *to, cudaMemcpyDeviceToDevice, queue->stream);
+}
+
+int queue_upload(struct queue *queue, float *to, const float *from, size_t n, struct fault_note *why)
+{
+    // from pageable memory: the call returns when `from` has been read
+    return CUDA(cudaMemcpyAsync, to, from, n * sizeof *to, cudaMemcpyHostToDevice, queue->stream);
+}
+
+int queue_download(struct queue *queue, const float *from, float *to, size_t n, struct fault_note *why)
+{
+    int rc = CUDA(cudaMemcpyAsync, to, from, n * sizeof *to, cudaMemcpyDeviceToHost, queue->stream);
+    return rc != 0 ? rc : queue_synchronize(queue, why);
+}
+
+int queue_synchronize(struct queue *queue, struct fault_note *why)
+{
+    return CUDA(cudaStreamSynchronize, queue->stream);
+}
+
+int queue_gemm(struct queue *queue, bool transpose_a, bool transpose_b, int m, int n, int k, const float *a,
+               const float *b, float beta, float *c, struct fault_note *why)
+{
+    const float one = 1;
+    // cuBLAS reads columns where we write rows: it is asked for the transposed product
+    return CUBLAS(cublasSgemm_v2, queue->cublas, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+                  transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &one, b, transpose_b ? k : n, a,
+                  transpose_a ? m : k, &beta, c, n);
+}
+
+// ----------------------------------------------------------------------------------------- convolution
+
+static int describe_tensor(cudnnTensorDescriptor_t *to, const conv_shape &s, int channels,
+                           struct fault_note *why)
+{
+    const int size[5] = {s.n, channels, s.d, s.h, s.w};
+    int stride[5] = {1, 1, 1, 1, 1};
+    for (int i = 3; i >= 0; i--)
+        stride[i] = stride[i + 1] * size[i + 1];
+    int rc = CUDNN(cudnnCreateTensorDescriptor, to);
+    return rc != 0 ? rc : CUDNN(cudnnSetTensorNdDescriptor, *to, CUDNN_DATA_FLOAT, 5, size, stride);
+}
+
+static int fill_plan(conv_plan *plan, const conv_shape &s, struct fault_note *why)
+{
+    const int kernels[5] = {s.c_out, s.c_in, 3, 3, 3}, ones[3] = {1, 1, 1};
+    plan->shape = s;
+    int rc = describe_tensor(&plan->x, s, s.c_in, why);
+    if (rc == 0)
+        rc = describe_tensor(&plan->y, s, s.c_out, why);
+    if (rc == 0)
+        rc = CUDNN(cudnnCreateFilterDescriptor, &plan->kernels);
+    if (rc == 0)
+        rc =
+            CUDNN(cudnnSetFilterNdDescriptor, plan->kernels, CUDNN_DATA_FLOAT, CUDNN_TENSOR_NCHW, 5, kernels);
+    if (rc == 0)
+        rc = CUDNN(cudnnCreateConvolutionDescriptor, &plan->conv);
+    if (rc == 0)
+        rc = CUDNN(cudnnSetConvolutionNdDescriptor, plan->conv, 3, ones, ones, ones, CUDNN_CROSS_CORRELATION,
+                   CUDNN_DATA_FLOAT);
+    if (rc == 0) // no TF32
+        rc = CUDNN(cudnnSetConvolutionMathType, plan->conv, CUDNN_FMA_MATH);
+    plan->used = rc == 0;
+    if (rc != 0)
+        drop_plan(plan);
+    return rc;
+}
+
+static int find_plan(struct queue *queue, const conv_shape &s, conv_plan **found, struct fault_note *why)
+{
+    for (conv_plan &plan : queue->plans)
+        if (plan.used && memcmp(&plan.shape, &s, sizeof s) == 0) {
+            *found = &plan;
+            return 0;
+        }
+    conv_plan *plan = &queue->plans[queue->next_plan];
+    queue->next_plan = (queue->next_plan + 1) % MAX_PLANS;
+    drop_plan(plan);
+    *found = plan;
+    return fill_plan(plan, s, why);
+}
+
+// The first algorithm on cuDNN's list, the fastest by its estimate, that is repeatable, works in fp32 and
+// keeps to the limit of memory.
+template <class Performance, class Algorithm>
+static int choose(const Performance *list, int n, const conv_shape &s, const char *what, Algorithm *algorithm,
+                  struct fault_note *why)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i].status == CUDNN_STATUS_SUCCESS && list[i].determinism == CUDNN_DETERMINISTIC &&
+            (list[i].mathType == CUDNN_FMA_MATH || list[i].mathType == CUDNN_DEFAULT_MATH) &&
+            list[i].memory <= (size_t)CONV_BYTES) {
+            *algorithm = list[i].algo;
+            return 0;
+        }
+    return fault_set(why, FAULT_DEVICE,
+                     "cuDNN has no repeatable fp32 algorithm for %s of %dx%dx%dx%d, %d to %d", what, s.n, s.d,
+                     s.h, s.w, s.c_in, s.c_out);
+}
+
+static int reserve_workspace(struct queue *queue, size_t bytes, struct fault_note *why)
+{
+    if (bytes <= queue->conv_workspace_bytes)
+        return 0;
+    int rc = CUDA(cudaStreamSynchronize, queue->stream);
+    cudaFree(queue->conv_workspace);
+    queue->conv_workspace = NULL;
+    queue->conv_workspace_bytes = 0;
+    if (rc == 0)
+        rc = CUDA(cudaMalloc, &queue->conv_workspace, bytes);
+    if (rc == 0)
+        queue->conv_workspace_bytes = bytes;
+    return rc;
+}
+
+int queue_conv_forward(struct queue *queue, conv_shape shape, const float *x, const float *kernels,
+                       float beta, float *y, struct fault_note *why)
+{
+    const float one = 1;
+    conv_plan *plan;
+    int rc = find_plan(queue, shape, &plan, why);
+    if (rc == 0 && !plan->has_forward) {
+        cudnnConvolutionFwdAlgoPerf_t list[MAX_ALGORITHMS];
+        int n = 0;
+        rc = CUDNN(cudnnGetConvolutionForwardAlgorithm_v7, queue->cudnn, plan->x, plan->kernels, plan->conv,
+                   plan->y, MAX_ALGORITHMS, &n, list);
+        if (rc == 0)
+            rc = choose(list, n, shape, "convolution", &plan->forward, why);
+        if (rc == 0)
+            rc = CUDNN(cudnnGetConvolutionForwardWorkspaceSize, queue->cudnn, plan->x, plan->kernels,
+                       plan->conv, plan->y, plan->forward, &plan->forward_bytes);
+        plan->has_forward = rc == 0;
+    }
+    if (rc == 0)
+        rc = reserve_workspace(queue, plan->forward_bytes, why);
+    if (rc == 0)
+        rc = CUDNN(cudnnConvolutionForward, queue->cudnn, &one, plan->x, x, plan->kernels, kernels,
+                   plan->conv, plan->forward, queue->conv_workspace, plan->forward_bytes, &beta, plan->y, y);
+    return rc;
+}
+
+int queue_conv_data(struct queue *queue, conv_shape shape, const float *dy, const float *kernels, float beta,
+                    float *dx, struct fault_note *why)
+{
+    const float one = 1;
+    conv_plan *plan;
+    int rc = find_plan(queue, shape, &plan, why);
+    if (rc == 0 && !plan->has_data) {
+        cudnnConvolutionBwdDataAlgoPerf_t list[MAX_ALGORITHMS];
+        int n = 0;
+        rc = CUDNN(cudnnGetConvolutionBackwardDataAlgorithm_v7, queue->cudnn, plan->kernels, plan->y,
+                   plan->conv, plan->x, MAX_ALGORITHMS, &n, list);
+        if (rc == 0)
+            rc = choose(list, n, shape, "the data gradient", &plan->data, why);
+        if (rc == 0)
+            rc = CUDNN(cudnnGetConvolutionBackwardDataWorkspaceSize, queue->cudnn, plan->kernels, plan->y,
+                       plan->conv, plan->x, plan->data, &plan->data_bytes);
+        plan->has_data = rc == 0;
+    }
+    if (rc == 0)
+        rc = reserve_workspace(queue, plan->data_bytes, why);
+    if (rc == 0)
+        rc = CUDNN(cudnnConvolutionBackwardData, queue->cudnn, &one, plan->kernels, kernels, plan->y, dy,
+                   plan->conv, plan->data, queue->conv_workspace, plan->data_bytes, &beta, plan->x, dx);
+    return rc;
+}
+
+int queue_conv_kernels(struct queue *queue, conv_shape shape, const float *x, const float *dy,
+                       float *dkernels, struct fault_note *why)
+{
+    const float one = 1, zero = 0;
+    conv_plan *plan;
+    int rc = find_plan(queue, shape, &plan, why);
+    if (rc == 0 && !plan->has_kernels) {
+        cudnnConvolutionBwdFilterAlgoPerf_t list[MAX_ALGORITHMS];
+        int n = 0;
+        rc = CUDNN(cudnnGetConvolutionBackwardFilterAlgorithm_v7, queue->cudnn, plan->x, plan->y, plan->conv,
+                   plan->kernels, MAX_ALGORITHMS, &n, list);
+        if (rc == 0)
+            rc = choose(list, n, shape, "the weight gradient", &plan->by_kernels, why);
+        if (rc == 0)
+            rc = CUDNN(cudnnGetConvolutionBackwardFilterWorkspaceSize, queue->cudnn, plan->x, plan->y,
+                       plan->conv, plan->kernels, plan->by_kernels, &plan->kernels_bytes);
+        plan->has_kernels = rc == 0;
+    }
+    if (rc == 0)
+        rc = reserve_workspace(queue, plan->kernels_bytes, why);
+    if (rc == 0)
+        rc = CUDNN(cudnnConvolutionBackwardFilter, queue->cudnn, &one, plan->x, x, plan->y, dy, plan->conv,
+                   plan->by_kernels, queue->conv_workspace, plan->kernels_bytes, &zero, plan->kernels,
+                   dkernels);
+    return rc;
+}
+
+} // namespace QUEUE_NAMESPACE
