@@ -145,22 +145,26 @@ static int fill_batch(struct trainer *trainer, int n_targets, struct fault_note 
     size_t n_stack = (size_t)e.n * (size_t)e.d * plane, n_target = n_planes * plane;
     float *values = malloc((n_stack > n_target ? n_stack : n_target) * sizeof *values);
     float *planes = malloc(n_planes * SR_PLANE_FLOATS * sizeof *planes);
-    int rc = values == NULL || planes == NULL ? fault_set(why, FAULT_NO_MEMORY, "no memory for a batch") : 0;
-    for (size_t i = 0; rc == 0 && i < (n_stack > n_target ? n_stack : n_target); i++)
+    int rc;
+    if (values == NULL || planes == NULL) {
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a batch");
+        goto out;
+    }
+    for (size_t i = 0; i < (n_stack > n_target ? n_stack : n_target); i++)
         values[i] = (float)(i * 2654435761U % 1000) * 0.001F;
-    for (size_t i = 0; rc == 0 && i < n_planes; i++) {
-        size_t gap = i / (size_t)n_targets;
-        planes[i * SR_PLANE_FLOATS + SR_PLANE_STACK] = (float)(gap / (size_t)(e.d - 1));
+    for (size_t i = 0; i < n_planes; i++) {
+        size_t gap = i / (size_t)n_targets, stack = gap / (size_t)(e.d - 1);
+        planes[i * SR_PLANE_FLOATS + SR_PLANE_STACK] = (float)stack;
         planes[i * SR_PLANE_FLOATS + SR_PLANE_SLICE] = (float)(gap % (size_t)(e.d - 1));
         planes[i * SR_PLANE_FLOATS + SR_PLANE_T] =
             (float)(i % (size_t)n_targets + 1) / (float)(n_targets + 1);
     }
-    if (rc == 0)
-        rc = ops->upload(device, trainer->stack, values, why);
+    rc = ops->upload(device, trainer->stack, values, why);
     if (rc == 0)
         rc = ops->upload(device, trainer->planes, planes, why);
     if (rc == 0)
         rc = ops->upload(device, trainer->target, values, why);
+out:
     free(planes);
     free(values);
     return rc;
@@ -303,21 +307,22 @@ static int bench_interpolation(struct bench *bench, struct table *table, struct 
     float *stack = malloc(DEPTH * plane * sizeof *stack),
           *residual = malloc(PLANES * plane * sizeof *residual);
     struct sr_plane *planes = malloc(PLANES * sizeof *planes);
-    int rc = stack == NULL || residual == NULL || planes == NULL
-                 ? fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %d slices", DEPTH)
-                 : 0;
-    for (size_t i = 0; rc == 0 && i < DEPTH * plane; i++)
+    int rc;
+    if (stack == NULL || residual == NULL || planes == NULL) {
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %d slices", DEPTH);
+        goto out;
+    }
+    for (size_t i = 0; i < DEPTH * plane; i++)
         stack[i] = (float)(i * 2654435761U % 1000) * 0.001F;
-    for (int k = 0; rc == 0 && k < PLANES; k++)
+    for (int k = 0; k < PLANES; k++)
         planes[k] = (struct sr_plane){k / FACTOR, (double)(k % FACTOR) / FACTOR};
     double start = clock_monotonic_s();
-    if (rc == 0)
-        rc = interpolate_planes(&bench->model, stack, DEPTH, SIDE, SIDE, planes, PLANES, &limits, residual,
-                                why);
+    rc = interpolate_planes(&bench->model, stack, DEPTH, SIDE, SIDE, planes, PLANES, &limits, residual, why);
     double seconds = clock_monotonic_s() - start;
     double gflop = 2e-9 * (ENCODER_MACS * DEPTH + (MLP_MACS + ATTENTION_MACS) * PLANES) * (double)plane;
     if (rc == 0)
         add_row(table, "interpolation, 256x256x24 to factor 5", gflop, seconds);
+out:
     free(planes);
     free(residual);
     free(stack);

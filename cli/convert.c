@@ -16,7 +16,7 @@ static int convert(const char *in, const char *out, struct fault_note *why)
     struct net net;
     struct weights_metadata metadata = {0};
     void *data = NULL;
-    size_t size;
+    size_t size = 0;
     net_init(&net, net_config_p0());
     float *parameters = malloc(net.n_parameters * sizeof *parameters);
     int rc = parameters == NULL ? fault_set(why, FAULT_NO_MEMORY, "no memory for the weights")

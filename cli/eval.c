@@ -131,7 +131,9 @@ static int add_data(struct eval *eval, const char *path, struct fault_note *why)
         return add_path(eval, path, why);
     DIR *dir = opendir(path);
     const struct dirent *entry;
-    int rc = dir == NULL ? fault_set_errno(why, errno, "cannot list '%s'", path) : 0, before = eval->n_paths;
+    int rc = 0, before = eval->n_paths;
+    if (dir == NULL)
+        return fault_set_errno(why, errno, "cannot list '%s'", path);
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
         char full[PATH_SIZE];
         if (!is_nifti(entry->d_name))
@@ -140,8 +142,7 @@ static int add_data(struct eval *eval, const char *path, struct fault_note *why)
         if (rc == 0)
             rc = add_path(eval, full, why);
     }
-    if (dir != NULL)
-        closedir(dir);
+    closedir(dir);
     if (rc == 0 && eval->n_paths == before)
         rc = fault_set(why, FAULT_NOT_FOUND, "no NIfTI volumes in '%s'", path);
     qsort(eval->paths + before, (size_t)(eval->n_paths - before), sizeof eval->paths[0], by_name);

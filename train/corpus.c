@@ -276,21 +276,20 @@ static int add_pack(struct corpus *corpus, const char *path, struct fault_note *
              memcmp(magic, pack_magic, sizeof pack_magic) != 0)
         rc = fault_set(why, FAULT_NOT_FOUND, "'%s' is neither data for this stage nor a packed file", path);
     struct corpus_map *larger = NULL;
-    if (rc == 0 && (larger = realloc(corpus->maps, (corpus->n_maps + 1) * sizeof *larger)) == NULL)
+    if (rc == 0 && (larger = realloc(corpus->maps, (corpus->n_maps + 1) * sizeof *larger)) == NULL) {
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory to map '%s'", path);
-    if (rc == 0) {
+    } else if (rc == 0) {
         corpus->maps = larger;
         void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (data == MAP_FAILED)
+        if (data == MAP_FAILED) {
             rc = fault_set_errno(why, errno, "cannot map '%s'", path);
-        else
-            corpus->maps[corpus->n_maps++] = (struct corpus_map){data, (size_t)st.st_size};
+        } else {
+            larger[corpus->n_maps++] = (struct corpus_map){data, (size_t)st.st_size};
+            rc = parse_pack(corpus, data, (size_t)st.st_size, path, why);
+        }
     }
     close(fd);
-    if (rc != 0)
-        return rc;
-    const struct corpus_map *map = &corpus->maps[corpus->n_maps - 1];
-    return parse_pack(corpus, map->data, map->size, path, why);
+    return rc;
 }
 
 // --------------------------------------------------------------------------------------------- folders

@@ -72,15 +72,19 @@ static int cubic(const struct simulate_case *input, int factor, float *result, s
     size_t n = plane_size(input);
     double *coefficients = malloc((size_t)input->depth * n * sizeof *coefficients),
            *plane = malloc(n * sizeof *plane);
-    int rc = coefficients != NULL && plane != NULL
-                 ? resample_cubic_prepare(input->stack, input->depth, n, coefficients, why)
-                 : fault_set(why, FAULT_NO_MEMORY, "no memory for spline coefficients");
+    int rc;
+    if (coefficients == NULL || plane == NULL) {
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory for spline coefficients");
+        goto out;
+    }
+    rc = resample_cubic_prepare(input->stack, input->depth, n, coefficients, why);
     for (int k = 0; rc == 0 && k < input->truth_depth; k++) {
         struct place at = place_of(input, factor, k);
         resample_cubic(coefficients, input->depth, n, at.slice, at.t, plane);
         for (size_t i = 0; i < n; i++)
             result[(size_t)k * n + i] = (float)plane[i];
     }
+out:
     free(plane);
     free(coefficients);
     return rc;
@@ -139,10 +143,12 @@ static int network(const struct evaluation *evaluation, const struct evaluate_me
     stack.thickness_mm = stack.slice_mm * (1 - recipe->gap);
     struct sr_plane *planes = malloc((size_t)input->truth_depth * sizeof *planes);
     float *residual = malloc(n * sizeof *residual);
-    int rc = 0;
-    if (planes == NULL || residual == NULL)
+    int rc;
+    if (planes == NULL || residual == NULL) {
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory for %d planes", input->truth_depth);
-    for (int k = 0; rc == 0 && k < input->truth_depth; k++) {
+        goto out;
+    }
+    for (int k = 0; k < input->truth_depth; k++) {
         struct place at = place_of(input, recipe->factor, k);
         planes[k] = (struct sr_plane){at.slice, at.t};
     }
@@ -150,13 +156,13 @@ static int network(const struct evaluation *evaluation, const struct evaluate_me
         options.weights_path = method->weights;
     options.finetune = method->kind == EVALUATE_TUNED;
     options.choose = 0;
-    if (rc == 0)
-        rc = sr_run(&stack, planes, (size_t)input->truth_depth, &options, residual, &report, why);
+    rc = sr_run(&stack, planes, (size_t)input->truth_depth, &options, residual, &report, why);
     if (rc == 0) {
         linear(input, recipe->factor, result);
         for (size_t i = 0; i < n; i++)
             result[i] += residual[i];
     }
+out:
     free(residual);
     free(planes);
     return rc;
@@ -306,25 +312,31 @@ int evaluate_volume(struct evaluation *evaluation, const char *path, const char 
     struct nifti nifti;
     struct simulate_case input = {0};
     float *results[EVALUATE_MAX_METHODS] = {0};
-    struct evaluate_case *scores = calloc(1, sizeof *scores);
     int rc = nifti_read(path, &nifti, why);
-    if (rc == 0)
-        rc = simulate_run(&nifti, &evaluation->recipe, &input, why);
+    if (rc != 0)
+        return rc;
+    rc = simulate_run(&nifti, &evaluation->recipe, &input, why);
     nifti_done(&nifti);
-    if (rc == 0 && scores == NULL)
+    if (rc != 0)
+        return rc;
+    size_t n = (size_t)input.truth_depth * plane_size(&input);
+    struct evaluate_case *scores = calloc(1, sizeof *scores);
+    if (scores == NULL) {
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a case");
-    size_t bytes = (size_t)input.truth_depth * plane_size(&input) * sizeof(float);
-    for (size_t i = 0; rc == 0 && i < evaluation->n_methods; i++)
-        if ((results[i] = malloc(bytes)) == NULL)
-            rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a result of %zu bytes", bytes);
-    if (rc == 0) {
-        snprintf(scores->name, sizeof scores->name, "%s", base_name(path));
-        rc = score_methods(evaluation, &input, scores, results, why);
+        goto out;
     }
+    snprintf(scores->name, sizeof scores->name, "%s", base_name(path));
+    for (size_t i = 0; i < evaluation->n_methods; i++)
+        if ((results[i] = calloc(n, sizeof *results[i])) == NULL) {
+            rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a result of %zu voxels", n);
+            goto out;
+        }
+    rc = score_methods(evaluation, &input, scores, results, why);
     if (rc == 0 && picture != NULL)
         rc = draw_case(evaluation, scores, &input, results, picture, why);
     if (rc == 0)
         rc = add_case(evaluation, scores, why);
+out:
     for (size_t i = 0; i < evaluation->n_methods; i++)
         free(results[i]);
     simulate_done(&input);

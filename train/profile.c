@@ -30,7 +30,7 @@ void profile_init(struct profile *profile, enum profile_kind kind, double thickn
         reach = floor(3 * sigma + slack);
     else if (thickness > 0 && kind == PROFILE_BOX)
         reach = ceil(thickness / 2);
-    profile->reach = (int)fmin(reach, (PROFILE_MAX_TAPS - 1) / 2);
+    profile->reach = (int)fmin(reach, PROFILE_MAX_TAPS / 2.0 - 0.5);
     for (int i = -profile->reach; i <= profile->reach; i++) {
         double weight = 1;
         if (profile->reach > 0)

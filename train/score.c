@@ -155,8 +155,8 @@ int score_volumes(const float *truth, const float *result, int depth, int height
     struct pair pair = {.depth = depth, .height = height, .width = width};
     size_t n = (size_t)depth * (size_t)height * (size_t)width;
     float *copy = malloc(n * sizeof *copy);
-    pair.truth = malloc(n * sizeof *pair.truth);
-    pair.result = malloc(n * sizeof *pair.result);
+    pair.truth = calloc(n, sizeof *pair.truth);
+    pair.result = calloc(n, sizeof *pair.result);
     int rc = 0;
     if (copy == NULL || pair.truth == NULL || pair.result == NULL) {
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu voxels", n);

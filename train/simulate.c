@@ -35,7 +35,7 @@ static void lay_grid(const struct nifti *nifti, const struct simulate_recipe *re
 static float *take_part(const struct nifti *nifti, const struct grid *grid)
 {
     size_t n = (size_t)grid->size[0] * (size_t)grid->size[1] * (size_t)grid->size[2], i = 0;
-    float *part = malloc(n * sizeof *part), *copy = malloc(n * sizeof *copy), low = HUGE_VALF;
+    float *part = calloc(n + 1, sizeof *part), *copy = calloc(n + 1, sizeof *copy), low = HUGE_VALF;
     if (part == NULL || copy == NULL) {
         free(part);
         free(copy);

@@ -329,10 +329,10 @@ static const struct node *child(const struct pickle *pickle, const struct node *
 static int persistent(struct pickle *pickle)
 {
     int tuple = 0, rc = pop(pickle, &tuple);
-    struct node *made;
+    struct node *made = NULL;
     if (rc == 0)
         rc = push_new(pickle, NODE_STORAGE, &made);
-    if (rc != 0)
+    if (rc != 0 || made == NULL)
         return rc;
     const struct node *id = &pickle->nodes[tuple], *kind = child(pickle, id, 0), *type = child(pickle, id, 1),
                       *key = child(pickle, id, 2);
@@ -348,7 +348,7 @@ static int persistent(struct pickle *pickle)
 static int reduce(struct pickle *pickle)
 {
     int arguments = 0, function = 0, rc = pop(pickle, &arguments);
-    struct node *made;
+    struct node *made = NULL;
     if (rc == 0)
         rc = pop(pickle, &function);
     if (rc != 0)
@@ -361,7 +361,7 @@ static int reduce(struct pickle *pickle)
     int is_tensor = f->type == NODE_GLOBAL && text_is(f, "torch._utils._rebuild_tensor_v2");
     int is_dict = f->type == NODE_GLOBAL && text_is(f, "collections.OrderedDict");
     rc = push_new(pickle, is_tensor ? NODE_TENSOR : is_dict ? NODE_DICT : NODE_OTHER, &made);
-    if (rc != 0 || !is_tensor)
+    if (rc != 0 || !is_tensor || made == NULL)
         return rc;
     a = &pickle->nodes[arguments];
     const struct node *storage = child(pickle, a, 0), *offset = child(pickle, a, 1),
@@ -453,9 +453,9 @@ static int long1(struct pickle *pickle)
     const unsigned char *at = NULL, *bytes = NULL;
     int64_t value = 0;
     int rc = take(pickle, 1, &at);
-    if (rc == 0)
+    if (rc == 0 && at != NULL)
         rc = take(pickle, *at, &bytes);
-    if (rc != 0)
+    if (rc != 0 || at == NULL || bytes == NULL)
         return rc;
     if (*at > 8)
         return damaged(pickle, "a number of more than 64 bits");
@@ -470,7 +470,7 @@ static int unicode(struct pickle *pickle)
 {
     const unsigned char *at = NULL;
     int rc = take(pickle, 4, &at);
-    size_t n = rc == 0 ? get32(at) : 0;
+    size_t n = rc == 0 && at != NULL ? get32(at) : 0;
     if (rc == 0)
         rc = take(pickle, n, &at);
     return rc != 0 ? rc : push_text(pickle, NODE_TEXT, at, n);
@@ -505,7 +505,7 @@ static int fixed(struct pickle *pickle, unsigned char op, int *known)
             n = sizes[i].n;
     *known = n > 0;
     int rc = n > 0 ? take(pickle, n, &at) : 0;
-    if (rc != 0 || n == 0)
+    if (rc != 0 || at == NULL)
         return rc;
     switch (op) {
     case 0x80:
@@ -586,8 +586,8 @@ static int run(struct pickle *pickle)
     const unsigned char *op = NULL;
     for (;;) {
         int rc = take(pickle, 1, &op);
-        if (rc == 0 && *op == '.')
-            return 0;
+        if (rc != 0 || op == NULL || *op == '.')
+            return rc;
         if (rc == 0)
             rc = step(pickle, *op);
         if (rc != 0)
@@ -790,7 +790,7 @@ static int copy_all(struct archive *archive, const struct pickle *pickle, const 
                          "checkpoint '%s' is not this network's: missing: %s; unknown: %s", archive->file,
                          missing[0] != '\0' ? missing : "none", unknown[0] != '\0' ? unknown : "none");
     int rc = 0;
-    for (int i = 0; rc == 0 && i < net->n_tensors; i++)
+    for (int i = 0; rc == 0 && i < net->n_tensors && tensors[i] != NULL; i++)
         rc = copy_tensor(archive, pickle, tensors[i], &net->tensors[i], values + net->tensors[i].offset, why);
     return rc;
 }
@@ -800,7 +800,7 @@ int torchfile_parse(const void *data, size_t size, const char *name, const struc
 {
     struct archive archive = {.data = data, .size = size, .file = name};
     struct pickle pickle = {.file = name, .why = why};
-    struct span span;
+    struct span span = {0};
     int found = 0, rc;
     if (!torchfile_is(data, size))
         return fault_set(why, FAULT_WEIGHTS,

@@ -479,7 +479,7 @@ static int report_progress(const struct run *run, double network_db, struct faul
 
 static int one_step(struct run *run, double *rate, struct fault_note *why)
 {
-    double loss;
+    double loss = 0;
     *rate = training_rate(&run->job->recipe, run->training.step, share_gone(run));
     int rc = sample_draw(&run->source, (uint64_t)run->training.step, &run->batch, why);
     if (rc == 0)

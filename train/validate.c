@@ -38,7 +38,7 @@ static int cut(struct check *check, const struct corpus_item *item, int crop, st
     check->plane = (size_t)check->size[0] * (size_t)check->size[1];
     check->depth = (check->size[2] - 2 * VALIDATE_FACTOR - 1) / VALIDATE_FACTOR + 1;
     check->n_planes = (size_t)(check->depth - 1) * (VALIDATE_FACTOR - 1);
-    check->truth = malloc((size_t)check->size[2] * check->plane * sizeof *check->truth);
+    check->truth = calloc((size_t)check->size[2] * check->plane, sizeof *check->truth);
     check->stack = calloc((size_t)check->depth * check->plane, sizeof *check->stack);
     check->residual = malloc(check->n_planes * check->plane * sizeof *check->residual);
     check->linear = malloc(check->plane * sizeof *check->linear);

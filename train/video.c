@@ -90,8 +90,8 @@ static int drain(int fd, unsigned char **data, size_t *size, size_t limit, struc
 static int run(char *const argv[], const char *path, size_t limit, unsigned char **data, size_t *size,
                struct fault_note *why)
 {
-    int fd, status = 0;
-    pid_t child;
+    int fd = -1, status = 0;
+    pid_t child = 0;
     int rc = start(argv, &fd, &child, why);
     if (rc != 0)
         return rc;
@@ -167,7 +167,7 @@ int video_read_file(const char *path, struct video *video, struct fault_note *wh
                     "-frames:v", count, "-f",    "rawvideo",      "-pix_fmt", "gray", "-",   NULL};
     size_t frame = (size_t)video->width * (size_t)video->height;
     rc = run(argv, path, frame * VIDEO_MAX_FRAMES, &video->frames, &size, why);
-    if (rc == 0) {
+    if (rc == 0 && frame > 0) {
         video->n_frames = (int)(size / frame);
         if (video->n_frames == 0) {
             video_done(video);
@@ -263,7 +263,7 @@ static int read_frame(const char *path, struct video *video, struct fault_note *
         rc = fault_set(why, FAULT_DECODE, "picture '%s' has another size than the first of its folder", path);
     else if ((frames = realloc(video->frames, frame * (size_t)(video->n_frames + 1))) == NULL)
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory for frame %d", video->n_frames);
-    if (rc == 0) {
+    if (frames != NULL) {
         video->frames = frames;
         video_shrink(gray, width, height, to_width, to_height, frames + frame * (size_t)video->n_frames++);
     }

@@ -45,10 +45,10 @@ static size_t make_nifti(unsigned char *file, int type, int is_big, float slope,
     memset(file, 0, HEADER);
     put16(file + (is_big ? 2 : 0), 348, is_big);
     for (int i = 0; i < 8; i++)
-        put16(file + 40 + 2 * i, dims[i], is_big);
+        put16(file + 40 + 2 * (ptrdiff_t)i, dims[i], is_big);
     put16(file + 70, type, is_big);
     for (int i = 0; i < 4; i++)
-        put_float(file + 76 + 4 * i, spacing[i], is_big);
+        put_float(file + 76 + 4 * (ptrdiff_t)i, spacing[i], is_big);
     put_float(file + 108, HEADER, is_big);
     put_float(file + 112, slope, is_big);
     put_float(file + 116, intercept, is_big);
@@ -245,7 +245,7 @@ static void write_png(const char *path, int width, int height, int shift)
     for (int y = 0; y < height; y++)
         for (int x = 0; x < width; x++) {
             uint32_t level = (uint32_t)((x / 8 + shift) % 200), pixel = level << 16 | level << 8 | level;
-            memcpy(data + y * stride + 4 * x, &pixel, 4);
+            memcpy(data + (ptrdiff_t)y * stride + 4 * (ptrdiff_t)x, &pixel, 4);
         }
     cairo_surface_mark_dirty(surface);
     CHECK(cairo_surface_write_to_png(surface, path) == CAIRO_STATUS_SUCCESS);
@@ -395,16 +395,17 @@ static void planes_lie_where_they_say(void)
         CHECK_OK(sample_draw(&source, (uint64_t)step, &batch, &why));
         CHECK_INT(batch.extent.h, 12);
         for (int k = 0; k < 2 * 3; k++) {
-            const float *p = batch.planes + k * SR_PLANE_FLOATS;
-            const float *a = batch.stack + ((int)p[SR_PLANE_STACK] * 4 + (int)p[SR_PLANE_SLICE]) * 144,
+            const float *p = batch.planes + (ptrdiff_t)k * SR_PLANE_FLOATS;
+            const float *a = batch.stack +
+                             ((ptrdiff_t)p[SR_PLANE_STACK] * 4 + (ptrdiff_t)p[SR_PLANE_SLICE]) * 144,
                         *b = a + 144;
             CHECK_INT((int)p[SR_PLANE_STACK], k / 3);
             CHECK_INT((int)p[SR_PLANE_SLICE], k % 3);
             double t = (double)p[SR_PLANE_T];
             CHECK(t >= 0 && t <= 1);
             for (int i = 0; i < 144; i++)
-                CHECK_NEAR((double)batch.target[k * 144 + i], (1 - t) * (double)a[i] + t * (double)b[i],
-                           2e-6);
+                CHECK_NEAR((double)batch.target[(size_t)k * 144 + (size_t)i],
+                           (1 - t) * (double)a[i] + t * (double)b[i], 2e-6);
             int along = (int)lrint(255 * (double)(a[1] - a[0]));
             CHECK(abs(along) >= 1 && abs(along) <= 3);
             slopes_seen[along + (along < 0 ? 3 : 2)]++;
@@ -437,7 +438,7 @@ static void draws_depend_on_step_alone(void)
     CHECK_OK(sample_batch_init(&b, &recipe, &why));
     CHECK_OK(sample_draw(&source, 7, &a, &why));
     CHECK_OK(sample_draw(&source, 8, &b, &why));
-    size_t n = 4 * 16 * 16;
+    size_t n = (size_t)4 * 16 * 16;
     CHECK(memcmp(a.stack, b.stack, n * sizeof *a.stack) != 0);
     CHECK_OK(sample_draw(&source, 7, &b, &why));
     support_equal("stack", b.stack, a.stack, n);
@@ -472,7 +473,8 @@ static void stacks_serve_in_plane(void)
         CHECK_INT(batch.extent.w, 16);
         for (int d = 0; d < 3; d++) // the same slices in all planes: the thick axis is never blurred
             for (int i = 0; i < 8 * 16; i++)
-                CHECK_NEAR((double)batch.stack[d * 128 + i], (double)batch.stack[i / 16 * 16], 1e-6);
+                CHECK_NEAR((double)batch.stack[(size_t)d * 128 + (size_t)i],
+                           (double)batch.stack[(size_t)i / 16 * 16], 1e-6);
         CHECK_INT(lrint(255 * fabs((double)(batch.stack[16] - batch.stack[0]))), 1);
     }
     sample_batch_done(&batch);
@@ -516,7 +518,7 @@ static void clips_are_decimated(void)
         CHECK(n >= 2 && n <= 8);
         for (int k = 0; k < 4; k++) {
             double t = (double)batch.planes[3 * k + SR_PLANE_T];
-            CHECK_NEAR(255 * (double)batch.target[k * 256], first + gap * (k + t), 1e-3);
+            CHECK_NEAR(255 * (double)batch.target[(size_t)k * 256], first + gap * (k + t), 1e-3);
             CHECK_NEAR(t * n, rint(t * n), 1e-5);
         }
     }

@@ -8,6 +8,13 @@
 #include "tests/engine/support.h"
 #include "train/evaluate.h"
 
+// Fontconfig keeps what it has read of the fonts until the end.
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libfontconfig";
+}
+
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -215,8 +222,10 @@ static void methods_and_tables(void)
     struct nifti nifti;
     void *text;
     size_t size;
-    for (int i = 0; i < 5 * 64; i++)
-        stack[i] = (float)(100 * (i / 64) + i % 64);
+    for (int i = 0; i < 5 * 64; i++) {
+        int slice = i / 64;
+        stack[i] = (float)(100 * slice + i % 64);
+    }
     input.stack = stack;
     CHECK_OK(sr_write_start_weights("start.safetensors", 1, &why));
     for (size_t m = 0; m < 4; m++) {

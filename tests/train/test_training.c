@@ -7,6 +7,13 @@
 #include "tests/engine/support.h"
 #include "train/training.h"
 
+// Fontconfig keeps what it has read of the fonts until the end.
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libfontconfig";
+}
+
 #include <signal.h>
 #include <stdint.h>
 #include <sys/wait.h>
@@ -299,7 +306,8 @@ static void read_batch(int step, const struct sr_extent *e, struct sample_batch 
     batch->extent = *e;
     memcpy(batch->stack, all, n_stack * sizeof *all);
     for (size_t i = 0; i < gaps; i++) {
-        batch->planes[3 * i + SR_PLANE_STACK] = (float)(i / (size_t)(e->d - 1));
+        size_t stack = i / (size_t)(e->d - 1);
+        batch->planes[3 * i + SR_PLANE_STACK] = (float)stack;
         batch->planes[3 * i + SR_PLANE_SLICE] = (float)(i % (size_t)(e->d - 1));
         batch->planes[3 * i + SR_PLANE_T] = all[n_stack + i];
     }
