@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of training and evaluation as a person meets them: help, usage errors, an interrupt that saves."""
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy
+
+PROGRAM = os.environ.get('ISOSLICE_BIN', '') + '/cli/isoslice'
+
+
+def isoslice(*arguments, code=0):
+    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True)
+    assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+def volume(path, side):
+    """Soft waves as a NIfTI file."""
+    i = numpy.arange(side)
+    v = 120 + 50 * numpy.sin(0.3 * i)[:, None, None] + 40 * numpy.cos(0.4 * i)[None, :, None] + 30 * numpy.sin(0.5 * i)
+    head = bytearray(352)
+    struct.pack_into('<i', head, 0, 348)
+    struct.pack_into('<8h', head, 40, 3, side, side, side, 1, 1, 1, 1)
+    struct.pack_into('<2h', head, 70, 2, 8)
+    struct.pack_into('<8f', head, 76, 1, 1, 1, 1, 1, 1, 1, 1)
+    struct.pack_into('<f', head, 108, 352)
+    head[344:348] = b'n+1\0'
+    with open(path, 'wb') as f:
+        f.write(bytes(head) + v.astype('u1').tobytes(order='F'))
+
+
+def help_and_usage():
+    for command in ('train', 'eval', 'bench', 'convert-weights'):
+        assert 'usage: isoslice ' + command in isoslice(command, '--help')
+    assert '--profile' in isoslice('train', 'mr', '--help')
+    for bad in (['train'], ['train', 'subjects'], ['train', 'mr', '--out', 'o'], ['train', 'mr', '--data', '.'],
+                ['train', 'mr', '--data', '.', '--out', 'o', '--factors', '8,2'],
+                ['train', 'video', '--data', '.', '--out', 'o', '--noise', '0.1'], ['eval'],
+                ['eval', '--data', sys.argv[0], '--out', 'o', '--crop', '1:2'],
+                ['eval', '--data', sys.argv[0], '--out', 'o', '--factor', '1'], ['bench', 'all'],
+                ['bench', '--repeats', '0'], ['convert-weights', 'one']):
+        assert '--help' in isoslice(*bad, code=2), bad
+    assert 'NOT_FOUND' in isoslice('train', 'mr', '--data', '.', '--out', 'o', code=1)
+
+
+def interrupt_saves():
+    os.mkdir('data')
+    volume('data/a.nii', 48)
+    command = [PROGRAM, 'train', 'mr', '--data', 'data', '--out', 'run', '--steps', '400', '--slices', '2', '--crop', '16',
+               '--factors', '2,3']
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in child.stderr:  # it has begun
+        if line.startswith('train:'):
+            break
+    child.send_signal(signal.SIGINT)
+    rest = child.stderr.read()
+    assert child.wait() == 3, (child.returncode, rest)
+    assert 'goes on from there' in rest, rest
+    step = int([l for l in open('run/state') if l.startswith('step')][0].split()[1])
+    assert 0 < step < 400, step
+    assert os.path.exists('run/loss.png') and open('run/log.csv').readline().startswith('step,minutes,rate,loss')
+    out = isoslice(*command[1:-6], '--steps', str(step + 3), *command[-6:])
+    assert 'taken up at %d' % step in out, out
+
+
+def eval_writes_tables():
+    os.mkdir('data')
+    volume('data/a.nii', 40)
+    volume('data/b.nii', 44)
+    out = isoslice('eval', '--data', 'data', '--methods', 'linear,cubic,lanczos', '--axis', 'x', '--out', 'out')
+    assert 'mean of 2' in out, out
+    assert sorted(os.listdir('out')) == ['case001.png', 'case002.png', 'report.json', 'report.md'], os.listdir('out')
+    import json
+    report = json.load(open('out/report.json'))
+    assert [m['method'] for m in report['methods']] == ['linear', 'cubic', 'lanczos'] and len(report['cases']) == 6
+    values = [c['psnr'] for c in report['cases'] if c['method'] == 'cubic']
+    assert abs(report['methods'][1]['psnr']['mean'] - sum(values) / 2) < 1e-6
+
+
+def weights_there_and_back():
+    isoslice('new-weights', 'a.safetensors')
+    isoslice('convert-weights', 'a.safetensors', 'a.pt')
+    isoslice('convert-weights', 'a.pt', 'b.safetensors')
+    isoslice('convert-weights', 'b.safetensors', 'b.pt')
+    assert open('a.pt', 'rb').read() == open('b.pt', 'rb').read()
+    assert 'WEIGHTS' in isoslice('convert-weights', sys.argv[0], 'c.pt', code=1)
+
+
+TESTS = {'peer.commands.help_and_usage': help_and_usage, 'peer.commands.interrupt_saves': interrupt_saves,
+         'peer.commands.eval_tables': eval_writes_tables, 'peer.commands.convert_weights': weights_there_and_back}
+
+if len(sys.argv) < 2:
+    print('\n'.join(TESTS))
+else:
+    import shutil
+    for name in os.listdir('.'):
+        shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
+    TESTS[sys.argv[1]]()
