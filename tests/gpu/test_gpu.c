@@ -39,7 +39,8 @@ static struct trained train(const struct sr_ops *ops, struct net_config config)
     struct trained out = {0};
     struct sr_extent whole = {1, 14, 17, 19}, batch = {N, D, H, W};
     CHECK_OK(model_open(&model, ops, config, 0, &why));
-    float *parameters = support_parameters(&model.net, 3), *voxels = support_random(4, 14 * 17 * 19, 0, 1);
+    float *parameters = support_parameters(&model.net, 3),
+          *voxels = support_random(4, (size_t)14 * 17 * 19, 0, 1);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
     CHECK_OK(trainer_open(&trainer, &model, batch, 2, STEPS, &why));
     struct sr_buffer *volume = support_buffer(ops, model.device, whole, 1, voxels);
@@ -113,9 +114,10 @@ static void check_chunks(const char *name)
     struct model model;
     struct sr_extent e = {1, 2, 9, GPU_CHUNK / 9 + 77};
     CHECK_OK(model_open(&model, ops, small_net(), 0, &why));
-    float *parameters = support_parameters(&model.net, 5), *rows = support_random(6, 8 * 2 * 9, -1, 1);
+    float *parameters = support_parameters(&model.net, 5),
+          *rows = support_random(6, (size_t)8 * 2 * 9, -1, 1);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
-    size_t width = (size_t)e.w, n = 8 * 2 * 9 * width, n_y = 2 * 9 * width;
+    size_t width = (size_t)e.w, n = width * 8 * 2 * 9, n_y = width * 2 * 9;
     float *features = support_alloc(n * sizeof *features), planes[] = {0, 0, 0.25F, 0, 1, 0};
     for (size_t i = 0; i < n; i++)
         features[i] = rows[i / width];
