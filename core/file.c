@@ -263,7 +263,7 @@ int file_read(const char *path, size_t limit, void **data, size_t *size, struct 
             got += (size_t)n;
     }
     close(fd);
-    if (rc != 0) {
+    if (rc != 0 || buffer == NULL) {
         free(buffer);
         return rc;
     }

@@ -115,7 +115,7 @@ static void reap(struct listener *listener)
 
 static void accept_one(struct listener *listener)
 {
-    struct sockaddr_in peer;
+    struct sockaddr_in peer = {0};
     socklen_t size = sizeof peer;
     int fd = accept4(listener->fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
     if (fd < 0)

@@ -60,13 +60,14 @@ int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *u
 // "j12" into its table and number.
 static int parse_id(const char *id, const char **table, int64_t *number, struct fault_note *why)
 {
+    const char *found = id[0] == 'j' ? "job" : id[0] == 'd' ? "delivery" : id[0] == 's' ? "series" : "";
     char *end = NULL;
-    *table = id[0] == 'j' ? "job" : id[0] == 'd' ? "delivery" : id[0] == 's' ? "series" : NULL;
-    if (*table != NULL)
-        *number = strtoll(id + 1, &end, 10);
-    if (*table == NULL || end == id + 1 || *end != '\0')
+    int64_t value = found[0] != '\0' ? strtoll(id + 1, &end, 10) : 0;
+    if (end == NULL || end == id + 1 || *end != '\0')
         return fault_set(why, FAULT_USAGE,
                          "bad id '%s': s, j or d and a number, as 'isoslice queue list' prints it", id);
+    *table = found;
+    *number = value;
     return 0;
 }
 
@@ -125,9 +126,9 @@ int spool_show(struct spool *spool, const char *id,
 {
     struct fault_note local;
     why = why ? why : &local;
-    const char *table;
-    int64_t number;
-    char state[16];
+    const char *table = "";
+    int64_t number = 0;
+    char state[16] = "";
     int rc = parse_id(id, &table, &number, why);
     if (rc == 0)
         rc = state_of(spool, id, table, number, state, sizeof state, why);
@@ -178,9 +179,9 @@ static int decide(struct spool *spool, const char *id, const char *verb, const c
 {
     struct fault_note local;
     why = why ? why : &local;
-    const char *table;
-    int64_t number;
-    char state[16], padded[20];
+    const char *table = "";
+    int64_t number = 0;
+    char state[16] = "", padded[20];
     int rc = parse_id(id, &table, &number, why);
     if (rc == 0)
         rc = db_begin(spool, why);

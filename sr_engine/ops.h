@@ -155,12 +155,11 @@ struct sr_ops {
                struct fault_note *why);
 };
 
-// The backend called `name`: "ref", "cpu", "cuda", or "auto": cuda where usable, else cpu where built, else
-// ref. Owner: *ops is static. Errors: BACKEND with a sentence.
+// The backend called `name`: "ref", "cpu", "cuda", or "auto": cpu where usable, else ref; cuda only by name
+// until a GPU has verified it (cuda/UNVERIFIED.md). Owner: *ops is static. Errors: BACKEND with a sentence.
 int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why);
 
 // The fillers. ops_cuda exists where CUDA and cuDNN were found (see ops_registry.c).
-// ops_registry.c).
 const struct sr_ops *ops_ref(void);
 const struct sr_ops *ops_ref64(void); // the same loops in double precision, for finite differences
 const struct sr_ops *ops_cpu(void);
