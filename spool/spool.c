@@ -4,9 +4,12 @@
 #include "core/file.h"
 #include "spool/db.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store", "aside",
@@ -74,6 +77,25 @@ static int open_queue(struct spool *spool, struct fault_note *why)
     return db_end(spool, rc, why);
 }
 
+// The change to a write-ahead log does not wait for a busy database, and all daemons may start at once on a
+// new spool: one opens at a time.
+static int open_queue_alone(struct spool *spool, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE];
+    int rc = file_join(path, sizeof path, spool->root, "queue.lock", why);
+    if (rc != 0)
+        return rc;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return fault_set_errno(why, errno, "cannot open '%s'", path);
+    if (flock(fd, LOCK_EX) != 0)
+        rc = fault_set_errno(why, errno, "cannot lock '%s'", path);
+    else
+        rc = open_queue(spool, why);
+    close(fd); // and with it the lock
+    return rc;
+}
+
 int spool_open(const char *root, struct spool **spool, struct fault_note *why)
 {
     struct spool *opened = calloc(1, sizeof *opened);
@@ -89,7 +111,7 @@ int spool_open(const char *root, struct spool **spool, struct fault_note *why)
             rc = file_make_directory(opened->folders[i], why);
     }
     if (rc == 0)
-        rc = open_queue(opened, why);
+        rc = open_queue_alone(opened, why);
     if (rc != 0) {
         spool_close(opened);
         return rc;

@@ -3,6 +3,7 @@
 #include "spool/spool.h"
 #include "tests/support/check.h"
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct fault_note why;
@@ -269,7 +270,30 @@ static void missing_files_are_found(void)
     spool_close(spool);
 }
 
+// Many processes that find no spool at all make one together.
+static void opened_by_many_at_once(void)
+{
+    enum { N = 12 };
+    for (int round = 0; round < 5; round++) {
+        pid_t pids[N];
+        CHECK_OK(file_remove_tree("sp", &why));
+        for (int i = 0; i < N; i++) {
+            pids[i] = fork();
+            CHECK(pids[i] >= 0);
+            if (pids[i] == 0)
+                _exit(spool_open("sp", &spool, &why) == 0 ? 0 : 1);
+        }
+        for (int i = 0; i < N; i++) {
+            int status;
+            CHECK_INT(waitpid(pids[i], &status, 0), pids[i]);
+            CHECK(WIFEXITED(status));
+            CHECK_INT(WEXITSTATUS(status), 0);
+        }
+    }
+}
+
 static const struct test tests[] = {
+    {"unit.spool.opened_by_many_at_once", opened_by_many_at_once},
     {"unit.spool.verdicts", verdicts},
     {"unit.spool.conflict_across_series", conflict_across_series},
     {"unit.spool.gathers_when_quiet_and_closed", gathers_when_quiet_and_closed},
