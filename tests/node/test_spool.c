@@ -273,8 +273,8 @@ static void missing_files_are_found(void)
 // Many processes that find no spool at all make one together.
 static void opened_by_many_at_once(void)
 {
-    enum { N = 12 };
-    for (int round = 0; round < 5; round++) {
+    enum { N = 24 };
+    for (int round = 0; round < 40; round++) {
         pid_t pids[N];
         CHECK_OK(file_remove_tree("sp", &why));
         for (int i = 0; i < N; i++) {
