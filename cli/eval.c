@@ -55,7 +55,11 @@ static void print_help(void)
          "end\n"
          "  --methods LIST   of linear, cubic (B-spline), lanczos, base, tuned, or weights files, separated "
          "by\n"
-         "                   commas (default linear,cubic,lanczos,base)\n"
+         "                   commas (default linear,cubic,lanczos,base); behind base, tuned and files a "
+         "recipe\n"
+         "                   may follow, NAME=VALUE after colons: tuned:part=lora:rank=8. Its names: "
+         "isoslice\n"
+         "                   train subject --help\n"
          "  --weights FILE   of base and tuned (default: those that are installed)\n"
          "  --steps N        steps of the fine-tune of tuned\n"
          "  --budget S       seconds of it instead (default 120)\n"
@@ -161,9 +165,11 @@ static int take_methods(struct eval *eval, const char *list, const char *weights
         if (*at == '\0' || evaluation->n_methods == EVALUATE_MAX_METHODS)
             return fault_set(why, FAULT_USAGE, "'%s' is not a list of 1 to %d methods", list,
                              EVALUATE_MAX_METHODS);
-        struct evaluate_method method = evaluate_method_of(at);
-        needs_weights |= method.kind == EVALUATE_BASE || method.kind == EVALUATE_TUNED;
-        evaluation->methods[evaluation->n_methods++] = method;
+        struct evaluate_method *method = &evaluation->methods[evaluation->n_methods++];
+        int rc = evaluate_method_of(at, method, why);
+        if (rc != 0)
+            return rc;
+        needs_weights |= method->kind == EVALUATE_BASE || method->kind == EVALUATE_TUNED;
     }
     if (!needs_weights)
         return 0;

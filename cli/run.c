@@ -58,6 +58,9 @@ static void print_help(void)
         "  --seed N          of all random choices (default 1)\n"
         "  --steps N         steps of the fine-tune; implies --finetune\n"
         "  --budget S        seconds of the fine-tune instead; implies --finetune\n"
+        "  --recipe TEXT     how the fine-tune learns and the network is used, NAME=VALUE with colons "
+        "between;\n"
+        "                    isoslice train subject --help has the names\n"
         "  --threads N       0: all processors\n"
         "  --memory MB       working memory of the engine; 0: half of what is free\n"
         "  --report FILE     what was found, done and measured, as JSON\n"
@@ -83,6 +86,7 @@ static int parse(struct run *run, int argc, char **argv)
         SEED,
         STEPS,
         BUDGET,
+        RECIPE,
         THREADS,
         MEMORY,
         REPORT,
@@ -98,6 +102,7 @@ static int parse(struct run *run, int argc, char **argv)
                                             {"seed", required_argument, NULL, SEED},
                                             {"steps", required_argument, NULL, STEPS},
                                             {"budget", required_argument, NULL, BUDGET},
+                                            {"recipe", required_argument, NULL, RECIPE},
                                             {"threads", required_argument, NULL, THREADS},
                                             {"memory", required_argument, NULL, MEMORY},
                                             {"report", required_argument, NULL, REPORT},
@@ -107,6 +112,7 @@ static int parse(struct run *run, int argc, char **argv)
     const char *weights = NULL, *spacing = NULL, *backend = NULL;
     long long seed = -1, steps = -1, threads = -1, memory = -1;
     double budget = -1;
+    char recipe[sizeof run->conf.recipe] = "";
     int no_finetune = 0, finetune = 0, fallback = 0, c;
     struct fault_note why;
     conf_defaults(&run->conf);
@@ -153,6 +159,9 @@ static int parse(struct run *run, int argc, char **argv)
             ok = command_parse_real(optarg, 1, 86400, &budget);
             finetune = 1;
             break;
+        case RECIPE:
+            ok = snprintf(recipe, sizeof recipe, "%s", optarg) < (int)sizeof recipe;
+            break;
         case THREADS:
             ok = command_parse_int(optarg, 0, 1024, &threads);
             break;
@@ -192,6 +201,8 @@ static int parse(struct run *run, int argc, char **argv)
         run->conf.budget_s = budget;
         run->conf.steps = steps >= 0 ? steps : 0;
     }
+    if (recipe[0] != '\0')
+        snprintf(run->conf.recipe, sizeof run->conf.recipe, "%s", recipe);
     if (threads >= 0)
         run->conf.threads = threads;
     if (memory >= 0)

@@ -10,6 +10,7 @@
 #include "dicom_map/dcmtk/scu.h"
 #include "dicom_map/phantom.h"
 #include "sr_engine/engine.h"
+#include "worker/process.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -116,7 +117,8 @@ int command_check_config(int argc, char **argv)
     }
     if (argc - optind != 1)
         return command_usage_error("check-config", "needs one FILE");
-    if (conf_load(argv[optind], &conf, &why) != 0)
+    struct process_options process;
+    if (conf_load(argv[optind], &conf, &why) != 0 || process_options_from_conf(&conf, &process, &why) != 0)
         return command_fault("check-config", &why);
     if (dump)
         conf_dump(&conf, stdout);

@@ -76,6 +76,9 @@ static const struct conf_key keys[] = {
     {"work", "steps", TYPE_INT, FIELD(steps), 0, 100000, "0", NULL,
      "Steps of that adaptation; 0: as many as budget_s allows."},
     {"work", "budget_s", TYPE_REAL, FIELD(budget_s), 1, 86400, "120", NULL, "Seconds of that adaptation."},
+    {"work", "recipe", TYPE_TEXT, FIELD(recipe), 0, 255, "", NULL,
+     "How it learns and how the network is used, name=value with colons between (isoslice train subject "
+     "--help has the names); empty: the defaults."},
     {"work", "seed", TYPE_INT, FIELD(seed), 0, 2147483647, "1", NULL, "Of its random choices."},
     {"work", "threads", TYPE_INT, FIELD(threads), 0, 1024, "0", NULL, "0: all processors."},
     {"work", "memory_mb", TYPE_INT, FIELD(memory_mb), 0, 1e9, "0", NULL,

@@ -50,6 +50,7 @@ struct conf {
     int finetune;
     int64_t steps;
     double budget_s;
+    char recipe[256]; // name=value, ':' between: how the fine-tune learns and the network is used
     int64_t seed;
     int64_t threads;
     int64_t memory_mb;

@@ -425,6 +425,16 @@ struct adam_body {
     }
 };
 
+struct average_body {
+    float *to;
+    const float *from;
+    float keep;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        to[i] = keep * to[i] + (1 - keep) * from[i];
+    }
+};
+
 // One sample of a batch, at place `index` of it; see struct sr_cut.
 struct cut_view {
     const float *volume;

@@ -600,10 +600,10 @@ static int cuda_adam(struct sr_device *device, struct sr_adam adam, const struct
     double correct1 = 1 - pow((double)adam.beta1, adam.step),
            correct2 = 1 - pow((double)adam.beta2, adam.step);
     adam_body body = {};
-    body.gradients = gradients->data;
-    body.moment1 = moment1->data;
-    body.moment2 = moment2->data;
-    body.parameters = parameters->data;
+    body.gradients = gradients->data + adam.first;
+    body.moment1 = moment1->data + adam.first;
+    body.moment2 = moment2->data + adam.first;
+    body.parameters = parameters->data + adam.first;
     body.beta1 = adam.beta1;
     body.rest1 = (float)(1 - (double)adam.beta1);
     body.beta2 = adam.beta2;
@@ -611,7 +611,13 @@ static int cuda_adam(struct sr_device *device, struct sr_adam adam, const struct
     body.rate = (float)((double)adam.rate / correct1);
     body.root2 = (float)sqrt(correct2);
     body.epsilon = adam.epsilon;
-    return queue_run(device->queue, "adam", parameters->count, body, why);
+    return queue_run(device->queue, "adam", parameters->count - adam.first, body, why);
+}
+
+static int cuda_average(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
+                        float keep, struct fault_note *why)
+{
+    return queue_run(device->queue, "average", to->count, average_body{to->data, from->data, keep}, why);
 }
 
 static int cuda_cut(struct sr_device *device, const struct sr_buffer *volume, const struct sr_cut *cuts,
@@ -663,6 +669,7 @@ static struct sr_ops make_table(const char *name)
     table.decode_backward = cuda_decode_backward;
     table.loss_l1 = cuda_loss_l1;
     table.adam = cuda_adam;
+    table.average = cuda_average;
     table.cut = cuda_cut;
     return table;
 }

@@ -2,6 +2,7 @@
 #include "sr_engine/engine.h"
 
 #include "core/clock.h"
+#include "sr_engine/consistency.h"
 #include "sr_engine/finetune.h"
 #include "sr_engine/interpolate.h"
 #include "sr_engine/model.h"
@@ -21,6 +22,7 @@ struct run {
     const struct sr_plane *planes;
     size_t n_planes, plane_size;
     const struct sr_options *options;
+    struct sr_recipe recipe;
     struct sr_report *report;
     size_t memory_bytes;
     struct model model;
@@ -145,7 +147,8 @@ static struct interpolate_limits limits_of(const struct run *run, const char *ph
     return (struct interpolate_limits){.memory_bytes = run->memory_bytes,
                                        .progress = run->options->progress,
                                        .progress_user = run->options->progress_user,
-                                       .phase = phase};
+                                       .phase = phase,
+                                       .use = &run->recipe};
 }
 
 static void note_workspace(struct run *run, const struct interpolate_limits *limits)
@@ -166,6 +169,9 @@ static int deliver_network(struct run *run, struct fault_note *why)
         rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
                                 run->planes, run->n_planes, &limits, run->residual, why);
     note_workspace(run, &limits);
+    if (rc == 0 && run->recipe.consistency > 0)
+        rc = consistency_apply(run->normalised, stack->depth, run->plane_size, run->planes, run->n_planes,
+                               pairs_profile(stack), run->recipe.consistency, run->residual, why);
     return rc != 0 ? rc : finish_network(run, why);
 }
 
@@ -220,6 +226,7 @@ static void run_done(struct run *run)
     free(run->parameters);
     free(run->tuned);
     free(run->normalised);
+    pairs_done(&run->pairs);
 }
 
 static void clear_report(struct sr_report *report)
@@ -233,9 +240,8 @@ static void clear_report(struct sr_report *report)
 
 static int finetune(struct run *run, struct fault_note *why)
 {
-    struct finetune_recipe recipe = finetune_default();
     struct interpolate_limits limits = limits_of(run, "fine-tune");
-    int rc = finetune_run(&run->model, &run->pairs, &recipe, run->options, &limits, run->report, why);
+    int rc = finetune_run(&run->model, &run->pairs, run->options, &limits, run->report, why);
     note_workspace(run, &limits);
     if (rc != 0 || run->report->steps_done == 0)
         return rc;
@@ -303,7 +309,7 @@ static int work(struct run *run, struct fault_note *why)
     }
     rc = normalise(run, why);
     if (rc == 0 && (run->options->finetune || run->options->choose))
-        pairs_plan(&run->pairs, run->stack, run->normalised, finetune_default().slices);
+        rc = pairs_plan(&run->pairs, run->stack, run->normalised, &run->recipe, why);
     // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): run_done() frees what normalise() took
     if (rc == 0 && run->options->finetune)
         rc = finetune(run, why);
@@ -324,6 +330,7 @@ int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n
 {
     struct run run = {.stack = stack, .planes = planes, .n_planes = n_planes, .options = options};
     run.plane_size = (size_t)stack->height * (size_t)stack->width;
+    run.recipe = options->recipe != NULL ? *options->recipe : sr_recipe_default();
     run.residual = residual;
     run.report = report;
     run.memory_bytes = options->memory_bytes > 0 ? options->memory_bytes : available_memory() / 2;

@@ -9,6 +9,7 @@
 
 #include "core/fault.h"
 #include "core/progress.h"
+#include "sr_engine/recipe.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -37,15 +38,16 @@ struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda" or "ref"
     const char *weights_path; // safetensors file, see weights.h
     int finetune;             // non-zero: adapt to this subject (stage 3)
-    int choose;           // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
-                          // fine-tuned, else SR_BASE, whatever the numbers
-    int clip;             // non-zero: clip the network's result to the stack's own range [min, max]
-    int steps;            // optimiser steps of the fine-tune; 0: as many as budget_s allows
-    double budget_s;      // wall-clock limit of the fine-tune when steps == 0
-    uint64_t seed;        // of patches and order
-    int threads;          // 0: all processors allowed to this process
-    size_t memory_bytes;  // limit of the engine's own workspace; 0: half of the memory available now
-    progress_fn progress; // may be NULL
+    int choose;          // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
+                         // fine-tuned, else SR_BASE, whatever the numbers
+    int clip;            // non-zero: clip the network's result to the stack's own range [min, max]
+    int steps;           // optimiser steps of the fine-tune; 0: as many as budget_s allows
+    double budget_s;     // wall-clock limit of the fine-tune when steps == 0
+    uint64_t seed;       // of patches and order
+    int threads;         // 0: all processors allowed to this process
+    size_t memory_bytes; // limit of the engine's own workspace; 0: half of the memory available now
+    const struct sr_recipe *recipe; // of the fine-tune and of use; NULL: sr_recipe_default()
+    progress_fn progress;           // may be NULL
     void *progress_user;
 };
 

@@ -2,172 +2,414 @@
 #include "sr_engine/finetune.h"
 
 #include "core/clock.h"
+#include "sr_engine/checkpoint.h"
 #include "sr_engine/quality.h"
+#include "sr_engine/random.h"
+#include "sr_engine/resample.h"
 #include "sr_engine/weights.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHECKS = 8, CHECK_STRIDE = 3, TIMED_STEPS = 3, MAX_STEPS = 100000, MAX_BATCH = 8 };
-
-struct tuning {
-    struct model *model;
-    const struct pairs *pairs;
-    const struct finetune_recipe *recipe;
-    const struct sr_options *options;
-    struct sr_report *report;
-    struct sr_buffer *volume;
-    struct trainer trainer;
-    struct pairs_check checks[2]; // the first place, along both axes
-    int n_checks, n_steps, is_woken;
-    struct interpolate_limits limits; // silent: a check is too short to be reported
-    float *best;                      // parameters
-    double best_error, last_error, seconds_check;
+enum {
+    CHECKS = 8,
+    CHECK_STRIDE = 3,
+    TIMED_STEPS = 3,
+    MAX_STEPS = 100000,
+    MAX_BATCH = 8,
+    AVERAGE_HEAD_START = 10,
+    ESTIMATE_SIDE = 176,  // pixels of the part of the stack that the second round estimates
+    ESTIMATE_MARGIN = 16, // of it, beside the image's own border: what zero padding has touched
 };
+// Multiplications of a voxel in the encoder and of a query in the decoder. Source: model.md section 3.
+static const double voxel_cost = 1881792, query_cost = 238080;
 
-struct finetune_recipe finetune_default(void)
+static double cost_of(double voxels, double queries)
 {
-    return (struct finetune_recipe){.batch = 2,
-                                    .slices = 4,
-                                    .targets = 1,
-                                    .rate = 2e-4,
-                                    .rate_woken = 4e-4,
-                                    .rate_end = 0.02,
-                                    .beta2 = 0.999,
-                                    .warm_up = 10};
+    return voxels * voxel_cost + queries * query_cost;
 }
 
-static int open_tuning(struct tuning *tuning, struct fault_note *why)
+static uint64_t fingerprint_of(const float *values, size_t n)
 {
-    const struct pairs *pairs = tuning->pairs;
-    struct model *model = tuning->model;
-    struct sr_extent volume = {1, pairs->depth, pairs->height, pairs->width};
-    int rc = model->ops->buffer_new(model->device, volume, 1, &tuning->volume, why);
-    if (rc == 0)
-        rc = model->ops->upload(model->device, tuning->volume, pairs->voxels, why);
-    for (int axis = 1; rc == 0 && axis <= 2 && pairs->n_places > 0; axis++) {
-        rc = pairs_check_init(&tuning->checks[tuning->n_checks], pairs, axis, 0, CHECK_STRIDE, why);
-        if (rc == 0)
-            tuning->n_checks++;
-        rc = rc == FAULT_NOTHING_TO_DO ? 0 : rc;
+    uint64_t sum = n;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        sum = random_mix(sum ^ bits);
     }
-    tuning->best = malloc(model->net.n_parameters * sizeof *tuning->best);
-    if (rc == 0 && tuning->best == NULL)
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to keep the best weights");
-    if (rc == 0)
-        rc = model_get_parameters(model, tuning->best, why);
-    if (rc == 0)
-        tuning->is_woken = weights_wake(&model->net, tuning->best);
-    return rc == 0 && tuning->is_woken ? model_set_parameters(model, tuning->best, why) : rc;
+    return sum;
 }
 
-static void close_tuning(struct tuning *tuning)
+static size_t n_parameters(const struct finetune *run)
 {
-    struct model *model = tuning->model;
-    trainer_close(&tuning->trainer);
-    model->ops->buffer_free(model->device, tuning->volume);
-    for (int i = 0; i < tuning->n_checks; i++)
-        pairs_check_done(&tuning->checks[i]);
-    free(tuning->best);
+    return run->model->net.n_parameters;
 }
 
-static int open_trainer(struct tuning *tuning, int n_losses, struct fault_note *why)
+static struct sr_extent extent_of(const struct finetune *run, const struct pairs *pairs)
 {
-    const struct pairs *pairs = tuning->pairs;
-    struct sr_extent extent = {tuning->recipe->batch, pairs->slices, pairs->rows, pairs->columns};
-    trainer_close(&tuning->trainer);
-    return trainer_open(&tuning->trainer, tuning->model, extent, tuning->recipe->targets, n_losses, why);
+    return (struct sr_extent){run->recipe.batch, pairs->slices, pairs->rows, pairs->columns};
 }
 
-// Mean squared error on the held-out places; weights that do better than all before are kept.
-static int check_now(struct tuning *tuning, struct fault_note *why)
+// --------------------------------------------------------------------------------------------- checks
+
+// Puts the averaged weights in the place of the last ones, and those back.
+static int show_averaged(struct finetune *run, int shown, struct fault_note *why)
 {
-    struct quality_method method = {SR_TUNED, tuning->model, tuning->options->clip, &tuning->limits};
-    double start = clock_monotonic_s(), sum = 0, count = 0;
+    const struct sr_ops *ops = run->model->ops;
+    struct sr_device *device = run->model->device;
+    struct sr_buffer *now = run->model->parameters;
+    if (run->averaged == NULL)
+        return 0;
+    int rc = shown ? ops->copy(device, run->spare, now, why) : ops->copy(device, now, run->spare, why);
+    if (rc == 0 && shown)
+        rc = ops->copy(device, now, run->averaged, why);
+    return rc != 0 ? rc : ops->prepare(device, now, why);
+}
+
+static int measure(struct finetune *run, struct fault_note *why)
+{
+    struct quality_method method = {SR_TUNED, run->model, run->options->clip, &run->limits};
+    double sum = 0, count = 0;
     int rc = 0;
-    for (int i = 0; rc == 0 && i < tuning->n_checks; i++)
-        rc = quality_check(&method, &tuning->checks[i], &sum, &count, why);
-    double error = tuning->last_error = count > 0 ? sum / count : 0;
+    for (int i = 0; rc == 0 && i < run->n_checks; i++)
+        rc = quality_check(&method, &run->checks[i], &sum, &count, why);
+    double error = run->last_error = count > 0 ? sum / count : 0;
     // nothing held out: the last weights are kept
-    if (rc == 0 && (tuning->trainer.step == 0 || tuning->n_checks == 0 || error < tuning->best_error)) {
-        tuning->best_error = error;
-        tuning->report->step_best = tuning->trainer.step;
-        rc = model_get_parameters(tuning->model, tuning->best, why);
+    if (rc == 0 && (run->step == 0 || run->n_checks == 0 || error < run->best_error)) {
+        run->best_error = error;
+        run->report->step_best = run->step;
+        rc = model_get_parameters(run->model, run->best, why);
     }
-    tuning->seconds_check = clock_monotonic_s() - start;
     return rc;
 }
 
-static int take_gradient(struct tuning *tuning, int step, struct fault_note *why)
+// Mean squared error on the held-out places; weights that do better than all before are kept.
+static int check_now(struct finetune *run, struct fault_note *why)
 {
-    struct trainer *trainer = &tuning->trainer;
-    const struct sr_ops *ops = tuning->model->ops;
+    double start = clock_monotonic_s();
+    int rc = show_averaged(run, 1, why);
+    if (rc == 0)
+        rc = measure(run, why);
+    if (rc == 0)
+        rc = show_averaged(run, 0, why);
+    run->seconds_check = clock_monotonic_s() - start;
+    return rc;
+}
+
+// --------------------------------------------------------------------------------------------- opening
+
+static int open_parts(struct finetune *run, struct fault_note *why)
+{
+    const struct sr_ops *ops = run->model->ops;
+    struct sr_device *device = run->model->device;
+    struct sr_extent arena = {1, 1, 1, (int)n_parameters(run)};
+    int rc = 0;
+    if (run->recipe.average > 0) {
+        rc = ops->buffer_new(device, arena, 1, &run->averaged, why);
+        if (rc == 0)
+            rc = ops->buffer_new(device, arena, 1, &run->spare, why);
+        if (rc == 0)
+            rc = ops->copy(device, run->averaged, run->model->parameters, why);
+    }
+    if (rc != 0 || run->recipe.part != SR_PART_LORA)
+        return rc;
+    if (run->is_woken)
+        return fault_set(why, FAULT_CONFIG,
+                         "part=lora corrects trained weights, and these have a last layer of zeros");
+    return lora_open(&run->lora, &run->model->net, run->recipe.rank, run->options->seed, run->best, why);
+}
+
+static int open_memory(struct finetune *run, struct fault_note *why)
+{
+    const struct pairs *pairs = run->pairs;
+    struct model *model = run->model;
+    struct sr_extent volume = {1, pairs->depth, pairs->height, pairs->width};
+    int rc = model->ops->buffer_new(model->device, volume, 1, &run->volume, why);
+    if (rc == 0)
+        rc = model->ops->upload(model->device, run->volume, pairs->voxels, why);
+    for (int axis = 1; rc == 0 && axis <= 2 && pairs->n_places > 0; axis++) {
+        rc = pairs_check_init(&run->checks[run->n_checks], pairs, axis, 0, CHECK_STRIDE, why);
+        if (rc == 0)
+            run->n_checks++;
+        rc = rc == FAULT_NOTHING_TO_DO ? 0 : rc;
+    }
+    run->best = malloc(n_parameters(run) * sizeof *run->best);
+    run->host = malloc(n_parameters(run) * sizeof *run->host);
+    if (rc == 0 && (run->best == NULL || run->host == NULL))
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to keep the best weights");
+    return rc;
+}
+
+int finetune_open(struct finetune *run, struct model *model, const struct pairs *pairs,
+                  const struct sr_options *options, const struct interpolate_limits *limits,
+                  struct sr_report *report, struct fault_note *why)
+{
+    memset(run, 0, sizeof *run);
+    run->model = model;
+    run->pairs = pairs;
+    run->options = options;
+    run->report = report;
+    run->recipe = pairs->recipe;
+    run->limits = *limits;
+    run->limits.progress = NULL;
+    report->factor_train_min = pairs->factor_min;
+    report->factor_train_max = pairs->factor_max;
+    int rc = open_memory(run, why);
+    if (rc == 0)
+        rc = model_get_parameters(model, run->best, why);
+    if (rc != 0)
+        return rc;
+    run->source =
+        fingerprint_of(pairs->voxels, (size_t)pairs->depth * (size_t)pairs->height * (size_t)pairs->width);
+    run->start = fingerprint_of(run->best, n_parameters(run));
+    run->is_woken = weights_wake(&model->net, run->best);
+    if (run->is_woken)
+        rc = model_set_parameters(model, run->best, why);
+    if (rc == 0)
+        rc = open_parts(run, why);
+    return rc != 0 ? rc : check_now(run, why);
+}
+
+static void close_estimate(struct finetune *run)
+{
+    struct finetune_estimate *estimate = &run->estimate;
+    trainer_close(&estimate->trainer);
+    run->model->ops->buffer_free(run->model->device, estimate->volume);
+    pairs_done(&estimate->pairs);
+    free(estimate->voxels);
+    free(estimate->maker);
+}
+
+void finetune_close(struct finetune *run)
+{
+    struct model *model = run->model;
+    close_estimate(run);
+    trainer_close(&run->trainer);
+    lora_close(&run->lora);
+    model->ops->buffer_free(model->device, run->averaged);
+    model->ops->buffer_free(model->device, run->spare);
+    model->ops->buffer_free(model->device, run->volume);
+    for (int i = 0; i < run->n_checks; i++)
+        pairs_check_done(&run->checks[i]);
+    free(run->best);
+    free(run->host);
+}
+
+static int open_trainer(struct finetune *run, int n_losses, struct fault_note *why)
+{
+    const struct net *net = &run->model->net;
+    trainer_close(&run->trainer);
+    int rc = trainer_open(&run->trainer, run->model, extent_of(run, run->pairs), run->recipe.targets,
+                          n_losses, why);
+    run->trainer.first_conv = run->recipe.part == SR_PART_DECODER ? net->n_convs
+                              : run->recipe.part == SR_PART_TAIL  ? net->n_convs - 1
+                                                                  : 0;
+    return rc;
+}
+
+int finetune_begin(struct finetune *run, struct fault_note *why)
+{
+    run->round_start = run->n_steps - (int)(run->recipe.second_round * run->n_steps);
+    return open_trainer(run, run->n_steps, why);
+}
+
+// --------------------------------------------------------------------------------------------- second round
+
+// The part of the image that is estimated, and the part of that which is used.
+struct part {
+    int row, column, rows, columns;
+    int first_row, first_column, n_rows, n_columns;
+};
+
+// One axis: where the border is not the image's own, a margin is not used.
+static void trim(int from, int size, int whole, int *first, int *n)
+{
+    int before = from > 0 ? ESTIMATE_MARGIN : 0, after = from + size < whole ? ESTIMATE_MARGIN : 0;
+    *first = before;
+    *n = size - before - after;
+}
+
+static struct part find_part(const struct pairs *pairs)
+{
+    struct part part = {.rows = pairs->height < ESTIMATE_SIDE ? pairs->height : ESTIMATE_SIDE,
+                        .columns = pairs->width < ESTIMATE_SIDE ? pairs->width : ESTIMATE_SIDE};
+    pairs_find_window(pairs, part.rows, part.columns, &part.row, &part.column);
+    trim(part.row, part.rows, pairs->height, &part.first_row, &part.n_rows);
+    trim(part.column, part.columns, pairs->width, &part.first_column, &part.n_columns);
+    return part;
+}
+
+static size_t estimate_depth(const struct pairs *pairs)
+{
+    return (size_t)(pairs->depth - 1) * (size_t)pairs->factor[1] + 1;
+}
+
+// Linear interpolation plus what the network adds, clipped, of the used part: to [depth,n_rows,n_columns].
+static void finish_estimate(const struct pairs *pairs, const struct part *part, const float *stack,
+                            const float *residual, float *to)
+{
+    size_t plane = (size_t)part->rows * (size_t)part->columns, n = estimate_depth(pairs);
+    for (size_t k = 0; k < n; k++) {
+        size_t slice = k / (size_t)pairs->factor[1];
+        double t = (double)(k % (size_t)pairs->factor[1]) / pairs->factor[1];
+        const float *low = stack + slice * plane,
+                    *high = slice + 1 < (size_t)pairs->depth ? low + plane : low;
+        for (int row = 0; row < part->n_rows; row++)
+            for (int column = 0; column < part->n_columns; column++) {
+                size_t at = (size_t)(part->first_row + row) * (size_t)part->columns +
+                            (size_t)(part->first_column + column);
+                double value =
+                    (1 - t) * (double)low[at] + t * (double)high[at] + (double)residual[k * plane + at];
+                *to++ = (float)(value < 0 ? 0 : value > 1 ? 1 : value);
+            }
+    }
+}
+
+// Interpolates the part with the maker's weights, which are in the model.
+static int make_estimate(struct finetune *run, const struct part *part, struct fault_note *why)
+{
+    const struct pairs *pairs = run->pairs;
+    size_t n = estimate_depth(pairs), plane = (size_t)part->rows * (size_t)part->columns;
+    size_t used = (size_t)part->n_rows * (size_t)part->n_columns;
+    float *stack = malloc((size_t)pairs->depth * plane * sizeof *stack);
+    float *residual = malloc(n * plane * sizeof *residual);
+    struct sr_plane *planes = malloc(n * sizeof *planes);
+    run->estimate.voxels = malloc(n * used * sizeof *run->estimate.voxels);
+    int rc = 0;
+    if (stack == NULL || residual == NULL || planes == NULL || run->estimate.voxels == NULL) {
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory for an estimate of %zu planes", n);
+        goto out;
+    }
+    for (int z = 0; z < pairs->depth; z++)
+        pairs_copy_window(pairs, z, part->row, part->column, part->rows, part->columns,
+                          stack + (size_t)z * plane);
+    for (size_t k = 0; k < n; k++)
+        planes[k] = (struct sr_plane){(int)(k / (size_t)pairs->factor[1]),
+                                      (double)(k % (size_t)pairs->factor[1]) / pairs->factor[1]};
+    rc = interpolate_planes(run->model, stack, pairs->depth, part->rows, part->columns, planes, n,
+                            &run->limits, residual, why);
+    if (rc == 0)
+        finish_estimate(pairs, part, stack, residual, run->estimate.voxels);
+out:
+    free(planes);
+    free(residual);
+    free(stack);
+    return rc;
+}
+
+// Where the estimate is too small to cut a pair from, the first round's pairs serve on.
+static int open_estimate(struct finetune *run, struct fault_note *why)
+{
+    struct finetune_estimate *estimate = &run->estimate;
+    struct model *model = run->model;
+    struct part part = find_part(run->pairs);
+    int depth = (int)estimate_depth(run->pairs);
+    int rc = model_get_parameters(model, run->host, why);
+    if (rc == 0)
+        rc = model_set_parameters(model, estimate->maker, why);
+    if (rc == 0)
+        rc = make_estimate(run, &part, why);
+    if (rc == 0)
+        rc = model_set_parameters(model, run->host, why);
+    if (rc == 0)
+        rc = pairs_plan_volume(&estimate->pairs, run->pairs, estimate->voxels, depth,
+                               part.row + part.first_row, part.column + part.first_column, part.n_rows,
+                               part.n_columns, why);
+    if (rc != 0 || estimate->pairs.slices == 0)
+        return rc;
+    rc = model->ops->buffer_new(model->device, (struct sr_extent){1, depth, part.n_rows, part.n_columns}, 1,
+                                &estimate->volume, why);
+    if (rc == 0)
+        rc = model->ops->upload(model->device, estimate->volume, estimate->voxels, why);
+    return rc != 0 ? rc
+                   : trainer_open_beside(&estimate->trainer, &run->trainer, extent_of(run, &estimate->pairs),
+                                         run->recipe.targets, run->n_steps, why);
+}
+
+static int begin_second_round(struct finetune *run, struct fault_note *why)
+{
+    size_t size = n_parameters(run) * sizeof(float);
+    run->estimate.maker = malloc(size);
+    if (run->estimate.maker == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for the first round's weights");
+    int rc = check_now(run, why);
+    memcpy(run->estimate.maker, run->best, size);
+    return rc != 0 ? rc : open_estimate(run, why);
+}
+
+// --------------------------------------------------------------------------------------------- steps
+
+// In the second round samples come from the estimate, where there is one.
+static int is_second_round(const struct finetune *run, int step)
+{
+    return step >= run->round_start && run->estimate.trainer.model != NULL;
+}
+
+static struct trainer *trainer_at(struct finetune *run, int step)
+{
+    return is_second_round(run, step) ? &run->estimate.trainer : &run->trainer;
+}
+
+static int take_gradient(struct finetune *run, int step, struct fault_note *why)
+{
+    struct trainer *trainer = trainer_at(run, step);
+    int is_second = is_second_round(run, step), n = run->recipe.batch, targets = run->recipe.targets;
+    const struct pairs *pairs = is_second ? &run->estimate.pairs : run->pairs;
+    const struct sr_ops *ops = run->model->ops;
     struct sr_cut cuts[MAX_BATCH];
-    int n = tuning->recipe->batch;
     for (int i = 0; i < n; i++)
-        cuts[i] = pairs_draw(tuning->pairs, tuning->options->seed, (uint64_t)step * (uint64_t)n + (uint64_t)i,
-                             tuning->recipe->targets);
-    int rc = ops->cut(tuning->model->device, tuning->volume, cuts, n, tuning->recipe->targets, trainer->stack,
-                      trainer->planes, trainer->target, why);
+        cuts[i] = pairs_draw(pairs, run->options->seed, (uint64_t)step * (uint64_t)n + (uint64_t)i, targets);
+    int rc = ops->cut(run->model->device, is_second ? run->estimate.volume : run->volume, cuts, n, targets,
+                      trainer->stack, trainer->planes, trainer->target, why);
     if (rc == 0)
         rc = trainer_forward(trainer, why);
     return rc != 0 ? rc : trainer_backward(trainer, step < trainer->n_losses ? step : 0, why);
 }
 
-// The learning rate of a step: a straight rise, then half a cosine.
-static double rate_at(const struct tuning *tuning, int step)
+// A straight rise, then half a cosine.
+double finetune_rate(const struct finetune *run, int step)
 {
-    const struct finetune_recipe *recipe = tuning->recipe;
-    double rate = tuning->is_woken ? recipe->rate_woken : recipe->rate;
-    int n = tuning->n_steps;
-    int rise = recipe->warm_up < n / 10 ? recipe->warm_up : n / 10;
-    double end = recipe->rate_end;
+    const struct sr_recipe *recipe = &run->recipe;
+    double rate = run->is_woken ? recipe->rate_woken : recipe->rate, end = recipe->rate_end;
+    int n = run->n_steps, rise = recipe->warm_up < n / 10 ? recipe->warm_up : n / 10;
     if (step < rise)
         return rate * (step + 1) / (rise + 1);
     double share = n > rise + 1 ? (double)(step - rise) / (n - rise - 1) : 1;
     return rate * (end + (1 - end) * 0.5 * (1 + cos(acos(-1) * share)));
 }
 
-// Steps that the budget allows: a few gradients are computed and timed, no weight is changed. The count alone
-// decides all that follows, so a job that is repeated with it gives the same bits.
-static int plan_steps(struct tuning *tuning, double start, struct fault_note *why)
+static int update_lora(struct finetune *run, struct trainer *trainer, struct fault_note *why)
 {
-    double least = HUGE_VAL;
-    const struct sr_ops *ops = tuning->model->ops;
-    int rc = open_trainer(tuning, 1, why);
-    for (int i = 0; rc == 0 && i < TIMED_STEPS; i++) {
-        double before = clock_monotonic_s();
-        rc = take_gradient(tuning, i, why);
-        if (rc == 0)
-            rc = ops->prepare(tuning->model->device, tuning->model->parameters, why);
-        if (rc == 0)
-            rc = ops->synchronize(tuning->model->device, why);
-        double took = clock_monotonic_s() - before;
-        if (i > 0 && took < least) // the first one also prepares
-            least = took;
-    }
+    struct sr_adam adam = {.rate = (float)finetune_rate(run, run->step),
+                           .beta1 = 0.9F,
+                           .beta2 = (float)run->recipe.beta2,
+                           .epsilon = 1e-8F,
+                           .step = run->step + 1};
+    int rc = run->model->ops->download(run->model->device, trainer->gradients, run->host, why);
     if (rc != 0)
         return rc;
-    double left = tuning->options->budget_s - (clock_monotonic_s() - start) - CHECKS * tuning->seconds_check;
-    double steps = left > 0 ? left / (least * 1.05) : 0;
-    tuning->n_steps = steps < MAX_STEPS ? (int)steps : MAX_STEPS;
-    return 0;
+    lora_step(&run->lora, adam, run->host);
+    lora_apply(&run->lora, run->host);
+    return model_set_parameters(run->model, run->host, why);
 }
 
-static int report_progress(const struct tuning *tuning, int step, struct fault_note *why)
+static int update(struct finetune *run, struct fault_note *why)
 {
-    const struct sr_options *options = tuning->options;
-    char detail[64] = "";
-    if (tuning->n_checks > 0)
-        snprintf(detail, sizeof detail, "held out %.2f dB, best %.2f at step %d",
-                 quality_psnr(tuning->last_error), quality_psnr(tuning->best_error),
-                 tuning->report->step_best);
-    if (options->progress == NULL ||
-        options->progress(options->progress_user, "fine-tune", step, tuning->n_steps, detail) == 0)
-        return 0;
-    return fault_set(why, FAULT_CANCELLED, "stopped on request during 'fine-tune' at step %d", step);
+    struct trainer *trainer = trainer_at(run, run->step);
+    int rc;
+    trainer->step = run->step;
+    if (run->recipe.part == SR_PART_LORA)
+        rc = update_lora(run, trainer, why);
+    else
+        rc = trainer_update(trainer, finetune_rate(run, run->step), run->recipe.beta2, why);
+    if (rc != 0 || run->averaged == NULL)
+        return rc;
+    double keep = fmin(run->recipe.average, (run->step + 1.0) / (run->step + 1 + AVERAGE_HEAD_START));
+    return run->model->ops->average(run->model->device, run->averaged, run->model->parameters, (float)keep,
+                                    why);
 }
 
 static int is_check_due(int step, int n)
@@ -175,90 +417,321 @@ static int is_check_due(int step, int n)
     return step == n || (int64_t)step * CHECKS / n != ((int64_t)step - 1) * CHECKS / n;
 }
 
-static double mean_of(const float *values, int from, int to)
+int finetune_step(struct finetune *run, struct fault_note *why)
 {
-    double sum = 0;
-    for (int i = from; i < to; i++)
-        sum += (double)values[i];
-    return sum / (to - from);
+    const struct sr_ops *ops = run->model->ops;
+    struct sr_device *device = run->model->device;
+    int rc = run->step == run->round_start ? begin_second_round(run, why) : 0;
+    if (rc == 0)
+        rc = ops->step_begin(device, why);
+    if (rc == 0)
+        rc = take_gradient(run, run->step, why);
+    if (rc == 0)
+        rc = update(run, why);
+    if (rc == 0)
+        rc = ops->step_end(device, why);
+    if (rc != 0)
+        return rc;
+    run->step++;
+    return is_check_due(run->step, run->n_steps) ? check_now(run, why) : 0;
 }
 
-static int read_losses(struct tuning *tuning, struct fault_note *why)
+int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why)
 {
-    int n = tuning->n_steps, tenth = (n + 9) / 10;
-    float *losses = malloc((size_t)n * sizeof *losses);
+    float *losses = malloc((size_t)run->n_steps * sizeof *losses);
+    double sum = 0;
+    int rc = 0, at = from;
     if (losses == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory for %d losses", n);
-    int rc = tuning->model->ops->download(tuning->model->device, tuning->trainer.losses, losses, why);
-    if (rc == 0) {
-        tuning->report->loss_first = mean_of(losses, 0, tenth);
-        tuning->report->loss_last = mean_of(losses, n - tenth, n);
-        if (!isfinite(tuning->report->loss_last))
-            rc = fault_set(why, FAULT_NOT_FINITE, "the loss is not finite after %d steps", n);
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for %d losses", run->n_steps);
+    while (rc == 0 && at < to) {
+        int is_second = is_second_round(run, at);
+        struct trainer *trainer = trainer_at(run, at);
+        rc = run->model->ops->download(run->model->device, trainer->losses, losses, why);
+        while (rc == 0 && at < to && is_second_round(run, at) == is_second)
+            sum += (double)losses[at++];
     }
     free(losses);
+    *loss = sum / (to - from);
+    if (rc == 0 && !isfinite(sum))
+        rc = fault_set(why, FAULT_NOT_FINITE, "the loss is not finite after %d steps", to);
     return rc;
 }
 
-static int run_steps(struct tuning *tuning, struct fault_note *why)
+int finetune_end(struct finetune *run, struct fault_note *why)
 {
-    const struct sr_ops *ops = tuning->model->ops;
-    struct sr_device *device = tuning->model->device;
-    int n = tuning->n_steps, rc = open_trainer(tuning, n, why);
-    for (int step = 0; rc == 0 && step < n; step++) {
-        rc = report_progress(tuning, step, why);
+    int n = run->n_steps, first = run->first_step, tenth = (n - first + 9) / 10, rc = 0;
+    if (n > first)
+        rc = finetune_loss(run, first, first + tenth, &run->report->loss_first, why);
+    if (rc == 0 && n > first)
+        rc = finetune_loss(run, n - tenth, n, &run->report->loss_last, why);
+    if (rc != 0)
+        return rc;
+    run->report->steps_done = n;
+    return model_set_parameters(run->model, run->best, why);
+}
+
+// --------------------------------------------------------------------------------------------- planning
+
+// Seconds of one gradient: a few are computed and timed, no weight is changed.
+static int time_gradient(struct finetune *run, double *seconds, struct fault_note *why)
+{
+    const struct sr_ops *ops = run->model->ops;
+    int rc = open_trainer(run, 1, why);
+    run->round_start = TIMED_STEPS;
+    *seconds = HUGE_VAL;
+    for (int i = 0; rc == 0 && i < TIMED_STEPS; i++) {
+        double before = clock_monotonic_s();
+        rc = take_gradient(run, i, why);
         if (rc == 0)
-            rc = ops->step_begin(device, why);
+            rc = ops->prepare(run->model->device, run->model->parameters, why);
         if (rc == 0)
-            rc = take_gradient(tuning, step, why);
+            rc = ops->synchronize(run->model->device, why);
+        if (i > 0) // the first one also prepares
+            *seconds = fmin(*seconds, clock_monotonic_s() - before);
+    }
+    return rc;
+}
+
+// What the second round adds, in steps of the first: its estimate, and how much larger its samples are.
+static void cost_second_round(const struct finetune *run, double *estimate, double *ratio)
+{
+    const struct pairs *pairs = run->pairs;
+    struct part part = find_part(pairs);
+    double pixels = (double)part.rows * part.columns, rows = (double)estimate_depth(pairs);
+    double sample = (double)run->recipe.batch * pairs->rows * pairs->columns;
+    double step = 3 * cost_of(sample * pairs->slices, sample * (pairs->slices - 1) * run->recipe.targets);
+    *estimate = cost_of(pixels * pairs->depth, pixels * rows) / step;
+    *ratio = fmax(1, fmin(PAIRS_WIDTH, rows) / pairs->rows);
+}
+
+// The step count alone decides all that follows, so a job that is repeated with it gives the same bits.
+int finetune_plan(struct finetune *run, double seconds, struct fault_note *why)
+{
+    double start = clock_monotonic_s(), gradient, share = run->recipe.second_round, estimate = 0, ratio = 1;
+    run->n_steps = run->options->steps;
+    if (run->options->steps > 0)
+        return 0;
+    int rc = time_gradient(run, &gradient, why);
+    if (rc != 0)
+        return rc;
+    if (share > 0)
+        cost_second_round(run, &estimate, &ratio);
+    double left = seconds - (clock_monotonic_s() - start) - CHECKS * run->seconds_check;
+    double steps = (left / (gradient * 1.05) - estimate) / (1 - share + share * ratio);
+    run->n_steps = steps > MAX_STEPS ? MAX_STEPS : steps > 0 ? (int)steps : 0;
+    return 0;
+}
+
+static int report_progress(const struct finetune *run, struct fault_note *why)
+{
+    const struct sr_options *options = run->options;
+    char detail[64] = "";
+    if (run->n_checks > 0)
+        snprintf(detail, sizeof detail, "held out %.2f dB, best %.2f at step %d",
+                 quality_psnr(run->last_error), quality_psnr(run->best_error), run->report->step_best);
+    if (options->progress == NULL ||
+        options->progress(options->progress_user, "fine-tune", run->step, run->n_steps, detail) == 0)
+        return 0;
+    return fault_set(why, FAULT_CANCELLED, "stopped on request during 'fine-tune' at step %d", run->step);
+}
+
+static void note_workspace(const struct finetune *run, struct interpolate_limits *limits)
+{
+    struct sr_extent extent = extent_of(run, run->pairs);
+    size_t queries = (size_t)extent.n * (size_t)(extent.d - 1) * (size_t)run->recipe.targets *
+                     (size_t)extent.h * (size_t)extent.w;
+    size_t bytes = trainer_bytes(&run->model->net, extent, run->recipe.targets) +
+                   run->model->ops->scratch_bytes(run->model->device, extent, queries, 1);
+    limits->workspace_bytes = bytes > limits->workspace_bytes ? bytes : limits->workspace_bytes;
+    if (run->limits.workspace_bytes > limits->workspace_bytes)
+        limits->workspace_bytes = run->limits.workspace_bytes;
+}
+
+static int go(struct finetune *run, double start, struct fault_note *why)
+{
+    int rc = finetune_plan(run, run->options->budget_s - (clock_monotonic_s() - start), why);
+    if (rc == 0 && run->n_steps > 0)
+        rc = finetune_begin(run, why);
+    while (rc == 0 && run->step < run->n_steps) {
+        rc = report_progress(run, why);
         if (rc == 0)
-            rc = trainer_update(&tuning->trainer, rate_at(tuning, step), tuning->recipe->beta2, why);
-        if (rc == 0)
-            rc = ops->step_end(device, why);
-        if (rc == 0 && is_check_due(step + 1, n))
-            rc = check_now(tuning, why);
+            rc = finetune_step(run, why);
     }
     if (rc == 0)
-        rc = read_losses(tuning, why);
+        rc = finetune_end(run, why);
+    return rc == 0 && run->n_steps > 0 ? report_progress(run, why) : rc;
+}
+
+int finetune_run(struct model *model, const struct pairs *pairs, const struct sr_options *options,
+                 struct interpolate_limits *limits, struct sr_report *report, struct fault_note *why)
+{
+    double start = clock_monotonic_s();
+    struct finetune run;
+    if (pairs->slices == 0)
+        return 0;
+    int rc = finetune_open(&run, model, pairs, options, limits, report, why);
     if (rc == 0)
-        rc = report_progress(tuning, n, why);
-    if (rc == 0)
-        tuning->report->steps_done = n;
+        rc = go(&run, start, why);
+    note_workspace(&run, limits);
+    finetune_close(&run);
+    report->seconds_finetune = clock_monotonic_s() - start;
     return rc;
 }
 
-int finetune_run(struct model *model, const struct pairs *pairs, const struct finetune_recipe *recipe,
-                 const struct sr_options *options, struct interpolate_limits *limits,
-                 struct sr_report *report, struct fault_note *why)
+// --------------------------------------------------------------------------------------------- checkpoints
+
+enum { MAX_PARTS = 7 };
+
+static int list_parts(struct finetune *run, float *memory, int has_maker, struct checkpoint_part *parts)
 {
-    double start = clock_monotonic_s();
-    struct tuning tuning = {
-        .model = model, .pairs = pairs, .recipe = recipe, .options = options, .report = report};
-    if (pairs->slices == 0)
+    const struct net *net = &run->model->net;
+    int n = 0, is_lora = run->recipe.part == SR_PART_LORA;
+    parts[n++] = (struct checkpoint_part){"weights", net, run->best};
+    parts[n++] = (struct checkpoint_part){"raw", net, run->host};
+    if (is_lora) {
+        parts[n++] = (struct checkpoint_part){"lora", &run->lora.net, run->lora.factors};
+        parts[n++] = (struct checkpoint_part){"adam_m", &run->lora.net, run->lora.moment1};
+        parts[n++] = (struct checkpoint_part){"adam_v", &run->lora.net, run->lora.moment2};
+    } else {
+        parts[n++] = (struct checkpoint_part){"adam_m", net, memory};
+        parts[n++] = (struct checkpoint_part){"adam_v", net, memory + net->n_parameters};
+    }
+    if (run->averaged != NULL)
+        parts[n++] = (struct checkpoint_part){"averaged", net, memory + 2 * net->n_parameters};
+    if (has_maker)
+        parts[n++] = (struct checkpoint_part){"maker", net, run->estimate.maker};
+    return n;
+}
+
+// The arenas that live on the device, to or from `memory` [3 * n_parameters].
+static int move_parts(struct finetune *run, float *memory, int is_save, struct fault_note *why)
+{
+    const struct sr_ops *ops = run->model->ops;
+    struct sr_device *device = run->model->device;
+    int is_lora = run->recipe.part == SR_PART_LORA, rc = 0;
+    struct sr_buffer *buffers[] = {is_lora ? NULL : run->trainer.moment1,
+                                   is_lora ? NULL : run->trainer.moment2, run->averaged};
+    for (size_t i = 0; rc == 0 && i < sizeof buffers / sizeof buffers[0]; i++) {
+        float *values = memory + i * n_parameters(run);
+        if (buffers[i] != NULL)
+            rc = is_save ? ops->download(device, buffers[i], values, why)
+                         : ops->upload(device, buffers[i], values, why);
+    }
+    if (rc == 0)
+        rc = is_save ? model_get_parameters(run->model, run->host, why)
+                     : model_set_parameters(run->model, run->host, why);
+    return rc;
+}
+
+static float *take_memory(const struct finetune *run, struct fault_note *why)
+{
+    float *memory = malloc(3 * n_parameters(run) * sizeof *memory);
+    if (memory == NULL)
+        fault_set(why, FAULT_NO_MEMORY, "no memory for a checkpoint");
+    return memory;
+}
+
+int finetune_save(struct finetune *run, const char *directory, double minutes, struct fault_note *why)
+{
+    struct checkpoint_state state = {
+        .stage = "subject", .step = run->step, .minutes = minutes, .seed = run->options->seed};
+    struct checkpoint_part parts[MAX_PARTS];
+    char recipe[512];
+    int rc = sr_recipe_say(&run->recipe, recipe, sizeof recipe, why);
+    float *memory = rc == 0 ? take_memory(run, why) : NULL;
+    if (memory == NULL)
+        return rc != 0 ? rc : FAULT_NO_MEMORY;
+    snprintf(state.extra, sizeof state.extra,
+             "steps %d\nbest_step %d\nbest_error %.17g\nlast_error %.17g\nsource %016" PRIx64
+             "\nstart %016" PRIx64 "\nrecipe %s\n",
+             run->n_steps, run->report->step_best, run->best_error, run->last_error, run->source, run->start,
+             recipe);
+    rc = move_parts(run, memory, 1, why);
+    if (rc == 0)
+        rc = checkpoint_save(directory, &state, parts,
+                             list_parts(run, memory, run->estimate.maker != NULL, parts), why);
+    free(memory);
+    return rc;
+}
+
+// What a checkpoint says about its run.
+struct saved {
+    int n_steps, best_step;
+    double best_error, last_error;
+    uint64_t source, start;
+    char recipe[512];
+};
+
+static int read_extra(const char *text, struct saved *saved)
+{
+    saved->recipe[0] = '\0';
+    return sscanf(text,
+                  "steps %d best_step %d best_error %lf last_error %lf source %" SCNx64 " start %" SCNx64
+                  " recipe %511[^\n]",
+                  &saved->n_steps, &saved->best_step, &saved->best_error, &saved->last_error, &saved->source,
+                  &saved->start, saved->recipe) >= 6 &&
+           saved->n_steps > 0 && saved->n_steps <= MAX_STEPS;
+}
+
+static int is_same_run(const struct finetune *run, const char *directory,
+                       const struct checkpoint_state *state, const struct saved *saved,
+                       struct fault_note *why)
+{
+    char recipe[512];
+    if (sr_recipe_say(&run->recipe, recipe, sizeof recipe, why) != 0)
         return 0;
-    tuning.limits = *limits;
-    tuning.limits.progress = NULL;
-    report->factor_train_min = pairs->factor_min;
-    report->factor_train_max = pairs->factor_max;
-    tuning.n_steps = options->steps;
-    int rc = open_tuning(&tuning, why);
+    const char *other = strcmp(state->stage, "subject") != 0 ? "of another stage"
+                        : saved->source != run->source       ? "of another stack"
+                        : saved->start != run->start         ? "from other weights"
+                        : state->seed != run->options->seed  ? "with another seed"
+                        : strcmp(saved->recipe, recipe) != 0 ? "with another recipe"
+                        : run->options->steps > 0 && run->options->steps != saved->n_steps
+                            ? "with another number of steps"
+                            : NULL;
+    if (other != NULL)
+        fault_set(why, FAULT_CONFIG, "'%s' holds a run %s", directory, other);
+    return other == NULL;
+}
+
+static int take_up(struct finetune *run, const char *directory, const struct checkpoint_state *state,
+                   struct fault_note *why)
+{
+    struct checkpoint_part parts[MAX_PARTS];
+    int has_maker = run->recipe.second_round > 0 && state->step > run->round_start;
+    float *memory = take_memory(run, why);
+    if (memory == NULL)
+        return FAULT_NO_MEMORY;
+    if (has_maker)
+        run->estimate.maker = malloc(n_parameters(run) * sizeof *run->estimate.maker);
+    int rc = has_maker && run->estimate.maker == NULL
+                 ? fault_set(why, FAULT_NO_MEMORY, "no memory for the first round's weights")
+                 : checkpoint_load(directory, state, parts, list_parts(run, memory, has_maker, parts), why);
     if (rc == 0)
-        rc = check_now(&tuning, why);
-    if (rc == 0 && options->steps <= 0)
-        rc = plan_steps(&tuning, start, why);
-    if (rc == 0 && tuning.n_steps > 0)
-        rc = run_steps(&tuning, why);
+        rc = move_parts(run, memory, 0, why);
+    free(memory);
+    return rc == 0 && has_maker ? open_estimate(run, why) : rc;
+}
+
+int finetune_load(struct finetune *run, const char *directory, int *found, double *minutes,
+                  struct fault_note *why)
+{
+    struct checkpoint_state state;
+    struct saved saved;
+    int rc = checkpoint_read_state(directory, &state, found, why);
+    if (rc != 0 || !*found)
+        return rc;
+    if (!read_extra(state.extra, &saved) || state.step > saved.n_steps)
+        return fault_set(why, FAULT_BAD_HEADER, "'%s/state' is not that of a fine-tune", directory);
+    if (!is_same_run(run, directory, &state, &saved, why))
+        return FAULT_CONFIG;
+    run->n_steps = saved.n_steps;
+    rc = finetune_begin(run, why);
     if (rc == 0)
-        rc = model_set_parameters(model, tuning.best, why);
-    struct sr_extent extent = {recipe->batch, pairs->slices, pairs->rows, pairs->columns};
-    size_t queries = (size_t)recipe->batch * (size_t)(pairs->slices - 1) * (size_t)recipe->targets *
-                     (size_t)pairs->rows * (size_t)pairs->columns;
-    size_t bytes = trainer_bytes(&model->net, extent, recipe->targets) +
-                   model->ops->scratch_bytes(model->device, extent, queries, 1);
-    limits->workspace_bytes = bytes > limits->workspace_bytes ? bytes : limits->workspace_bytes;
-    if (tuning.limits.workspace_bytes > limits->workspace_bytes)
-        limits->workspace_bytes = tuning.limits.workspace_bytes;
-    close_tuning(&tuning);
-    report->seconds_finetune = clock_monotonic_s() - start;
+        rc = take_up(run, directory, &state, why);
+    run->step = run->first_step = (int)state.step;
+    run->best_error = saved.best_error;
+    run->last_error = saved.last_error;
+    run->report->step_best = saved.best_step;
+    *minutes = state.minutes;
     return rc;
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Stage 3: adapts the network to one subject on in-plane pairs of its own stack. All parameters, Adam from
-// fresh moments, L1, warm-up and cosine decay; the weights that do best on held-out places are kept, those of
-// the file included. Not here: what the numbers mean for the result (quality.h). Source: model.md sections 4
-// to 6.
+// Stage 3: adapts the network to one subject on in-plane pairs of its own stack: Adam from fresh moments, L1,
+// warm-up and cosine decay; the weights that do best on held-out places are kept, those of the file included.
+// What is trained and on which pairs is the recipe's. Not here: what the numbers mean for the result
+// (quality.h). Source: model.md sections 4 to 6.
+//
+// One run is open, plan, begin, step n_steps times, end, close; finetune_run() does it all. Between steps it
+// can be saved, and a run that is loaded goes on to the same bits.
 
 #ifndef ISOSLICE_SR_ENGINE_FINETUNE_H
 #define ISOSLICE_SR_ENGINE_FINETUNE_H
@@ -11,30 +14,79 @@
 #include "core/fault.h"
 #include "sr_engine/engine.h"
 #include "sr_engine/interpolate.h"
+#include "sr_engine/lora.h"
 #include "sr_engine/model.h"
 #include "sr_engine/pairs.h"
 
-// How the fine-tune learns; finetune_default() is what sr_run uses.
-struct finetune_recipe {
-    int batch;         // samples per step; even, so that both axes are in every step
-    int slices;        // retained slices of a sample
-    int targets;       // planes per gap
-    double rate;       // highest learning rate for trained weights
-    double rate_woken; // the same for weights that were never trained, see weights_wake()
-    double rate_end;   // last learning rate, as a share of the highest
-    double beta2;      // decay of Adam's second moment
-    int warm_up;       // steps of rising rate, at most a tenth of all
+// The second round: an estimate of the stack at isotropic spacing, made by the weights `maker`, from which
+// pairs are cut as from the stack itself.
+struct finetune_estimate {
+    float *maker;       // [n_parameters]; NULL before the round begins
+    float *voxels;      // [depth,rows,columns]
+    struct pairs pairs; //
+    struct sr_buffer *volume;
+    struct trainer trainer; // beside the first round's
 };
 
-struct finetune_recipe finetune_default(void);
+// A run; caller's storage. Fields are for reading.
+struct finetune {
+    struct model *model; // borrowed, as all pointers to here are
+    const struct pairs *pairs;
+    const struct sr_options *options;
+    struct sr_report *report;
+    struct sr_recipe recipe;
+    struct interpolate_limits limits; // silent: a check is too short to be reported
+    int n_steps, step;                // planned, taken
+    int first_step;                   // the first of this sitting
+    int round_start;                  // the step at which the second round begins; n_steps: there is none
+    double best_error, last_error;    // mean squared error on the held-out places
+    float *best;                      // [n_parameters] the weights that did best
+    // its own
+    struct pairs_check checks[2]; // the first place, along both axes
+    int n_checks, is_woken;
+    double seconds_check;
+    struct sr_buffer *volume;
+    struct trainer trainer;
+    struct finetune_estimate estimate;
+    struct sr_buffer *averaged, *spare; // NULL: the recipe does not average
+    struct lora lora;
+    float *host; // [n_parameters]
+    uint64_t source,
+        start; // fingerprints of stack and start weights, so that a checkpoint is not taken for another's
+};
 
-// Adapts `model`, whose parameters on return are the best that were seen. `pairs` was planned with
-// recipe->slices. Fills the fine-tune's fields of `report`. options->steps > 0: as many; else as many as
-// options->budget_s allows by the measured time of a step, checks included. Where no pair can be cut, or the
-// budget allows no step, steps_done is 0 and the model is as it was. Errors: NO_MEMORY, DEVICE, NOT_FINITE,
-// CANCELLED.
-int finetune_run(struct model *model, const struct pairs *pairs, const struct finetune_recipe *recipe,
-                 const struct sr_options *options, struct interpolate_limits *limits,
-                 struct sr_report *report, struct fault_note *why);
+// Opens a run and checks the weights that `model` holds. `pairs` was planned, its slices not 0. Fills the
+// fine-tune's fields of `report` as it goes. Errors: NO_MEMORY, DEVICE, NOT_FINITE; CONFIG for corrections of
+// low rank to weights that were never trained. close it in any case.
+int finetune_open(struct finetune *run, struct model *model, const struct pairs *pairs,
+                  const struct sr_options *options, const struct interpolate_limits *limits,
+                  struct sr_report *report, struct fault_note *why);
+void finetune_close(struct finetune *run);
+
+// Decides on n_steps: options->steps > 0: as many; else as many as `seconds` allow by the measured time of a
+// step, checks and second round included; perhaps 0.
+int finetune_plan(struct finetune *run, double seconds, struct fault_note *why);
+// Gets ready for n_steps steps, at most 100,000.
+int finetune_begin(struct finetune *run, struct fault_note *why);
+// One step, and the check that is due after every eighth of them. Errors: those of the ops, NOT_FINITE.
+int finetune_step(struct finetune *run, struct fault_note *why);
+// Mean L1 of steps `from` (counted from 0) to before `to`, all of this sitting. Errors: DEVICE, NO_MEMORY.
+int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why);
+// The learning rate of a step, counted from 0.
+double finetune_rate(const struct finetune *run, int step);
+// Leaves the best weights in the model.
+int finetune_end(struct finetune *run, struct fault_note *why);
+
+// Writes and reads a checkpoint, see checkpoint.h; `weights` in it are the best. save: after begin. load: in
+// place of plan and begin; *found is 0 when there is none. Errors: IO, NO_SPACE, NO_MEMORY, WEIGHTS,
+// BAD_HEADER; CONFIG when it is of another stack, start, seed, recipe or number of steps.
+int finetune_save(struct finetune *run, const char *directory, double minutes, struct fault_note *why);
+int finetune_load(struct finetune *run, const char *directory, int *found, double *minutes,
+                  struct fault_note *why);
+
+// The whole run. Where no pair can be cut, or the budget allows no step, steps_done is 0 and the model is as
+// it was. Errors: NO_MEMORY, DEVICE, NOT_FINITE, CONFIG, CANCELLED.
+int finetune_run(struct model *model, const struct pairs *pairs, const struct sr_options *options,
+                 struct interpolate_limits *limits, struct sr_report *report, struct fault_note *why);
 
 #endif

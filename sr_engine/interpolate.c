@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sr_engine/interpolate.h"
 
+#include "sr_engine/recipe.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +10,16 @@ enum {
     MIN_CORE = 8, // rows and columns of the smallest tile without its halo
     MAX_TILES_PER_AXIS = 64,
     QUERIES_PER_CALL = 1 << 21, // points decoded at a time: 8 MB of results
+};
+
+// A pass over the stack turned over: any of these together; an ensemble of n does the first n.
+enum { FLIP_SLICES = 1, FLIP_ROWS = 2, FLIP_COLUMNS = 4 };
+
+// One decoded plane: where it lies, which wanted plane it is for and what share of that it makes up.
+struct entry {
+    struct sr_plane plane;
+    size_t index;
+    float share;
 };
 
 // Tiles of equal size, so that one set of buffers and of prepared primitives serves all.
@@ -23,9 +35,10 @@ struct job {
     struct model *model;
     const float *stack;
     int depth, height, width;
-    const struct sr_plane *planes;
-    const size_t *order; // planes sorted by place
-    size_t n_planes;
+    const struct entry *entries; // sorted by place
+    size_t n_planes;             // entries
+    int n_passes, flip;          // flips of a tile; the one under way
+    int fresh_row, fresh_column; // what lies before them was written by the tiles before
     struct interpolate_limits *limits;
     float *residual;
     struct tiling tiling;
@@ -99,7 +112,7 @@ static int choose_tiling(struct job *job, struct fault_note *why)
 static int report_progress(const struct job *job, double done, struct fault_note *why)
 {
     const struct interpolate_limits *limits = job->limits;
-    double total = (double)job->tiling.rows * job->tiling.columns;
+    double total = (double)job->tiling.rows * job->tiling.columns * job->n_passes;
     if (limits->progress == NULL ||
         limits->progress(limits->progress_user, limits->phase, done, total, NULL) == 0)
         return 0;
@@ -111,16 +124,53 @@ static int load_tile(struct job *job, int top, int left, struct fault_note *why)
     const struct tiling *tiling = &job->tiling;
     float *to = job->host;
     for (int d = 0; d < job->depth; d++)
-        for (int h = 0; h < tiling->tile_height; h++, to += tiling->tile_width)
-            memcpy(to,
-                   job->stack + ((size_t)d * (size_t)job->height + (size_t)(top + h)) * (size_t)job->width +
-                       (size_t)left,
-                   (size_t)tiling->tile_width * sizeof *to);
+        for (int h = 0; h < tiling->tile_height; h++, to += tiling->tile_width) {
+            int slice = job->flip & FLIP_SLICES ? job->depth - 1 - d : d;
+            int row = top + (job->flip & FLIP_ROWS ? tiling->tile_height - 1 - h : h);
+            const float *from = job->stack +
+                                ((size_t)slice * (size_t)job->height + (size_t)row) * (size_t)job->width +
+                                (size_t)left;
+            for (int w = 0; w < tiling->tile_width; w++)
+                to[w] = from[job->flip & FLIP_COLUMNS ? tiling->tile_width - 1 - w : w];
+        }
     int rc = job->model->ops->upload(job->model->device, job->tile, job->host, why);
     return rc != 0 ? rc : model_encode(job->model, job->tile, job->maps, why);
 }
 
-// Planes first .. first + planes_per_call - 1 of the order; a call past the end repeats the last plane.
+// The same place counted from the other end of the stack; at an acquired slice the attention then looks to
+// the slice before it.
+static struct sr_plane reverse_plane(struct sr_plane plane, int depth)
+{
+    return plane.t > 0 ? (struct sr_plane){depth - 2 - plane.slice, 1 - plane.t}
+                       : (struct sr_plane){depth - 1 - plane.slice, 0};
+}
+
+// The part of the flipped tile that is the given part of the tile.
+static struct sr_window flip_window(const struct job *job, struct sr_window window)
+{
+    if (job->flip & FLIP_ROWS)
+        window.row = job->tiling.tile_height - window.row - window.rows;
+    if (job->flip & FLIP_COLUMNS)
+        window.column = job->tiling.tile_width - window.column - window.columns;
+    return window;
+}
+
+// A decoded part's share of its plane, turned back, added to the result at (row, column).
+static void add_part(const struct job *job, const struct entry *entry, struct sr_window window, int row,
+                     int column, const float *from)
+{
+    float share = entry->share / (float)job->n_passes;
+    float *plane = job->residual + entry->index * (size_t)job->height * (size_t)job->width;
+    for (int h = 0; h < window.rows; h++, from += window.columns) {
+        int at = row + (job->flip & FLIP_ROWS ? window.rows - 1 - h : h);
+        float *to = plane + (size_t)at * (size_t)job->width + (size_t)column;
+        int skip = at < job->fresh_row ? window.columns : job->fresh_column - column;
+        for (int w = skip; w < window.columns; w++)
+            to[w] += share * from[job->flip & FLIP_COLUMNS ? window.columns - 1 - w : w];
+    }
+}
+
+// Entries first .. first + planes_per_call - 1; a call past the end repeats the last one.
 static int decode_planes(struct job *job, size_t first, int row, int column, struct sr_window window,
                          struct fault_note *why)
 {
@@ -128,27 +178,25 @@ static int decode_planes(struct job *job, size_t first, int row, int column, str
     int n = job->tiling.planes_per_call;
     for (int i = 0; i < n; i++) {
         size_t at = first + (size_t)i < job->n_planes ? first + (size_t)i : job->n_planes - 1;
-        const struct sr_plane *plane = &job->planes[job->order[at]];
+        struct sr_plane plane = job->entries[at].plane;
+        if (job->flip & FLIP_SLICES)
+            plane = reverse_plane(plane, job->depth);
         float *place = job->host_places + (size_t)i * SR_PLANE_FLOATS;
         place[SR_PLANE_STACK] = 0;
-        place[SR_PLANE_SLICE] = (float)plane->slice;
-        place[SR_PLANE_T] = (float)plane->t;
+        place[SR_PLANE_SLICE] = (float)plane.slice;
+        place[SR_PLANE_T] = (float)plane.t;
     }
     int rc = ops->upload(job->model->device, job->places, job->host_places, why);
     if (rc == 0)
-        rc = ops->decode_forward(job->model->device, job->maps[1], NULL, job->places, window, 0, job->y, why);
+        rc = ops->decode_forward(job->model->device, job->maps[1], NULL, job->places,
+                                 flip_window(job, window), 0, job->y, why);
     if (rc == 0)
         rc = ops->download(job->model->device, job->y, job->host, why);
     if (rc != 0)
         return rc;
-    size_t plane_size = (size_t)job->height * (size_t)job->width;
-    const float *from = job->host;
-    for (int i = 0; i < n && first + (size_t)i < job->n_planes; i++) {
-        float *to = job->residual + job->order[first + (size_t)i] * plane_size;
-        for (int h = 0; h < window.rows; h++, from += window.columns)
-            memcpy(to + (size_t)(row + h) * (size_t)job->width + (size_t)column, from,
-                   (size_t)window.columns * sizeof *to);
-    }
+    size_t part = (size_t)window.rows * (size_t)window.columns;
+    for (int i = 0; i < n && first + (size_t)i < job->n_planes; i++)
+        add_part(job, &job->entries[first + (size_t)i], window, row, column, job->host + (size_t)i * part);
     return 0;
 }
 
@@ -157,9 +205,9 @@ static int clamp_start(int start, int size, int limit)
     return start < 0 ? 0 : start + size > limit ? limit - size : start;
 }
 
-// One tile. The core is moved inwards at the far edges instead of being cut, so every tile has the same
-// shape.
-static int run_tile(struct job *job, int i, int j, struct fault_note *why)
+// One pass over one tile. The core is moved inwards at the far edges instead of being cut, so every tile has
+// the same shape; what two cores cover is computed twice and taken from the first.
+static int run_tile(struct job *job, int i, int j, double before, struct fault_note *why)
 {
     const struct tiling *tiling = &job->tiling;
     int halo = halo_of(&job->model->net);
@@ -168,7 +216,8 @@ static int run_tile(struct job *job, int i, int j, struct fault_note *why)
     int top = clamp_start(row - halo, tiling->tile_height, job->height);
     int left = clamp_start(column - halo, tiling->tile_width, job->width);
     struct sr_window window = {row - top, column - left, tiling->core_height, tiling->core_width};
-    double before = (double)i * tiling->columns + j; // tiles done
+    job->fresh_row = i * tiling->core_height;
+    job->fresh_column = j * tiling->core_width;
     int rc = load_tile(job, top, left, why);
     for (size_t first = 0; rc == 0 && first < job->n_planes; first += (size_t)tiling->planes_per_call) {
         rc = decode_planes(job, first, row, column, window, why);
@@ -215,14 +264,9 @@ static void close_buffers(struct job *job)
     free(job->host_places);
 }
 
-struct place {
-    struct sr_plane plane;
-    size_t index;
-};
-
 static int by_place(const void *a, const void *b)
 {
-    const struct place *x = a, *y = b;
+    const struct entry *x = a, *y = b;
     if (x->plane.slice != y->plane.slice)
         return x->plane.slice < y->plane.slice ? -1 : 1;
     if (x->plane.t != y->plane.t)
@@ -230,22 +274,47 @@ static int by_place(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-static size_t *sort_planes(const struct sr_plane *planes, size_t n)
+// Adds what has to be decoded for one wanted plane.
+static size_t list_plane(struct entry *entries, struct sr_plane plane, size_t index, int depth, int acquired)
 {
-    struct place *places = malloc(n * sizeof *places);
-    size_t *order = malloc(n * sizeof *order);
-    if (places != NULL && order != NULL) {
-        for (size_t i = 0; i < n; i++)
-            places[i] = (struct place){planes[i], i};
-        qsort(places, n, sizeof *places, by_place);
-        for (size_t i = 0; i < n; i++)
-            order[i] = places[i].index;
-    } else {
-        free(order);
-        order = NULL;
+    int is_acquired = plane.t == 0;
+    if (is_acquired && acquired == SR_ACQUIRED_KEPT)
+        return 0;
+    entries[0] = (struct entry){plane, index, 1};
+    if (!is_acquired || acquired == SR_ACQUIRED_ONE || plane.slice == 0)
+        return 1;
+    struct sr_plane before = {plane.slice - 1, 1};
+    if (plane.slice == depth - 1) { // nothing follows: only the window before it
+        entries[0].plane = before;
+        return 1;
     }
-    free(places);
-    return order;
+    entries[0].share = 0.5F;
+    entries[1] = (struct entry){before, index, 0.5F};
+    return 2;
+}
+
+static struct entry *list_planes(const struct sr_plane *planes, size_t n_planes, int depth,
+                                 const struct sr_recipe *use, size_t *n)
+{
+    struct entry *entries = malloc(2 * n_planes * sizeof *entries);
+    *n = 0;
+    for (size_t i = 0; entries != NULL && i < n_planes; i++)
+        *n += list_plane(entries + *n, planes[i], i, depth, use != NULL ? use->acquired : SR_ACQUIRED_ONE);
+    if (entries != NULL)
+        qsort(entries, *n, sizeof *entries, by_place);
+    return entries;
+}
+
+static int run_tiles(struct job *job, struct fault_note *why)
+{
+    const struct tiling *tiling = &job->tiling;
+    double done = 0;
+    int rc = report_progress(job, 0, why);
+    for (int i = 0; rc == 0 && i < tiling->rows; i++)
+        for (int j = 0; rc == 0 && j < tiling->columns; j++)
+            for (job->flip = 0; rc == 0 && job->flip < job->n_passes; job->flip++)
+                rc = run_tile(job, i, j, done++, why);
+    return rc;
 }
 
 int interpolate_planes(struct model *model, const float *stack, int depth, int height, int width,
@@ -253,28 +322,23 @@ int interpolate_planes(struct model *model, const float *stack, int depth, int h
                        float *residual, struct fault_note *why)
 {
     struct job job = {.model = model, .stack = stack, .depth = depth, .height = height, .width = width};
-    if (n_planes == 0)
-        return 0;
-    job.planes = planes;
-    job.n_planes = n_planes;
+    memset(residual, 0, n_planes * (size_t)height * (size_t)width * sizeof *residual);
+    struct entry *entries = list_planes(planes, n_planes, depth, limits->use, &job.n_planes);
+    if (entries == NULL && n_planes > 0)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory to order %zu planes", n_planes);
+    job.entries = entries;
+    job.n_passes = limits->use != NULL ? limits->use->ensemble : 1;
     job.limits = limits;
     job.residual = residual;
-    int rc = choose_tiling(&job, why);
-    if (rc != 0)
-        return rc;
-    size_t *order = sort_planes(planes, n_planes);
-    if (order == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory to order %zu planes", n_planes);
-    job.order = order;
-    rc = open_buffers(&job, why);
-    if (rc == 0)
-        rc = report_progress(&job, 0, why);
-    for (int i = 0; rc == 0 && i < job.tiling.rows; i++)
-        for (int j = 0; rc == 0 && j < job.tiling.columns; j++)
-            rc = run_tile(&job, i, j, why);
-    if (rc == 0 && job.tiling.bytes > limits->workspace_bytes)
-        limits->workspace_bytes = job.tiling.bytes;
-    close_buffers(&job);
-    free(order);
+    int rc = job.n_planes > 0 ? choose_tiling(&job, why) : 0;
+    if (rc == 0 && job.n_planes > 0) {
+        rc = open_buffers(&job, why);
+        if (rc == 0)
+            rc = run_tiles(&job, why);
+        if (rc == 0 && job.tiling.bytes > limits->workspace_bytes)
+            limits->workspace_bytes = job.tiling.bytes;
+        close_buffers(&job);
+    }
+    free(entries);
     return rc;
 }

@@ -69,8 +69,8 @@ static int n_planes_of(struct sr_extent extent, int n_targets)
     return extent.n * (extent.d - 1) * n_targets;
 }
 
-int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent extent, int n_targets,
-                 int n_losses, struct fault_note *why)
+static int open_batch(struct trainer *trainer, struct model *model, struct sr_extent extent, int n_targets,
+                      int n_losses, struct fault_note *why)
 {
     const struct sr_ops *ops = model->ops;
     struct sr_device *device = model->device;
@@ -85,7 +85,6 @@ int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent 
     trainer->n_targets = n_targets;
     trainer->n_losses = n_losses;
     one.w = n_losses;
-    struct sr_extent arena = array_of(model->net.n_parameters);
     const struct {
         struct sr_buffer **buffer;
         struct sr_extent extent;
@@ -101,9 +100,6 @@ int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent 
         {&trainer->dfeatures, extent, channels},
         {&trainer->dh, extent, channels},
         {&trainer->dr, extent, channels},
-        {&trainer->gradients, arena, 1},
-        {&trainer->moment1, arena, 1},
-        {&trainer->moment2, arena, 1},
     };
     for (size_t i = 0; rc == 0 && i < sizeof all / sizeof all[0]; i++)
         rc = ops->buffer_new(device, all[i].extent, all[i].channels, all[i].buffer, why);
@@ -111,6 +107,31 @@ int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent 
         rc = ops->buffer_new(device, extent, channels, &trainer->h[i], why);
     for (int i = 0; rc == 0 && i < model->net.config.blocks; i++)
         rc = ops->buffer_new(device, extent, channels, &trainer->r[i], why);
+    return rc;
+}
+
+int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent extent, int n_targets,
+                 int n_losses, struct fault_note *why)
+{
+    struct sr_extent arena = array_of(model->net.n_parameters);
+    int rc = open_batch(trainer, model, extent, n_targets, n_losses, why);
+    struct sr_buffer **arenas[] = {&trainer->gradients, &trainer->moment1, &trainer->moment2};
+    for (size_t i = 0; rc == 0 && i < sizeof arenas / sizeof arenas[0]; i++)
+        rc = model->ops->buffer_new(model->device, arena, 1, arenas[i], why);
+    if (rc != 0)
+        trainer_close(trainer);
+    return rc;
+}
+
+int trainer_open_beside(struct trainer *trainer, const struct trainer *first, struct sr_extent extent,
+                        int n_targets, int n_losses, struct fault_note *why)
+{
+    int rc = open_batch(trainer, first->model, extent, n_targets, n_losses, why);
+    trainer->borrows = 1;
+    trainer->first_conv = first->first_conv;
+    trainer->gradients = first->gradients;
+    trainer->moment1 = first->moment1;
+    trainer->moment2 = first->moment2;
     if (rc != 0)
         trainer_close(trainer);
     return rc;
@@ -126,7 +147,8 @@ void trainer_close(struct trainer *trainer)
                                trainer->dy,     trainer->losses, trainer->features,  trainer->dfeatures,
                                trainer->dh,     trainer->dr,     trainer->gradients, trainer->moment1,
                                trainer->moment2};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+    size_t n = sizeof all / sizeof all[0] - (trainer->borrows ? 3 : 0);
+    for (size_t i = 0; i < n; i++)
         ops->buffer_free(device, all[i]);
     for (int i = 0; i <= NET_MAX_BLOCKS; i++)
         ops->buffer_free(device, trainer->h[i]);
@@ -178,8 +200,11 @@ int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
     if (rc == 0)
         rc = ops->decode_backward(device, trainer->features, trainer->planes, window, trainer->dy,
                                   trainer->dfeatures, g, why);
-    if (rc == 0)
-        rc = ops->conv_backward(device, tail, trainer->h[blocks], trainer->dfeatures, 0, trainer->dh, g, why);
+    if (rc != 0 || trainer->first_conv > tail)
+        return rc;
+    if (trainer->first_conv == tail)
+        return ops->conv_backward(device, tail, trainer->h[blocks], trainer->dfeatures, 0, NULL, g, why);
+    rc = ops->conv_backward(device, tail, trainer->h[blocks], trainer->dfeatures, 0, trainer->dh, g, why);
     for (int i = blocks - 1; rc == 0 && i >= 0; i--) {
         rc = ops->conv_backward(device, 2 * i + 2, trainer->r[i], trainer->dh, SR_CONV_MASK_X, trainer->dr, g,
                                 why);
@@ -194,12 +219,20 @@ int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
     return rc;
 }
 
+// Convolutions come first in the arena, then attention and decoder.
+static size_t first_trained(const struct net *net, int first_conv)
+{
+    return first_conv < net->n_convs ? net->convs[first_conv].weight : net->query.weight;
+}
+
 int trainer_update(struct trainer *trainer, double rate, double beta2, struct fault_note *why)
 {
     const struct sr_ops *ops = trainer->model->ops;
     struct sr_device *device = trainer->model->device;
     struct sr_adam adam = {.rate = (float)rate, .beta1 = 0.9F, .beta2 = (float)beta2, .epsilon = 1e-8F};
     adam.step = ++trainer->step;
+    if (trainer->first_conv > 0)
+        adam.first = first_trained(&trainer->model->net, trainer->first_conv);
     int rc = ops->adam(device, adam, trainer->gradients, trainer->moment1, trainer->moment2,
                        trainer->model->parameters, why);
     return rc != 0 ? rc : ops->prepare(device, trainer->model->parameters, why);

@@ -42,6 +42,8 @@ struct trainer {
     int n_targets;                             // planes per gap
     int n_losses;                              // room in `losses`
     int step;                                  // optimiser steps taken
+    int first_conv;                            // convolutions before it are not trained; 0: all are
+    int borrows;                               // the last three buffers are another trainer's
     struct sr_buffer *stack, *planes, *target; // the batch: filled by ops->cut or uploads
     struct sr_buffer *y, *dy, *losses;
     struct sr_buffer *h[NET_MAX_BLOCKS + 1]; // inputs of the blocks; the last is the tail's
@@ -53,6 +55,10 @@ struct trainer {
 // Errors: NO_MEMORY, DEVICE. On failure nothing is held.
 int trainer_open(struct trainer *trainer, struct model *model, struct sr_extent extent, int n_targets,
                  int n_losses, struct fault_note *why);
+// The same for another shape of batch, on the optimiser of `first`, which has to outlive it: gradients,
+// moments and what is trained are that one's. `step` is each one's own.
+int trainer_open_beside(struct trainer *trainer, const struct trainer *first, struct sr_extent extent,
+                        int n_targets, int n_losses, struct fault_note *why);
 // A trainer that was zeroed but never opened is fine.
 void trainer_close(struct trainer *trainer);
 // Bytes of buffers that trainer_open would take.
@@ -60,7 +66,7 @@ size_t trainer_bytes(const struct net *net, struct sr_extent extent, int n_targe
 
 // y [n_planes,h,w] for the batch that lies in stack and planes, keeping what trainer_backward needs.
 int trainer_forward(struct trainer *trainer, struct fault_note *why);
-// L1 against target into losses[index], and all gradients.
+// L1 against target into losses[index], and the gradients of everything that is trained.
 int trainer_backward(struct trainer *trainer, int index, struct fault_note *why);
 // One Adam step at learning rate `rate` and second-moment decay `beta2`, beta1 0.9, epsilon 1e-8, and the
 // repacking of the parameters.

@@ -58,7 +58,8 @@ struct sr_cut {
 // Adam's scalars of one step. Source: Kingma and Ba, arXiv 1412.6980, algorithm 1, as torch.optim.Adam.
 struct sr_adam {
     float rate, beta1, beta2, epsilon;
-    int step; // from 1
+    int step;     // from 1
+    size_t first; // parameters before this one stay as they are
 };
 
 enum {
@@ -140,10 +141,13 @@ struct sr_ops {
     // dy = sign(y - target) / count; losses[index] = mean |y - target|, left on the device.
     int (*loss_l1)(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
                    struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why);
-    // One step over the whole arena.
+    // One step over the arena from adam.first on.
     int (*adam)(struct sr_device *device, struct sr_adam adam, const struct sr_buffer *gradients,
                 struct sr_buffer *moment1, struct sr_buffer *moment2, struct sr_buffer *parameters,
                 struct fault_note *why);
+    // to = keep * to + (1 - keep) * from: a moving average. Same extents and channels.
+    int (*average)(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from, float keep,
+                   struct fault_note *why);
 
     // Cuts n samples from volume [1,1,D,H,W]: stack [n,1,d,h,w] with d retained slices, planes
     // [n*(d-1)*n_targets,3] in the order sample, gap, target, and target [1,1,n*(d-1)*n_targets,h,w], the

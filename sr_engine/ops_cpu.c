@@ -884,12 +884,21 @@ static int cpu_adam(struct sr_device *device, struct sr_adam adam, const struct 
                            .scalars = {(float)((double)adam.rate / (1 - pow((double)adam.beta1, adam.step))),
                                        adam.beta1, adam.beta2, adam.epsilon,
                                        (float)(1 / sqrt(1 - pow((double)adam.beta2, adam.step)))},
-                           .g = gradients->data,
-                           .m = moment1->data,
-                           .v = moment2->data,
-                           .p = parameters->data,
-                           .count = parameters->count};
+                           .g = gradients->data + adam.first,
+                           .m = moment1->data + adam.first,
+                           .v = moment2->data + adam.first,
+                           .p = parameters->data + adam.first,
+                           .count = parameters->count - adam.first};
     pool_run(device->pool, n_chunks(job.count), adam_task, &job);
+    return 0;
+}
+
+static int cpu_average(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
+                       float keep, struct fault_note *why)
+{
+    (void)device, (void)why;
+    for (size_t i = 0; i < to->count; i++)
+        to->data[i] = keep * to->data[i] + (1 - keep) * from->data[i];
     return 0;
 }
 
@@ -1011,6 +1020,7 @@ static const struct sr_ops table = {
     .decode_backward = cpu_decode_backward,
     .loss_l1 = cpu_loss_l1,
     .adam = cpu_adam,
+    .average = cpu_average,
     .cut = cpu_cut,
 };
 

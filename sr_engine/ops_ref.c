@@ -602,7 +602,7 @@ static int ref_adam(struct sr_device *device, struct sr_adam adam, const struct 
     (void)device, (void)why;
     double correct1 = 1 - pow((double)adam.beta1, adam.step),
            correct2 = 1 - pow((double)adam.beta2, adam.step);
-    for (size_t i = 0; i < parameters->count; i++) {
+    for (size_t i = adam.first; i < parameters->count; i++) {
         double g = (double)gradients->data[i];
         double m = (double)adam.beta1 * (double)moment1->data[i] + (1 - (double)adam.beta1) * g;
         double v = (double)adam.beta2 * (double)moment2->data[i] + (1 - (double)adam.beta2) * g * g;
@@ -611,6 +611,15 @@ static int ref_adam(struct sr_device *device, struct sr_adam adam, const struct 
         parameters->data[i] -=
             (real)((double)adam.rate * (m / correct1) / (sqrt(v / correct2) + (double)adam.epsilon));
     }
+    return 0;
+}
+
+static int ref_average(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
+                       float keep, struct fault_note *why)
+{
+    (void)device, (void)why;
+    for (size_t i = 0; i < to->count; i++)
+        to->data[i] = (real)keep * to->data[i] + (1 - (real)keep) * from->data[i];
     return 0;
 }
 
@@ -699,6 +708,7 @@ static const struct sr_ops table = {
     .decode_backward = ref_decode_backward,
     .loss_l1 = ref_loss_l1,
     .adam = ref_adam,
+    .average = ref_average,
     .cut = ref_cut,
 };
 

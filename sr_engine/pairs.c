@@ -14,6 +14,8 @@ enum {
     TRIES = 64,
     MARGIN = 8,         // pixels beside a held-out place that the network sees but that are not scored
     CONTEXT_SLICES = 2, // retained slices beyond a held-out place
+    WINDOW_STEP = 16,   // pixels
+    CANDIDATES = 8,     // places that one is chosen from in proportion to their gradient
 };
 static const double place_share = 0.05;   // of the image, each
 static const double flat_contrast = 0.05; // a patch of less is drawn again
@@ -113,7 +115,8 @@ static void plan_places(struct pairs *pairs)
 // 1 when a sample of `factor` along `axis` that begins at (first, across) keeps out of the held-out places.
 static int is_free(const struct pairs *pairs, int axis, int factor, int first, int across)
 {
-    int reach = reach_of(pairs->profile * factor), length = (pairs->slices - 1) * factor + 1;
+    int reach = reach_of(pairs->profile * pairs->recipe.blur_high * factor),
+        length = (pairs->slices - 1) * factor + 1;
     struct pairs_place box = {first - reach, across, length + 2 * reach, pairs->columns};
     if (axis == 2)
         box = (struct pairs_place){across, first - reach, pairs->columns, length + 2 * reach};
@@ -141,10 +144,12 @@ static int any_free(const struct pairs *pairs, int axis, int factor)
     return 0;
 }
 
-// Room for samples of the present size at the largest factor, along both axes.
-static int has_room(const struct pairs *pairs)
+// Room for samples of the present size along the axes that are used.
+static int has_room(const struct pairs *pairs, int factor)
 {
-    return any_free(pairs, 1, pairs->factor_max) && any_free(pairs, 2, pairs->factor_max);
+    int axes = pairs->recipe.axes;
+    return (axes == SR_AXES_COLUMNS || any_free(pairs, 1, factor)) &&
+           (axes == SR_AXES_ROWS || any_free(pairs, 2, factor));
 }
 
 static int smaller(int a, int b)
@@ -156,18 +161,76 @@ static int smaller(int a, int b)
 static void plan_samples(struct pairs *pairs, int slices)
 {
     pairs->rows = smaller(MAX_ROWS, pairs->depth);
-    for (pairs->factor_max = smaller(pairs->factor[1], pairs->factor[2]); pairs->factor_max >= 2;
-         pairs->factor_max--)
+    const struct sr_recipe *recipe = &pairs->recipe;
+    int wanted = recipe->axes == SR_AXES_ROWS      ? pairs->factor[1]
+                 : recipe->axes == SR_AXES_COLUMNS ? pairs->factor[2]
+                                                   : smaller(pairs->factor[1], pairs->factor[2]);
+    for (pairs->factor_true = wanted; pairs->factor_true >= 2; pairs->factor_true--)
         for (pairs->slices = slices; pairs->slices >= 2; pairs->slices--)
             for (pairs->columns = smaller(PAIRS_WIDTH, smaller(pairs->height, pairs->width));
                  pairs->columns >= 16; pairs->columns -= 8)
-                if (has_room(pairs)) {
-                    int half = pairs->factor_max / 2;
-                    pairs->factor_min = half < 2 ? 2 : half;
+                if (has_room(pairs, pairs->factor_true)) {
+                    int low = (int)floor(recipe->factor_low * pairs->factor_true);
+                    pairs->factor_min = low < 2 ? 2 : low;
+                    pairs->factor_max = (int)ceil(recipe->factor_high * pairs->factor_true);
+                    while (pairs->factor_max > pairs->factor_true && !has_room(pairs, pairs->factor_max))
+                        pairs->factor_max--;
                     return;
                 }
     pairs->slices = 0;
-    pairs->factor_max = 0;
+    pairs->factor_true = pairs->factor_min = pairs->factor_max = 0;
+}
+
+// --------------------------------------------------------------------------------------------- detail
+
+// Central differences along rows and columns, summed over the slices.
+static double gradient_at(const struct pairs *pairs, int row, int column)
+{
+    int up = row > 0 ? row - 1 : 0, down = row + 1 < pairs->height ? row + 1 : row;
+    int left = column > 0 ? column - 1 : 0, right = column + 1 < pairs->width ? column + 1 : column;
+    double sum = 0;
+    for (int z = 0; z < pairs->depth; z++)
+        sum += hypot((double)voxel_at(pairs, z, down, column) - (double)voxel_at(pairs, z, up, column),
+                     (double)voxel_at(pairs, z, row, right) - (double)voxel_at(pairs, z, row, left));
+    return sum;
+}
+
+static int sum_detail(struct pairs *pairs, struct fault_note *why)
+{
+    size_t line = (size_t)pairs->width + 1;
+    pairs->detail = calloc(((size_t)pairs->height + 1) * line, sizeof *pairs->detail);
+    if (pairs->detail == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for a map of %d x %d gradients", pairs->height,
+                         pairs->width);
+    for (int row = 0; row < pairs->height; row++)
+        for (int column = 0; column < pairs->width; column++) {
+            double *at = pairs->detail + ((size_t)row + 1) * line + (size_t)column + 1;
+            *at = gradient_at(pairs, row, column) + at[-1] + *(at - line) - *(at - line - 1);
+        }
+    return 0;
+}
+
+static double detail_in(const struct pairs *pairs, int row, int column, int rows, int columns)
+{
+    size_t line = (size_t)pairs->width + 1;
+    const double *top = pairs->detail + (size_t)row * line + (size_t)column;
+    const double *bottom = top + (size_t)rows * line;
+    return bottom[columns] - bottom[0] - top[columns] + top[0];
+}
+
+// --------------------------------------------------------------------------------------------- plans
+
+double pairs_profile(const struct sr_stack *stack)
+{
+    double profile =
+        stack->thickness_mm > 0 && stack->slice_mm > 0 ? stack->thickness_mm / stack->slice_mm : 1;
+    return profile > 2 ? 2 : profile;
+}
+
+void pairs_done(struct pairs *pairs)
+{
+    free(pairs->detail);
+    pairs->detail = NULL;
 }
 
 static int factor_of(double slice_mm, double pixel_mm)
@@ -177,20 +240,38 @@ static int factor_of(double slice_mm, double pixel_mm)
     return factor < 2 ? 2 : factor;
 }
 
-void pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels, int slices)
+int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels,
+               const struct sr_recipe *recipe, struct fault_note *why)
 {
     memset(pairs, 0, sizeof *pairs);
     pairs->voxels = voxels;
+    pairs->recipe = *recipe;
     pairs->depth = stack->depth;
     pairs->height = stack->height;
     pairs->width = stack->width;
-    pairs->profile =
-        stack->thickness_mm > 0 && stack->slice_mm > 0 ? stack->thickness_mm / stack->slice_mm : 1;
-    pairs->profile = pairs->profile > 2 ? 2 : pairs->profile;
+    pairs->profile = pairs_profile(stack);
     pairs->factor[1] = factor_of(stack->slice_mm, stack->row_mm);
     pairs->factor[2] = factor_of(stack->slice_mm, stack->column_mm);
     plan_places(pairs);
-    plan_samples(pairs, smaller(slices, SR_CUT_MAX_SLICES));
+    plan_samples(pairs, smaller(recipe->slices, SR_CUT_MAX_SLICES));
+    return recipe->detail ? sum_detail(pairs, why) : 0;
+}
+
+int pairs_plan_volume(struct pairs *pairs, const struct pairs *stack, const float *voxels, int depth, int row,
+                      int column, int rows, int columns, struct fault_note *why)
+{
+    *pairs = *stack;
+    pairs->detail = NULL;
+    pairs->voxels = voxels;
+    pairs->depth = depth;
+    pairs->height = rows;
+    pairs->width = columns;
+    for (int i = 0; i < pairs->n_places; i++) {
+        pairs->places[i].row -= row;
+        pairs->places[i].column -= column;
+    }
+    plan_samples(pairs, smaller(pairs->recipe.slices, SR_CUT_MAX_SLICES));
+    return pairs->recipe.detail ? sum_detail(pairs, why) : 0;
 }
 
 static double contrast_of(const struct pairs *pairs, const struct sr_cut *cut)
@@ -226,16 +307,50 @@ static void draw_place(const struct pairs *pairs, struct random_stream *stream, 
     cut->row = random_between(stream, 0, pairs->depth - pairs->rows);
 }
 
+// One of several drawn places, each with a chance in proportion to the gradient it holds.
+static void draw_detailed_place(const struct pairs *pairs, struct random_stream *stream, struct sr_cut *cut)
+{
+    struct sr_cut candidates[CANDIDATES];
+    double upto[CANDIDATES], total = 0;
+    int length = (pairs->slices - 1) * cut->factor + 1;
+    for (int i = 0; i < CANDIDATES; i++) {
+        candidates[i] = *cut;
+        draw_place(pairs, stream, &candidates[i]);
+        const struct sr_cut *at = &candidates[i];
+        total += at->axis == 1 ? detail_in(pairs, at->first, at->column, length, pairs->columns)
+                               : detail_in(pairs, at->column, at->first, pairs->columns, length);
+        upto[i] = total;
+    }
+    double drawn = total * random_unit(stream);
+    int i = 0;
+    while (i + 1 < CANDIDATES && upto[i] <= drawn)
+        i++;
+    *cut = candidates[i];
+}
+
+static int axis_of(const struct pairs *pairs, uint64_t number)
+{
+    int axes = pairs->recipe.axes;
+    return axes == SR_AXES_ROWS ? 1 : axes == SR_AXES_COLUMNS ? 2 : 1 + (int)(number % 2);
+}
+
 struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t number, int n_targets)
 {
     struct random_stream stream = random_open(seed, RANDOM_PATCH, number);
-    struct sr_cut cut = {.axis = 1 + (int)(number % 2)};
-    cut.factor = random_between(&stream, 0, 1)
-                     ? pairs->factor_max
+    const struct sr_recipe *recipe = &pairs->recipe;
+    struct sr_cut cut = {.axis = axis_of(pairs, number)};
+    cut.factor = random_unit(&stream) >= 1 - recipe->true_share
+                     ? pairs->factor_true
                      : random_between(&stream, pairs->factor_min, pairs->factor_max);
-    cut.fwhm = (float)(pairs->profile * cut.factor);
+    double blur = recipe->blur_low;
+    if (recipe->blur_high > recipe->blur_low)
+        blur += (recipe->blur_high - recipe->blur_low) * random_unit(&stream);
+    cut.fwhm = (float)(pairs->profile * blur * cut.factor);
     for (int i = 0; i < TRIES; i++) {
-        draw_place(pairs, &stream, &cut);
+        if (pairs->detail != NULL)
+            draw_detailed_place(pairs, &stream, &cut);
+        else
+            draw_place(pairs, &stream, &cut);
         if (contrast_of(pairs, &cut) >= flat_contrast)
             break;
     }
@@ -248,6 +363,45 @@ struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t numb
             cut.position[gap][k] =
                 (unsigned char)(random_between(&stream, 0, cut.factor - 1) + (cut.flip_slices ? 1 : 0));
     return cut;
+}
+
+// --------------------------------------------------------------------------------------------- windows
+
+static double detail_at(const struct pairs *pairs, int z, int row, int column, int rows, int columns)
+{
+    double sum = 0;
+    const float *plane = pairs->voxels + (size_t)z * (size_t)pairs->height * (size_t)pairs->width;
+    for (int i = row; i + 1 < row + rows; i++)
+        for (int j = column; j + 1 < column + columns; j++) {
+            const float *at = plane + (size_t)i * (size_t)pairs->width + (size_t)j;
+            sum += fabs((double)at[1] - (double)at[0]) + fabs((double)at[pairs->width] - (double)at[0]);
+        }
+    return sum;
+}
+
+void pairs_find_window(const struct pairs *pairs, int rows, int columns, int *row, int *column)
+{
+    double most = -1;
+    for (int i = 0; i + rows <= pairs->height; i += WINDOW_STEP)
+        for (int j = 0; j + columns <= pairs->width; j += WINDOW_STEP) {
+            double detail = detail_at(pairs, pairs->depth / 2, i, j, rows, columns);
+            if (detail > most) {
+                most = detail;
+                *row = i;
+                *column = j;
+            }
+        }
+}
+
+void pairs_copy_window(const struct pairs *pairs, int z, int row, int column, int rows, int columns,
+                       float *out)
+{
+    for (int i = 0; i < rows; i++, out += columns)
+        memcpy(out,
+               pairs->voxels +
+                   ((size_t)z * (size_t)pairs->height + (size_t)(row + i)) * (size_t)pairs->width +
+                   (size_t)column,
+               (size_t)columns * sizeof *out);
 }
 
 // --------------------------------------------------------------------------------------------- checks

@@ -11,6 +11,7 @@
 #include "core/fault.h"
 #include "sr_engine/engine.h"
 #include "sr_engine/ops.h"
+#include "sr_engine/recipe.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -22,7 +23,7 @@ struct pairs_place {
     int row, column, rows, columns;
 };
 
-// One stack as a source of pairs; caller's storage, the voxels are borrowed.
+// One stack as a source of pairs; caller's storage (pairs_done), the voxels are borrowed.
 struct pairs {
     const float *voxels; // [depth,height,width], normalised
     int depth, height, width;
@@ -35,18 +36,40 @@ struct pairs {
     // of the training samples
     int slices;                 // retained slices of a sample; 0: no sample can be cut
     int rows, columns;          // of a sample's planes: rows run through the slices, columns across
+    int factor_true;            // the largest that fits, at most the true one
     int factor_min, factor_max; // that are drawn
+    struct sr_recipe recipe;    // what is drawn
+    double *detail; // [height+1,width+1] gradient magnitude summed over all slices and from the first row
+                    // and column on; NULL unless the recipe asks for detail
 };
 
-// Plans places and samples: `slices` retained slices are wanted per sample, fewer are taken where the image
-// is short. Places: two squares of 5 % of the image each, one of middling to high detail, the other far from
-// it; the choice depends on the stack alone.
-void pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels, int slices);
+// Plans places and samples: recipe->slices retained slices are wanted per sample, fewer are taken where the
+// image is short. Places: two squares of 5 % of the image each, one of middling to high detail, the other far
+// from it; the choice depends on the stack alone. Errors: NO_MEMORY; nothing is held then.
+int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels,
+               const struct sr_recipe *recipe, struct fault_note *why);
+
+// The same for a volume [depth,rows,columns] of isotropic voxels that stands for the part of `stack` whose
+// first pixel is (row, column): samples keep out of the same places. Errors: as above.
+int pairs_plan_volume(struct pairs *pairs, const struct pairs *stack, const float *voxels, int depth, int row,
+                      int column, int rows, int columns, struct fault_note *why);
+
+// FWHM of the slice profile as a share of the slice distance, at most 2; 1 when the thickness is unknown.
+double pairs_profile(const struct sr_stack *stack);
+
+// A struct that was zeroed but never planned is fine.
+void pairs_done(struct pairs *pairs);
 
 // Sample number `number` under `seed`, with n_targets planes per gap. Its voxels, the tails of its profile
-// included, keep out of all held-out places. Half the factors are the true one, half uniform from half of it
-// up; flips on every axis; patches that are nearly constant are drawn again. pairs->slices must not be 0.
+// included, keep out of all held-out places. Factor, width of the profile, axis and place as the recipe has
+// them; flips on every axis; patches that are nearly constant are drawn again. pairs->slices must not be 0.
 struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t number, int n_targets);
+
+// The window of rows x columns with the most detail in the middle slice, searched in steps of 16 pixels.
+void pairs_find_window(const struct pairs *pairs, int rows, int columns, int *row, int *column);
+// That part of slice z: out [rows,columns].
+void pairs_copy_window(const struct pairs *pairs, int z, int row, int column, int rows, int columns,
+                       float *out);
 
 // A held-out place as a stack to be interpolated along `axis`; owner: the caller (pairs_check_done).
 struct pairs_check {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_DEPTH = 5, MAX_KEPT = 9, MAX_SIDE = 96, SIDE_MARGIN = 16, SIDE_STEP = 16 };
+enum { MIN_DEPTH = 5, MAX_KEPT = 9, MAX_SIDE = 96, SIDE_MARGIN = 16 };
 
 double quality_psnr(double mean_square)
 {
@@ -130,44 +130,6 @@ int quality_in_plane(const struct quality_method *method, const struct pairs *pa
 // --------------------------------------------------------------------------------------------- slices left
 // out
 
-static double detail_at(const struct pairs *pairs, int z, int row, int column, int rows, int columns)
-{
-    double sum = 0;
-    const float *plane = pairs->voxels + (size_t)z * (size_t)pairs->height * (size_t)pairs->width;
-    for (int i = row; i + 1 < row + rows; i++)
-        for (int j = column; j + 1 < column + columns; j++) {
-            const float *at = plane + (size_t)i * (size_t)pairs->width + (size_t)j;
-            sum += fabs((double)at[1] - (double)at[0]) + fabs((double)at[pairs->width] - (double)at[0]);
-        }
-    return sum;
-}
-
-// The window of rows x columns with the most detail in the middle slice.
-static void find_window(const struct pairs *pairs, int rows, int columns, int *row, int *column)
-{
-    double most = -1;
-    for (int i = 0; i + rows <= pairs->height; i += SIDE_STEP)
-        for (int j = 0; j + columns <= pairs->width; j += SIDE_STEP) {
-            double detail = detail_at(pairs, pairs->depth / 2, i, j, rows, columns);
-            if (detail > most) {
-                most = detail;
-                *row = i;
-                *column = j;
-            }
-        }
-}
-
-static void copy_window(const struct pairs *pairs, int z, int row, int column, int rows, int columns,
-                        float *out)
-{
-    for (int i = 0; i < rows; i++, out += columns)
-        memcpy(out,
-               pairs->voxels +
-                   ((size_t)z * (size_t)pairs->height + (size_t)(row + i)) * (size_t)pairs->width +
-                   (size_t)column,
-               (size_t)columns * sizeof *out);
-}
-
 static int left_out_init(struct pairs_check *check, const struct pairs *pairs, struct fault_note *why)
 {
     int kept = (pairs->depth + 1) / 2, row = 0, column = 0;
@@ -190,14 +152,14 @@ static int left_out_init(struct pairs_check *check, const struct pairs *pairs, s
         fault_set(why, FAULT_NO_MEMORY, "no memory to leave %d slices out", kept - 1);
         return FAULT_NO_MEMORY;
     }
-    find_window(pairs, check->rows, check->columns, &row, &column);
+    pairs_find_window(pairs, check->rows, check->columns, &row, &column);
     for (int i = 0; i < kept; i++) {
-        copy_window(pairs, first + 2 * i, row, column, check->rows, check->columns,
-                    check->stack + (size_t)i * plane);
+        pairs_copy_window(pairs, first + 2 * i, row, column, check->rows, check->columns,
+                          check->stack + (size_t)i * plane);
         if (i + 1 == kept)
             break;
-        copy_window(pairs, first + 2 * i + 1, row, column, check->rows, check->columns,
-                    check->truth + (size_t)i * plane);
+        pairs_copy_window(pairs, first + 2 * i + 1, row, column, check->rows, check->columns,
+                          check->truth + (size_t)i * plane);
         check->planes[i] = (struct sr_plane){i, 0.5};
     }
     return 0;

@@ -21,14 +21,26 @@ static const char *base_name(const char *path)
     return slash != NULL ? slash + 1 : path;
 }
 
-struct evaluate_method evaluate_method_of(const char *text)
+int evaluate_method_of(const char *text, struct evaluate_method *method, struct fault_note *why)
 {
-    struct evaluate_method method = {.kind = EVALUATE_FILE, .weights = text};
-    snprintf(method.name, sizeof method.name, "%s", base_name(text));
+    size_t length = strcspn(text, ":");
+    const char *recipe = text[length] != '\0' ? text + length + 1 : NULL;
+    memset(method, 0, sizeof *method);
+    method->kind = EVALUATE_FILE;
+    method->recipe = sr_recipe_default();
+    if (length >= sizeof method->weights)
+        return fault_set(why, FAULT_USAGE, "the path of a method is too long");
+    memcpy(method->weights, text, length);
     for (int i = 0; i < EVALUATE_FILE; i++)
-        if (strcmp(text, kind_names[i]) == 0)
-            method.kind = (enum evaluate_kind)i;
-    return method;
+        if (strcmp(method->weights, kind_names[i]) == 0)
+            method->kind = (enum evaluate_kind)i;
+    snprintf(method->name, sizeof method->name, "%.60s%s%.30s", base_name(method->weights),
+             recipe != NULL ? ":" : "", recipe != NULL ? recipe : "");
+    if (recipe == NULL)
+        return 0;
+    if (method->kind < EVALUATE_BASE)
+        return fault_set(why, FAULT_CONFIG, "method '%s' has no recipe", method->weights);
+    return sr_recipe_set(&method->recipe, recipe, why);
 }
 
 void evaluate_done(struct evaluation *evaluation)
@@ -154,6 +166,7 @@ static int network(const struct evaluation *evaluation, const struct evaluate_me
     }
     if (method->kind == EVALUATE_FILE)
         options.weights_path = method->weights;
+    options.recipe = &method->recipe;
     options.finetune = method->kind == EVALUATE_TUNED;
     options.choose = 0;
     rc = sr_run(&stack, planes, (size_t)input->truth_depth, &options, residual, &report, why);

@@ -14,7 +14,7 @@
 
 #include <stddef.h>
 
-enum { EVALUATE_MAX_METHODS = 16 };
+enum { EVALUATE_MAX_METHODS = 32 };
 
 enum evaluate_kind {
     EVALUATE_LINEAR,
@@ -27,12 +27,15 @@ enum evaluate_kind {
 
 struct evaluate_method {
     enum evaluate_kind kind;
-    char name[64];       // for tables
-    const char *weights; // of FILE; borrowed
+    char name[96];           // for tables
+    char weights[4096];      // of FILE
+    struct sr_recipe recipe; // of the network
 };
 
-// The method that `text` names: one of linear, cubic, lanczos, base, tuned, else a weights file.
-struct evaluate_method evaluate_method_of(const char *text);
+// The method that `text` names: one of linear, cubic, lanczos, base, tuned, else a weights file; those of the
+// network may be followed by ':' and a recipe (sr_recipe_set): "tuned:part=lora:rank=8". Errors: CONFIG for a
+// recipe that is none, or of a method that has no use for it; USAGE for text that is too long.
+int evaluate_method_of(const char *text, struct evaluate_method *method, struct fault_note *why);
 
 // One case's numbers for one method.
 struct evaluate_score {

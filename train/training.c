@@ -3,19 +3,18 @@
 
 #include "core/clock.h"
 #include "core/file.h"
+#include "sr_engine/checkpoint.h"
 #include "sr_engine/random.h"
 #include "sr_engine/weights.h"
 #include "train/validate.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { RANDOM_LAST_LAYER = 18, PATH_SIZE = 4096, MAX_STATE_BYTES = 4096, AVERAGE_HEAD_START = 50 };
+enum { RANDOM_LAST_LAYER = 18, PATH_SIZE = 4096, AVERAGE_HEAD_START = 50 };
 static const double last_layer_share = 0.1, norm_floor = 1e-6;
 
 struct training_recipe training_default(void)
@@ -37,20 +36,8 @@ double training_rate(const struct training_recipe *recipe, long step, double gon
 // The trainer of the other shape of batch works on the first one's optimiser.
 static int open_planar(struct training *training, struct sr_extent extent, struct fault_note *why)
 {
-    struct model *model = &training->model;
-    struct trainer *planar = &training->planar;
     extent.h /= 2;
-    int rc = trainer_open(planar, model, extent, 1, 1, why);
-    if (rc != 0)
-        return rc;
-    struct sr_buffer **own[] = {&planar->gradients, &planar->moment1, &planar->moment2};
-    struct sr_buffer *shared[] = {training->whole.gradients, training->whole.moment1,
-                                  training->whole.moment2};
-    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
-        model->ops->buffer_free(model->device, *own[i]);
-        *own[i] = shared[i];
-    }
-    return 0;
+    return trainer_open_beside(&training->planar, &training->whole, extent, 1, 1, why);
 }
 
 int training_open(struct training *training, const char *backend, int threads, struct net_config config,
@@ -83,8 +70,6 @@ int training_open(struct training *training, const char *backend, int threads, s
 
 void training_close(struct training *training)
 {
-    if (training->planar.model != NULL) // borrowed
-        training->planar.gradients = training->planar.moment1 = training->planar.moment2 = NULL;
     trainer_close(&training->planar);
     trainer_close(&training->whole);
     model_close(&training->model);
@@ -191,147 +176,75 @@ int training_step(struct training *training, const struct sample_batch *batch, d
 
 enum { PART_AVERAGED, PART_RAW, PART_MOMENT1, PART_MOMENT2, N_PARTS };
 static const char *const part_names[N_PARTS] = {"weights", "raw", "adam_m", "adam_v"};
-static const char state_head[] = "isoslice training state 1\n";
 
-struct state {
-    char stage[16];
-    long step;
-    double minutes;
-    uint64_t seed;
-};
-
-static int part_path(char *path, const char *directory, int part, int is_next, struct fault_note *why)
+// The arenas of a checkpoint; `memory` [2 * n_parameters] is for the moments.
+static void list_parts(const struct training *training, float *memory, struct checkpoint_part *parts)
 {
-    int n =
-        snprintf(path, PATH_SIZE, "%s/%s%s.safetensors", directory, part_names[part], is_next ? ".next" : "");
-    if (n < 0 || n >= PATH_SIZE)
-        return fault_set(why, FAULT_IO, "path too long: '%s'", directory);
-    return 0;
+    const struct net *net = &training->model.net;
+    float *values[N_PARTS] = {training->averaged, training->raw, memory, memory + net->n_parameters};
+    for (int i = 0; i < N_PARTS; i++)
+        parts[i] = (struct checkpoint_part){part_names[i], net, values[i]};
 }
 
-static int save_part(struct training *training, const char *directory, int part, const struct state *state,
-                     struct fault_note *why)
+static float *take_moments(const struct training *training, struct fault_note *why)
 {
-    char path[PATH_SIZE], text[32];
-    struct weights_metadata metadata = {0};
-    const struct model *model = &training->model;
-    const float *values = part == PART_AVERAGED ? training->averaged
-                          : part == PART_RAW    ? training->raw
-                                                : training->scratch;
-    int rc = part_path(path, directory, part, 1, why);
-    if (rc == 0 && part >= PART_MOMENT1)
-        rc = model->ops->download(model->device,
-                                  part == PART_MOMENT1 ? training->whole.moment1 : training->whole.moment2,
-                                  training->scratch, why);
-    if (rc != 0)
-        return rc;
-    snprintf(text, sizeof text, "%ld", state->step);
-    weights_metadata_set(&metadata, "architecture", "SA-INR P0");
-    weights_metadata_set(&metadata, "stage", state->stage);
-    weights_metadata_set(&metadata, "step", text);
-    return weights_save(path, &model->net, values, &metadata, why);
-}
-
-// The new names become the old ones'; a part that already has is left alone.
-static int rename_parts(const char *directory, struct fault_note *why)
-{
-    char next[PATH_SIZE], final[PATH_SIZE];
-    int rc = 0;
-    for (int part = 0; rc == 0 && part < N_PARTS; part++) {
-        rc = part_path(next, directory, part, 1, why);
-        if (rc == 0)
-            rc = part_path(final, directory, part, 0, why);
-        if (rc == 0 && file_ops.rename(next, final) != 0 && errno != ENOENT)
-            rc = fault_set_errno(why, errno, "cannot rename '%s'", next);
-    }
-    return rc != 0 ? rc : file_sync_directory(directory, why);
+    float *memory = malloc(2 * training->model.net.n_parameters * sizeof *memory);
+    if (memory == NULL)
+        fault_set(why, FAULT_NO_MEMORY, "no memory for the optimiser's moments");
+    return memory;
 }
 
 int training_save(struct training *training, const char *directory, const char *stage, double minutes,
                   uint64_t seed, struct fault_note *why)
 {
-    struct state state = {.step = training->step, .minutes = minutes, .seed = seed};
-    char path[PATH_SIZE], text[256];
+    struct checkpoint_state state = {.step = training->step, .minutes = minutes, .seed = seed};
+    struct checkpoint_part parts[N_PARTS];
+    const struct model *model = &training->model;
+    float *memory = take_moments(training, why);
+    if (memory == NULL)
+        return FAULT_NO_MEMORY;
     snprintf(state.stage, sizeof state.stage, "%s", stage);
-    int rc = file_join(path, sizeof path, directory, "state", why);
-    for (int part = 0; rc == 0 && part < N_PARTS; part++)
-        rc = save_part(training, directory, part, &state, why);
-    if (rc != 0)
-        return rc;
-    int n = snprintf(text, sizeof text, "%sstage %s\nstep %ld\nminutes %.17g\nseed %" PRIu64 "\n", state_head,
-                     state.stage, state.step, state.minutes, state.seed);
-    rc = file_write_atomic(path, text, (size_t)n, why); // from here on the new parts are the ones that count
-    return rc != 0 ? rc : rename_parts(directory, why);
+    list_parts(training, memory, parts);
+    int rc = model->ops->download(model->device, training->whole.moment1, parts[PART_MOMENT1].values, why);
+    if (rc == 0)
+        rc = model->ops->download(model->device, training->whole.moment2, parts[PART_MOMENT2].values, why);
+    if (rc == 0)
+        rc = checkpoint_save(directory, &state, parts, N_PARTS, why);
+    free(memory);
+    return rc;
 }
 
-static int read_state(const char *directory, struct state *state, int *found, struct fault_note *why)
+static int load_parts(struct training *training, const char *directory, const struct checkpoint_state *state,
+                      float *memory, struct fault_note *why)
 {
-    char path[PATH_SIZE];
-    void *text = NULL;
-    size_t size;
-    *found = 0;
-    int rc = file_join(path, sizeof path, directory, "state", why);
-    if (rc != 0 || (access(path, F_OK) != 0 && errno == ENOENT))
-        return rc;
-    rc = file_read(path, MAX_STATE_BYTES, &text, &size, why);
-    if (rc != 0)
-        return rc;
-    const char *at = text;
-    *found = strncmp(at, state_head, sizeof state_head - 1) == 0 &&
-             sscanf(at + sizeof state_head - 1, "stage %15s\nstep %ld\nminutes %lf\nseed %" SCNu64,
-                    state->stage, &state->step, &state->minutes, &state->seed) == 4 &&
-             state->step >= 0 && state->step < INT32_MAX && state->minutes >= 0;
-    free(text);
-    return *found ? 0 : fault_set(why, FAULT_BAD_HEADER, "'%s' is not the state of a training run", path);
-}
-
-// Of the two files that a part may be in, the one of `step`.
-static int load_part(const struct training *training, const char *directory, int part, long step,
-                     float *values, struct fault_note *why)
-{
-    char path[PATH_SIZE];
-    for (int is_next = 1; is_next >= 0; is_next--) {
-        struct weights_metadata metadata = {0};
-        int rc = part_path(path, directory, part, is_next, why);
-        if (rc != 0)
-            return rc;
-        if (is_next && access(path, F_OK) != 0)
-            continue;
-        rc = weights_load(path, &training->model.net, values, &metadata, why);
-        if (rc != 0)
-            return rc;
-        const char *text = weights_metadata_get(&metadata, "step");
-        if (text != NULL && strtol(text, NULL, 10) == step)
-            return 0;
-    }
-    return fault_set(why, FAULT_WEIGHTS, "'%s' is not of step %ld, at which the run was saved", path, step);
+    struct checkpoint_part parts[N_PARTS];
+    struct model *model = &training->model;
+    list_parts(training, memory, parts);
+    int rc = checkpoint_load(directory, state, parts, N_PARTS, why);
+    if (rc == 0)
+        rc = model_set_parameters(model, training->raw, why);
+    if (rc == 0)
+        rc = model->ops->upload(model->device, training->whole.moment1, parts[PART_MOMENT1].values, why);
+    return rc != 0
+               ? rc
+               : model->ops->upload(model->device, training->whole.moment2, parts[PART_MOMENT2].values, why);
 }
 
 int training_load(struct training *training, const char *directory, const char *stage, int *found,
                   double *minutes, uint64_t *seed, struct fault_note *why)
 {
-    struct state state = {0};
-    const struct sr_ops *ops = training->model.ops;
-    struct sr_device *device = training->model.device;
-    int rc = read_state(directory, &state, found, why);
+    struct checkpoint_state state;
+    int rc = checkpoint_read_state(directory, &state, found, why);
     if (rc != 0 || !*found)
         return rc;
     if (strcmp(state.stage, stage) != 0)
         return fault_set(why, FAULT_CONFIG, "'%s' holds a run of stage '%s', not '%s'", directory,
                          state.stage, stage);
-    rc = load_part(training, directory, PART_AVERAGED, state.step, training->averaged, why);
-    if (rc == 0)
-        rc = load_part(training, directory, PART_RAW, state.step, training->raw, why);
-    if (rc == 0)
-        rc = model_set_parameters(&training->model, training->raw, why);
-    struct sr_buffer *moments[] = {training->whole.moment1, training->whole.moment2};
-    for (int i = 0; rc == 0 && i < 2; i++) {
-        rc = load_part(training, directory, PART_MOMENT1 + i, state.step, training->scratch, why);
-        if (rc == 0)
-            rc = ops->upload(device, moments[i], training->scratch, why);
-    }
-    if (rc == 0)
-        rc = rename_parts(directory, why);
+    float *memory = take_moments(training, why);
+    if (memory == NULL)
+        return FAULT_NO_MEMORY;
+    rc = load_parts(training, directory, &state, memory, why);
+    free(memory);
     if (rc != 0)
         return rc;
     training->step = state.step;
@@ -448,14 +361,14 @@ static int begin(struct run *run, struct fault_note *why)
         rc = file_join(path, sizeof path, job->out, "log.csv", why);
         return rc != 0 ? rc : history_load(&run->history, path, training->step, why);
     }
-    rc = part_path(path, job->out, PART_RAW, 0, why);
-    if (rc == 0 && access(path, F_OK) == 0)
-        return fault_set(why, FAULT_CONFIG, "'%s' is there without the state of its run", path);
-    if (rc == 0 && job->init != NULL)
+    if (checkpoint_has_part(job->out, part_names[PART_RAW]))
+        return fault_set(why, FAULT_CONFIG, "'%s' holds %s.safetensors without the state of its run",
+                         job->out, part_names[PART_RAW]);
+    if (job->init != NULL)
         rc = weights_load(job->init, &training->model.net, training->scratch, NULL, why);
-    else if (rc == 0 && job->plain_start)
+    else if (job->plain_start)
         training_start_weights(&training->model.net, job->sample.seed, training->scratch);
-    else if (rc == 0)
+    else
         weights_init(&training->model.net, job->sample.seed, training->scratch);
     if (rc == 0)
         weights_wake(&training->model.net, training->scratch);

@@ -28,6 +28,9 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
     if (!conf_parse_spacing(conf->spacing, &mode, &options->spacing_mm))
         return fault_set(why, FAULT_CONFIG, "bad spacing '%s'", conf->spacing);
     options->spacing = modes[mode];
+    options->recipe = sr_recipe_default();
+    if (conf->recipe[0] != '\0' && sr_recipe_set(&options->recipe, conf->recipe, why) != 0)
+        return FAULT_CONFIG;
     options->site_id = conf->site_id;
     options->station_name = conf->station_name;
     options->engine = (struct sr_options){
@@ -96,11 +99,15 @@ static void say_result(const struct sr_report *report, char *out, size_t size)
 static void say_parameters(const struct process_options *options, double step_mm,
                            const struct sr_report *report, char *out, size_t size)
 {
+    char recipe[512];
+    if (sr_recipe_say(&options->recipe, recipe, sizeof recipe, NULL) != 0)
+        snprintf(recipe, sizeof recipe, "unnamed");
     snprintf(out, size,
              "network=P0;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
-             "step_mm=%.9g",
+             "step_mm=%.9g%s%s",
              report->backend, options->engine.finetune, report->steps_done,
-             (unsigned long long)options->engine.seed, options->engine.choose, options->engine.clip, step_mm);
+             (unsigned long long)options->engine.seed, options->engine.choose, options->engine.clip, step_mm,
+             recipe[0] != '\0' ? ";recipe=" : "", recipe);
 }
 
 // ---- the stack
@@ -195,8 +202,10 @@ int process_stack(const struct source *source, size_t item, const struct process
             .slice_mm = stack->slice_mm,
             .thickness_mm = stack->thickness_mm,
         };
-        rc = sr_run(&in, work.planes, work.images.n_planes, &options->engine, work.images.residual,
-                    &outcome->report, why);
+        struct sr_options engine = options->engine;
+        engine.recipe = &options->recipe;
+        rc = sr_run(&in, work.planes, work.images.n_planes, &engine, work.images.residual, &outcome->report,
+                    why);
     }
     if (rc == 0) {
         outcome->n_planes = work.images.n_planes;

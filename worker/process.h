@@ -18,7 +18,8 @@
 enum { PROCESS_NOTE_SIZE = 640 };
 
 struct process_options {
-    struct sr_options engine;
+    struct sr_options engine; // its recipe is process_stack's: the next field
+    struct sr_recipe recipe;
     enum derive_spacing spacing;
     double spacing_mm; // for DERIVE_MM
     const char *site_id, *station_name;
@@ -39,7 +40,7 @@ void process_images_free(struct process_images *images);
 
 struct process_outcome {
     char note[PROCESS_NOTE_SIZE]; // one sentence: what was delivered and the numbers that say why
-    char parameters[256];         // effective parameters in canonical form
+    char parameters[768];         // effective parameters in canonical form
     char weights_sha256[DIGEST_HEX_SIZE];
     size_t n_planes;
     double step_mm;

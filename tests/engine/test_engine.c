@@ -430,6 +430,8 @@ static void draws_keep_out(void)
 {
     enum { DEPTH = 7, DRAWS = 3000, TARGETS = 2 };
     static const int sizes[][2] = {{256, 224}, {90, 300}, {512, 384}, {64, 64}};
+    struct fault_note why = {0};
+    struct sr_recipe recipe = sr_recipe_default();
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
         struct pairs pairs;
         struct sr_stack stack = {.depth = DEPTH, .height = sizes[k][0], .width = sizes[k][1], .row_mm = 0.9};
@@ -439,7 +441,7 @@ static void draws_keep_out(void)
         stack.column_mm = 0.9;
         stack.slice_mm = 6.5;
         stack.thickness_mm = 5;
-        pairs_plan(&pairs, &stack, voxels, 4);
+        CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
         CHECK_INT(pairs.factor[1], 7);
         CHECK(pairs.slices >= 2 && pairs.n_places >= 1);
         double held = 0;
@@ -493,7 +495,8 @@ static void checks_are_degraded(void)
             for (int w = 0; w < SIDE; w++)
                 voxels[(z * SIDE + h) * SIDE + w] = (float)h; // a slope along the rows
     stack.slice_mm = 4;
-    pairs_plan(&pairs, &stack, voxels, 4);
+    struct sr_recipe recipe = sr_recipe_default();
+    CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
     for (int axis = 1; axis <= 2; axis++) {
         CHECK_OK(pairs_check_init(&check, &pairs, axis, 0, 1, &why));
         CHECK_INT(check.rows, DEPTH);

@@ -243,6 +243,28 @@ static void check_loss(const char *backend, struct sr_extent extent)
     close_pair(&pair);
 }
 
+static void check_average(const char *backend, struct sr_extent extent)
+{
+    struct fault_note why = {0};
+    struct pair pair;
+    struct sr_buffer *to[2], *from[2];
+    open_pair(&pair, backend, extent);
+    float *a = support_random(1, pair.voxels, -1, 1), *b = support_random(2, pair.voxels, -1, 1);
+    make_two(&pair, extent, 1, a, to);
+    make_two(&pair, extent, 1, b, from);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(pair.model[i].ops->average(pair.model[i].device, to[i], from[i], 0.75F, &why));
+    compare_two(&pair, "average", to, pair.voxels);
+    float *after = support_values(pair.model[0].ops, pair.model[0].device, to[0], pair.voxels);
+    CHECK_NEAR(after[3], 0.75F * a[3] + 0.25F * b[3], 1e-6);
+    free(after);
+    free_two(&pair, to);
+    free_two(&pair, from);
+    free(a);
+    free(b);
+    close_pair(&pair);
+}
+
 static void check_adam(const char *backend, struct sr_extent extent)
 {
     struct fault_note why = {0};
@@ -258,8 +280,8 @@ static void check_adam(const char *backend, struct sr_extent extent)
     for (int step = 1; step <= 3; step++)
         for (int i = 0; i < 2; i++)
             CHECK_OK(pair.model[i].ops->adam(pair.model[i].device,
-                                             (struct sr_adam){1e-2F, 0.9F, 0.999F, 1e-8F, step}, g[i], m[i],
-                                             v[i], pair.model[i].parameters, &why));
+                                             (struct sr_adam){1e-2F, 0.9F, 0.999F, 1e-8F, step, 4}, g[i],
+                                             m[i], v[i], pair.model[i].parameters, &why));
     compare_two(&pair, "moment1", m, n);
     compare_two(&pair, "moment2", v, n);
     struct sr_buffer *parameters[2] = {pair.model[0].parameters, pair.model[1].parameters};
@@ -267,6 +289,7 @@ static void check_adam(const char *backend, struct sr_extent extent)
     // three equal gradients: each step goes one rate against their sign
     float *after = support_values(pair.model[0].ops, pair.model[0].device, parameters[0], n);
     CHECK_NEAR(after[5], pair.parameters[5] - 0.03F * (gradients[5] > 0 ? 1 : -1), 1e-4);
+    CHECK_NEAR(after[3], pair.parameters[3], 0); // before the first that is trained
     free(after);
     free_two(&pair, m);
     free_two(&pair, v);
@@ -439,6 +462,7 @@ static void cuda_says_why_not(void)
     RUN_SHAPES(op_decode_back, backend)                                                                      \
     RUN(check_loss, backend, 3)                                                                              \
     RUN(check_adam, backend, 0)                                                                              \
+    RUN(check_average, backend, 3)                                                                           \
     RUN(check_cut, backend, 0)                                                                               \
     RUN(check_copies, backend, 3)
 
@@ -458,6 +482,7 @@ static void cuda_says_why_not(void)
     NAME_SHAPES("decode_back", op_decode_back, backend){"op.loss_l1." #backend ".2x3x9x17",                  \
                                                         check_loss_##backend##_3},                           \
         {"op.adam." #backend ".arena", check_adam_##backend##_0},                                            \
+        {"op.average." #backend ".2x3x9x17", check_average_##backend##_3},                                   \
         {"op.cut." #backend ".3x3x6x5", check_cut_##backend##_0},                                            \
         {"op.copies." #backend ".2x3x9x17", check_copies_##backend##_3},
 

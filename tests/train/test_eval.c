@@ -229,7 +229,7 @@ static void methods_and_tables(void)
     input.stack = stack;
     CHECK_OK(sr_write_start_weights("start.safetensors", 1, &why));
     for (size_t m = 0; m < 4; m++) {
-        evaluation.methods[m] = evaluate_method_of(names[m]);
+        CHECK_OK(evaluate_method_of(names[m], &evaluation.methods[m], &why));
         CHECK_STR(evaluation.methods[m].name, names[m]);
         CHECK_INT(evaluation.methods[m].kind, m == 3 ? EVALUATE_FILE : (int)m);
         CHECK_OK(evaluate_interpolate(&evaluation, &evaluation.methods[m], &input, result, &why));

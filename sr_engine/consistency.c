@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sr_engine/consistency.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 256 }; // pixels at a time: all slices' sums of them stay in the cache
+
+// Two planes of one place, such as acquired slices that are asked for twice, give A A^T no new rank; this
+// much on its diagonal keeps it invertible and changes no digit that is delivered.
+static const double diagonal = 1e-9;
+
+struct projector {
+    int depth;
+    size_t n_planes;
+    float *weights;   // [depth,n_planes] A
+    double *cholesky; // [depth,depth] lower triangle of A A^T
+};
+
+static void projector_close(struct projector *a)
+{
+    free(a->weights);
+    free(a->cholesky);
+}
+
+static void fill_weights(const struct projector *a, const struct sr_plane *planes, double profile)
+{
+    double sigma = profile / (2 * sqrt(2 * log(2)));
+    for (int d = 0; d < a->depth; d++) {
+        float *row = a->weights + (size_t)d * a->n_planes;
+        double total = 0;
+        for (size_t k = 0; k < a->n_planes; k++) {
+            double off = planes[k].slice + planes[k].t - d;
+            double weight = fabs(off) <= 3 * sigma ? exp(-0.5 * off * off / (sigma * sigma)) : 0;
+            row[k] = (float)weight;
+            total += weight;
+        }
+        for (size_t k = 0; total > 0 && k < a->n_planes; k++)
+            row[k] = (float)((double)row[k] / total);
+    }
+}
+
+// A slice that no plane belongs to gets a row of zeros and a 1 on the diagonal, so its correction is nothing.
+static int factorise(const struct projector *a)
+{
+    size_t n = (size_t)a->depth;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++) {
+            double sum = 0;
+            for (size_t k = 0; k < a->n_planes; k++)
+                sum += (double)a->weights[i * a->n_planes + k] * (double)a->weights[j * a->n_planes + k];
+            if (i == j)
+                sum = sum > 0 ? sum + diagonal : 1;
+            for (size_t k = 0; k < j; k++)
+                sum -= a->cholesky[i * n + k] * a->cholesky[j * n + k];
+            if (i == j && !(sum > 0))
+                return 0;
+            a->cholesky[i * n + j] = i == j ? sqrt(sum) : sum / a->cholesky[j * n + j];
+        }
+    return 1;
+}
+
+// What is missing, y - A V, of `count` pixels from `first`: missing [depth,CHUNK].
+static void find_missing(const struct projector *a, const float *stack, size_t plane_size,
+                         const struct sr_plane *planes, const float *residual, size_t first, size_t count,
+                         double *missing)
+{
+    for (int d = 0; d < a->depth; d++)
+        for (size_t i = 0; i < count; i++)
+            missing[(size_t)d * CHUNK + i] = (double)stack[(size_t)d * plane_size + first + i];
+    for (size_t k = 0; k < a->n_planes; k++) {
+        const float *low = stack + (size_t)planes[k].slice * plane_size + first;
+        const float *high = planes[k].slice + 1 < a->depth ? low + plane_size : low;
+        const float *added = residual + k * plane_size + first;
+        double t = planes[k].t;
+        for (int d = 0; d < a->depth; d++) {
+            double weight = (double)a->weights[(size_t)d * a->n_planes + k];
+            double *to = missing + (size_t)d * CHUNK;
+            for (size_t i = 0; weight > 0 && i < count; i++)
+                to[i] -= weight * ((1 - t) * (double)low[i] + t * (double)high[i] + (double)added[i]);
+        }
+    }
+    // nothing can be done about a slice without planes
+    for (int d = 0; d < a->depth; d++) {
+        double total = 0;
+        for (size_t k = 0; k < a->n_planes; k++)
+            total += (double)a->weights[(size_t)d * a->n_planes + k];
+        if (!(total > 0))
+            memset(missing + (size_t)d * CHUNK, 0, count * sizeof *missing);
+    }
+}
+
+// Both triangular systems, in place.
+static void solve(const struct projector *a, size_t count, double *values)
+{
+    size_t n = (size_t)a->depth;
+    for (size_t step = 0; step < 2 * n; step++) {
+        size_t row = step < n ? step : 2 * n - 1 - step;
+        double *to = values + row * CHUNK;
+        size_t from = step < n ? 0 : row + 1, end = step < n ? row : n;
+        for (size_t k = from; k < end; k++) {
+            double share = step < n ? a->cholesky[row * n + k] : a->cholesky[k * n + row];
+            for (size_t i = 0; share != 0 && i < count; i++)
+                to[i] -= share * values[k * CHUNK + i];
+        }
+        for (size_t i = 0; i < count; i++)
+            to[i] /= a->cholesky[row * n + row];
+    }
+}
+
+static void add_back(const struct projector *a, const double *values, size_t plane_size, size_t first,
+                     size_t count, double share, float *residual)
+{
+    for (size_t k = 0; k < a->n_planes; k++)
+        for (int d = 0; d < a->depth; d++) {
+            double weight = share * (double)a->weights[(size_t)d * a->n_planes + k];
+            float *to = residual + k * plane_size + first;
+            for (size_t i = 0; weight != 0 && i < count; i++)
+                to[i] += (float)(weight * values[(size_t)d * CHUNK + i]);
+        }
+}
+
+int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
+                      size_t n_planes, double profile, double share, float *residual, struct fault_note *why)
+{
+    struct projector a = {.depth = depth, .n_planes = n_planes};
+    size_t n = (size_t)depth;
+    a.weights = malloc(n * n_planes * sizeof *a.weights);
+    a.cholesky = calloc(n * n, sizeof *a.cholesky);
+    double *values = malloc(n * CHUNK * sizeof *values);
+    int rc = 0;
+    if (a.weights == NULL || a.cholesky == NULL || values == NULL) {
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu planes with %d slices", n_planes,
+                       depth);
+        goto out;
+    }
+    fill_weights(&a, planes, profile);
+    if (!factorise(&a)) {
+        rc = fault_set(why, FAULT_NOT_FINITE, "%zu planes do not determine what %d slices should be",
+                       n_planes, depth);
+        goto out;
+    }
+    for (size_t first = 0; first < plane_size; first += CHUNK) {
+        size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
+        find_missing(&a, stack, plane_size, planes, residual, first, count, values);
+        solve(&a, count, values);
+        add_back(&a, values, plane_size, first, count, share, residual);
+    }
+out:
+    projector_close(&a);
+    free(values);
+    return rc;
+}

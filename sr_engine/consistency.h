@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Agreement with what was measured: blurred by the slice profile and taken at the slices' places, an
+// interpolated volume should give the acquired slices again. The correction is the smallest one that makes it
+// so: V += A^T (A A^T)^-1 (y - A V), A being profile and sampling along the slice axis, the same for every
+// column of pixels. Source: model.md 7.3. Not here: whether to use it (recipe.h).
+
+#ifndef ISOSLICE_SR_ENGINE_CONSISTENCY_H
+#define ISOSLICE_SR_ENGINE_CONSISTENCY_H
+
+#include "core/fault.h"
+#include "sr_engine/engine.h"
+
+#include <stddef.h>
+
+// Adds `share` of the correction to residual [n_planes,plane_size], which stands on top of linear
+// interpolation of stack [depth,plane_size]. `profile`: FWHM of the Gaussian slice profile as a share of the
+// slice distance; its weights over the planes within 3 sigma are divided by their sum. Slices whose profile
+// meets no plane are left out. Errors: NO_MEMORY; NOT_FINITE when the planes determine no correction.
+int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
+                      size_t n_planes, double profile, double share, float *residual, struct fault_note *why);
+
+#endif
