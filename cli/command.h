@@ -18,6 +18,7 @@ int command_check_config(int argc, char **argv);
 int command_phantom(int argc, char **argv);
 int command_new_weights(int argc, char **argv);
 int command_train(int argc, char **argv);
+int command_train_subject(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_convert_weights(int argc, char **argv);
 int command_bench(int argc, char **argv);

@@ -39,7 +39,8 @@ static void print_help(void)
 {
     puts("usage: isoslice train video --data PATH ... --out DIR [options]\n"
          "       isoslice train mr    --data PATH ... --out DIR [options]\n"
-         "       isoslice train video|mr --data PATH ... --prepare FILE\n\n"
+         "       isoslice train video|mr --data PATH ... --prepare FILE\n"
+         "       isoslice train subject --data PATH --out DIR [options]   (see its own --help)\n\n"
          "Stage 1 (video): the network learns to fill in the frames that were left out of a clip.\n"
          "  PATH: a video file, a folder of PNG frames in the order of their names, or a folder of either;\n"
          "  gray, reduced to a short side of 90 pixels. Crops that hardly move are mostly passed over.\n"
@@ -258,7 +259,7 @@ static int parse(struct train *train, int argc, char **argv)
     }
     int is_mr = strcmp(stage, "mr") == 0;
     if (!is_mr && strcmp(stage, "video") != 0)
-        return command_usage_error("train", "needs a stage, video or mr, not '%s'", stage);
+        return command_usage_error("train", "needs a stage, video, mr or subject, not '%s'", stage);
     *job = (struct training_job){.stage = stage,
                                  .backend = "auto",
                                  .config = net_config_p0(),
@@ -350,6 +351,8 @@ int command_train(int argc, char **argv)
 {
     static struct train train;
     struct fault_note why;
+    if (argc > 1 && strcmp(argv[1], "subject") == 0)
+        return command_train_subject(argc - 1, argv + 1);
     int code = parse(&train, argc, argv);
     if (code != 0)
         return code < 0 ? 0 : code;

@@ -51,14 +51,16 @@ int progress_show(void *user, const char *phase, double done, double total, cons
         progress_done(progress);
         snprintf(progress->phase, sizeof progress->phase, "%s", phase);
         progress->phase_start_s = now;
+        progress->phase_start_share = share;
         progress->last_shown_s = 0;
         progress->last_percent = -PLAIN_STEP_PERCENT;
     }
     char left[32] = "";
     if (finished)
         snprintf(left, sizeof left, "%.1f s", now - progress->phase_start_s);
-    else if (share > 0)
-        format_left(left, sizeof left, (now - progress->phase_start_s) * (1 - share) / share);
+    else if (share > progress->phase_start_share)
+        format_left(left, sizeof left,
+                    (now - progress->phase_start_s) * (1 - share) / (share - progress->phase_start_share));
     if (progress->is_terminal) {
         if (finished || now - progress->last_shown_s >= bar_interval_s) {
             show_bar(progress, share, left, detail);

@@ -14,12 +14,13 @@ typedef int (*progress_fn)(void *user, const char *phase, double done, double to
 
 // State of the terminal reporter; caller's storage.
 struct progress {
-    char phase[48];       // phase being shown, empty before the first
-    double phase_start_s; // monotonic time at which it began
-    double last_shown_s;  // monotonic time of the last line
-    int last_percent;     // last percentage printed as a plain line
-    int is_terminal;      // stderr is a terminal
-    volatile int *stop;   // borrowed; non-zero asks the work to stop; may be NULL
+    char phase[48];           // phase being shown, empty before the first
+    double phase_start_s;     // monotonic time at which it began
+    double phase_start_share; // what was done by then
+    double last_shown_s;      // monotonic time of the last line
+    int last_percent;         // last percentage printed as a plain line
+    int is_terminal;          // stderr is a terminal
+    volatile int *stop;       // borrowed; non-zero asks the work to stop; may be NULL
 };
 
 // `stop` may be NULL; a signal handler may set it.

@@ -6,6 +6,7 @@
 #include "sr_engine/finetune.h"
 #include "sr_engine/interpolate.h"
 #include "sr_engine/model.h"
+#include "sr_engine/normalise.h"
 #include "sr_engine/pairs.h"
 #include "sr_engine/quality.h"
 #include "sr_engine/resample.h"
@@ -70,33 +71,13 @@ static int check_input(const struct run *run, struct fault_note *why)
     return 0;
 }
 
-// The one normalisation rule: x = (stored - low) / (high - low) with the least and the largest value of the
-// whole stack, in training, checking and use. 1 when the stack is not constant.
-static int find_range(struct run *run, struct fault_note *why)
+static int prepare(struct run *run, struct fault_note *why)
 {
     size_t n = (size_t)run->stack->depth * run->plane_size;
-    float low = run->stack->voxels[0], high = low;
-    for (size_t i = 0; i < n; i++) {
-        float value = run->stack->voxels[i];
-        if (!isfinite(value))
-            return fault_set(why, FAULT_NOT_FINITE, "voxel %zu of the stack is not finite", i);
-        low = value < low ? value : low;
-        high = value > high ? value : high;
-    }
-    run->report->range_low = (double)low;
-    run->report->range_high = (double)high;
-    return 0;
-}
-
-static int normalise(struct run *run, struct fault_note *why)
-{
-    size_t n = (size_t)run->stack->depth * run->plane_size;
-    double low = run->report->range_low, scale = 1 / (run->report->range_high - low);
     run->normalised = malloc(n * sizeof *run->normalised);
     if (run->normalised == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %zu voxels", n);
-    for (size_t i = 0; i < n; i++)
-        run->normalised[i] = (float)(((double)run->stack->voxels[i] - low) * scale);
+    normalise(run->stack->voxels, n, run->report->range_low, run->report->range_high, run->normalised);
     return 0;
 }
 
@@ -299,7 +280,8 @@ static int work(struct run *run, struct fault_note *why)
     if (rc == 0)
         rc = open_model(run, why);
     if (rc == 0)
-        rc = find_range(run, why);
+        rc = normalise_range(run->stack->voxels, (size_t)run->stack->depth * run->plane_size,
+                             &report->range_low, &report->range_high, why);
     if (rc != 0)
         return rc;
     if (!(report->range_high > report->range_low)) {
@@ -307,10 +289,10 @@ static int work(struct run *run, struct fault_note *why)
         snprintf(report->reason, sizeof report->reason, "the stack is constant: nothing can be added");
         return deliver(run, why);
     }
-    rc = normalise(run, why);
+    rc = prepare(run, why);
     if (rc == 0 && (run->options->finetune || run->options->choose))
         rc = pairs_plan(&run->pairs, run->stack, run->normalised, &run->recipe, why);
-    // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): run_done() frees what normalise() took
+    // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): run_done() frees what prepare() took
     if (rc == 0 && run->options->finetune)
         rc = finetune(run, why);
     if (rc == 0 && run->options->choose)
