@@ -34,6 +34,7 @@ def volume(path, side):
 
 
 def help_and_usage():
+    assert 'second-round' in isoslice('train', 'subject', '--help')
     for command in ('train', 'eval', 'bench', 'convert-weights'):
         assert 'usage: isoslice ' + command in isoslice(command, '--help')
     assert '--profile' in isoslice('train', 'mr', '--help')
@@ -67,6 +68,43 @@ def interrupt_saves():
     assert 'taken up at %d' % step in out, out
 
 
+def pixels(folder):
+    import pydicom
+    slices = [pydicom.dcmread(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names]
+    return [s.PixelData for s in sorted(slices, key=lambda s: s.InstanceNumber)]
+
+
+def subject_is_the_workers():
+    """Stopped and taken up it ends with the same bits, and isoslice run with its weights gives the pixels of a run that
+    adapts by itself."""
+    isoslice('new-weights', 'start.safetensors')
+    isoslice('phantom', '--matrix', '64', '--slices', '6', 'in')
+    command = ['train', 'subject', '--data', 'in', '--weights', 'start.safetensors', '--steps', '40', '--recipe',
+               'average=0.9:detail=yes', '--recipe', 'rate-woken=1e-3']
+    out = isoslice(*command, '--out', 'whole')
+    assert 'step 40 of 40' in out and 'linear interpolation' in out, out
+    child = subprocess.Popen([PROGRAM, *command, '--out', 'parts'], stderr=subprocess.PIPE, text=True)
+    for line in child.stderr:
+        if line.startswith('fine-tune: 1'):
+            break
+    child.send_signal(signal.SIGINT)
+    rest = child.stderr.read()
+    assert child.wait() == 3 and 'goes on from there' in rest, (child.returncode, rest)
+    assert 'taken up at' in isoslice(*command, '--out', 'parts')
+    tuned = open('whole/weights.safetensors', 'rb').read()
+    assert tuned == open('parts/weights.safetensors', 'rb').read()
+    assert tuned != open('start.safetensors', 'rb').read()
+    assert 'another recipe' in isoslice(*command, '--recipe', 'rate=1e-3', '--out', 'parts', code=2)
+    isoslice('run', '--weights', 'whole/weights.safetensors', 'in', 'used')
+    isoslice('run', '--weights', 'start.safetensors', '--steps', '40', '--recipe', 'average=0.9:detail=yes:rate-woken=1e-3',
+             'in', 'adapted')
+    used, adapted = pixels('used'), pixels('adapted')
+    assert len(used) > 6 and used == adapted, (len(used), len(adapted))
+    assert [row for row in open('whole/log.csv')][-1].startswith('40,') and os.path.exists('whole/loss.png')
+    assert 'no \'speed\'' in isoslice('train', 'subject', '--data', 'in', '--out', 'x', '--recipe', 'speed=1', code=2)
+    assert 'NOT_FOUND' in isoslice('train', 'subject', '--data', 'nowhere', '--out', 'x', code=1)
+
+
 def eval_writes_tables():
     os.mkdir('data')
     volume('data/a.nii', 40)
@@ -91,6 +129,7 @@ def weights_there_and_back():
 
 
 TESTS = {'peer.commands.help_and_usage': help_and_usage, 'peer.commands.interrupt_saves': interrupt_saves,
+         'peer.commands.subject_is_the_workers': subject_is_the_workers,
          'peer.commands.eval_tables': eval_writes_tables, 'peer.commands.convert_weights': weights_there_and_back}
 
 if len(sys.argv) < 2:
