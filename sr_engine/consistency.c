@@ -10,6 +10,8 @@ enum { CHUNK = 256 }; // pixels at a time: all slices' sums of them stay in the 
 // Two planes of one place, such as acquired slices that are asked for twice, give A A^T no new rank; this
 // much on its diagonal keeps it invertible and changes no digit that is delivered.
 static const double diagonal = 1e-9;
+static const double foreground = 0.05;      // of the largest value: less is background
+static const double normal_median = 1.4826; // standard deviation by median size of a normal variable
 
 struct projector {
     int depth;
@@ -121,8 +123,30 @@ static void add_back(const struct projector *a, const double *values, size_t pla
         }
 }
 
+// Mean square of the misfit over the pixels that are not background.
+static double misfit_of(const struct projector *a, const float *stack, size_t plane_size,
+                        const struct sr_plane *planes, const float *residual, double *values)
+{
+    double sum = 0, count = 0, least = 0;
+    for (size_t i = 0; i < (size_t)a->depth * plane_size; i++)
+        least = fmax(least, foreground * (double)stack[i]);
+    for (size_t first = 0; first < plane_size; first += CHUNK) {
+        size_t n = plane_size - first < CHUNK ? plane_size - first : CHUNK;
+        find_missing(a, stack, plane_size, planes, residual, first, n, values);
+        for (int d = 0; d < a->depth; d++)
+            for (size_t i = 0; i < n; i++)
+                if ((double)stack[(size_t)d * plane_size + first + i] > least) {
+                    double off = values[(size_t)d * CHUNK + i];
+                    sum += off * off;
+                    count += 1;
+                }
+    }
+    return count > 0 ? sum / count : 0;
+}
+
 int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
-                      size_t n_planes, double profile, double share, float *residual, struct fault_note *why)
+                      size_t n_planes, double profile, double noise, double share, float *residual,
+                      struct fault_note *why)
 {
     struct projector a = {.depth = depth, .n_planes = n_planes};
     size_t n = (size_t)depth;
@@ -141,7 +165,11 @@ int consistency_apply(const float *stack, int depth, size_t plane_size, const st
                        n_planes, depth);
         goto out;
     }
-    for (size_t first = 0; first < plane_size; first += CHUNK) {
+    if (noise > 0) {
+        double misfit = misfit_of(&a, stack, plane_size, planes, residual, values);
+        share *= misfit > noise * noise ? 1 - noise * noise / misfit : 0;
+    }
+    for (size_t first = 0; share > 0 && first < plane_size; first += CHUNK) {
         size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
         find_missing(&a, stack, plane_size, planes, residual, first, count, values);
         solve(&a, count, values);
@@ -151,4 +179,46 @@ out:
     projector_close(&a);
     free(values);
     return rc;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+// Details of 2 x 2 blocks, every stride-th block that is no background; returns how many.
+static size_t take_details(const float *values, int depth, int height, int width, size_t stride, double least,
+                           float *details)
+{
+    size_t n = 0, seen = 0, line = (size_t)width;
+    for (int z = 0; z < depth; z++)
+        for (int row = 0; row + 1 < height; row += 2)
+            for (int column = 0; column + 1 < width; column += 2) {
+                const float *at = values + ((size_t)z * (size_t)height + (size_t)row) * line + (size_t)column;
+                if (seen++ % stride != 0)
+                    continue;
+                if ((double)at[0] > least && (double)at[1] > least && (double)at[line] > least &&
+                    (double)at[line + 1] > least)
+                    details[n++] = fabsf(at[0] - at[1] - at[line] + at[line + 1]) / 2;
+            }
+    return n;
+}
+
+int consistency_noise(const float *values, int depth, int height, int width, double *sigma,
+                      struct fault_note *why)
+{
+    enum { MOST = 1 << 17 };
+    size_t n_voxels = (size_t)depth * (size_t)height * (size_t)width, stride = n_voxels / 4 / MOST + 1;
+    double least = 0;
+    float *details = malloc((n_voxels / 4 / stride + 2) * sizeof *details);
+    if (details == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory to estimate the noise");
+    for (size_t i = 0; i < n_voxels; i++)
+        least = fmax(least, foreground * (double)values[i]);
+    size_t n = take_details(values, depth, height, width, stride, least, details);
+    qsort(details, n, sizeof *details, by_size);
+    *sigma = n > 0 ? normal_median * (double)details[n / 2] : 0;
+    free(details);
+    return 0;
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Agreement with what was measured: blurred by the slice profile and taken at the slices' places, an
-// interpolated volume should give the acquired slices again. The correction is the smallest one that makes it
-// so: V += A^T (A A^T)^-1 (y - A V), A being profile and sampling along the slice axis, the same for every
-// column of pixels. Source: model.md 7.3. Not here: whether to use it (recipe.h).
+// interpolated volume should give the acquired slices again, but for their noise. The correction is the
+// smallest one that makes it so, V += w A^T (A A^T)^-1 (y - A V), A being profile and sampling along the
+// slice axis, the same for every column of pixels; w is the share of the misfit y - A V that is not noise
+// (Wiener's). Source: model.md 7.3. Not here: whether to use it (recipe.h).
 
 #ifndef ISOSLICE_SR_ENGINE_CONSISTENCY_H
 #define ISOSLICE_SR_ENGINE_CONSISTENCY_H
@@ -13,11 +14,20 @@
 
 #include <stddef.h>
 
-// Adds `share` of the correction to residual [n_planes,plane_size], which stands on top of linear
+// Standard deviation of the noise in values [depth,height,width]: 1.4826 times the median size of the
+// diagonal detail (a - b - c + d) / 2 of 2 x 2 pixels, all of which are above a twentieth of the largest
+// value. Fine texture counts as noise. 0 where no such pixels are. Errors: NO_MEMORY. Source: Donoho,
+// Johnstone, Biometrika 81, 1994.
+int consistency_noise(const float *values, int depth, int height, int width, double *sigma,
+                      struct fault_note *why);
+
+// Adds the correction, times `share`, to residual [n_planes,plane_size], which stands on top of linear
 // interpolation of stack [depth,plane_size]. `profile`: FWHM of the Gaussian slice profile as a share of the
 // slice distance; its weights over the planes within 3 sigma are divided by their sum. Slices whose profile
-// meets no plane are left out. Errors: NO_MEMORY; NOT_FINITE when the planes determine no correction.
+// meets no plane are left out. `noise`: standard deviation of the noise of the stack; 0: w is 1. Errors:
+// NO_MEMORY; NOT_FINITE when the planes determine no correction.
 int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
-                      size_t n_planes, double profile, double share, float *residual, struct fault_note *why);
+                      size_t n_planes, double profile, double noise, double share, float *residual,
+                      struct fault_note *why);
 
 #endif

@@ -138,6 +138,17 @@ static void note_workspace(struct run *run, const struct interpolate_limits *lim
         run->report->workspace_bytes = limits->workspace_bytes;
 }
 
+static int agree(struct run *run, struct fault_note *why)
+{
+    const struct sr_stack *stack = run->stack;
+    double noise;
+    int rc = consistency_noise(run->normalised, stack->depth, stack->height, stack->width, &noise, why);
+    return rc != 0
+               ? rc
+               : consistency_apply(run->normalised, stack->depth, run->plane_size, run->planes, run->n_planes,
+                                   pairs_profile(stack), noise, run->recipe.consistency, run->residual, why);
+}
+
 static int deliver_network(struct run *run, struct fault_note *why)
 {
     const struct sr_stack *stack = run->stack;
@@ -151,8 +162,7 @@ static int deliver_network(struct run *run, struct fault_note *why)
                                 run->planes, run->n_planes, &limits, run->residual, why);
     note_workspace(run, &limits);
     if (rc == 0 && run->recipe.consistency > 0)
-        rc = consistency_apply(run->normalised, stack->depth, run->plane_size, run->planes, run->n_planes,
-                               pairs_profile(stack), run->recipe.consistency, run->residual, why);
+        rc = agree(run, why);
     return rc != 0 ? rc : finish_network(run, why);
 }
 

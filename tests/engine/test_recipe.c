@@ -388,7 +388,8 @@ static float *run_whole(const char *recipe)
     return best;
 }
 
-// Goes on from what the folder holds, or begins; saves at a third of the steps and at the end. To step `stop`.
+// Goes on from what the folder holds, or begins; saves at a third of the steps and at the end. To step
+// `stop`.
 static void sit(struct subject *subject, const char *recipe, const char *out, int stop)
 {
     struct fault_note why = {0};
@@ -651,12 +652,12 @@ static void consistency_agrees(void)
         static const double profiles[] = {0.6, 1, 1.4};
         float *residual = support_random(2, (size_t)N * ROWS * COLUMNS, -0.1, 0.1);
         double before = worst_slice(stack, planes, N, profiles[i], residual);
-        CHECK_OK(
-            consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0.5, residual, &why));
+        CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0, 0.5, residual,
+                                   &why));
         double half = worst_slice(stack, planes, N, profiles[i], residual);
         CHECK_NEAR(half, 0.5 * before, 1e-5);
-        CHECK_OK(
-            consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 1, residual, &why));
+        CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0, 1, residual,
+                                   &why));
         double after = worst_slice(stack, planes, N, profiles[i], residual);
         printf("profile %.1f: off by %.3f, half-way %.3f, %.2g\n", profiles[i], before, half, after);
         CHECK(before > 0.1);
@@ -666,10 +667,48 @@ static void consistency_agrees(void)
     // slices 3 and 4 meet no plane: nothing can be done for them, and nothing is
     float *residual = support_alloc(sizeof *residual * 5 * ROWS * COLUMNS);
     memset(residual, 0, sizeof *residual * 5 * ROWS * COLUMNS);
-    CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, 5, 0.6, 1, residual, &why));
+    CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, 5, 0.6, 0, 1, residual, &why));
     for (size_t i = 0; i < (size_t)5 * ROWS * COLUMNS; i++)
         CHECK(isfinite(residual[i]) && fabsf(residual[i]) < 2);
     free(residual);
+    free(stack);
+}
+
+// White noise is measured, structure is not; and where the misfit is nothing but noise, nothing is corrected.
+static void consistency_knows_noise(void)
+{
+    enum { SIDE = 96, SLICES = 5, N = 17 };
+    struct fault_note why = {0};
+    const size_t plane = (size_t)SIDE * SIDE;
+    float *stack = support_alloc(sizeof *stack * SLICES * plane),
+          *u = support_random(3, SLICES * plane * 12, 0, 1);
+    struct sr_plane planes[N];
+    double sigma, before = 0, after = 0;
+    for (int k = 0; k < N; k++)
+        planes[k] = (struct sr_plane){k / 4, (k % 4) / 4.0};
+    for (size_t i = 0; i < SLICES * plane; i++) {
+        double sum = 0; // of twelve uniform ones: nearly normal, variance 1
+        for (size_t k = 0; k < 12; k++)
+            sum += (double)u[12 * i + k];
+        double clean = i % SIDE < SIDE / 3 ? 0 : 0.6 + 0.2 * sin(0.2 * (double)(i % SIDE));
+        stack[i] = (float)(clean > 0 ? clean + 0.02 * (sum - 6) : 0);
+    }
+    CHECK_OK(consistency_noise(stack, SLICES, SIDE, SIDE, &sigma, &why));
+    printf("sigma %.4f of 0.02\n", sigma);
+    CHECK_NEAR(sigma, 0.02, 0.002);
+    float *residual = support_alloc(sizeof *residual * N * plane);
+    memset(residual, 0, sizeof *residual * N * plane);
+    CHECK_OK(consistency_apply(stack, SLICES, plane, planes, N, 1, sigma, 1, residual, &why));
+    for (size_t i = 0; i < N * plane; i++)
+        after += (double)residual[i] * (double)residual[i];
+    memset(residual, 0, sizeof *residual * N * plane);
+    CHECK_OK(consistency_apply(stack, SLICES, plane, planes, N, 1, 0, 1, residual, &why));
+    for (size_t i = 0; i < N * plane; i++)
+        before += (double)residual[i] * (double)residual[i];
+    printf("correction %.3g, with the noise known %.3g\n", before, after);
+    CHECK(before > 0 && after < 0.05 * before);
+    free(residual);
+    free(u);
     free(stack);
 }
 
@@ -690,6 +729,7 @@ static const struct test tests[] = {
     {"unit.interpolate.ensemble", ensemble_is_the_mean},
     {"unit.interpolate.acquired", acquired_planes},
     {"unit.consistency.agrees", consistency_agrees},
+    {"unit.consistency.knows_noise", consistency_knows_noise},
 };
 
 TEST_MAIN(tests)
