@@ -36,7 +36,7 @@ const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base",
 
 struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda" or "ref"
-    const char *weights_path; // safetensors file, see weights.h
+    const char *weights_path; // safetensors file, see weights.h; it decides the network, P0 or P1
     int finetune;             // non-zero: adapt to this subject (stage 3)
     int choose;          // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
                          // fine-tuned, else SR_BASE, whatever the numbers
@@ -87,7 +87,7 @@ int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n
            const struct sr_options *options, float *residual, struct sr_report *report,
            struct fault_note *why);
 
-// Writes the start weights: architecture P0 with PyTorch's default initialisation from `seed`, last layer
+// Writes the start weights: network P0 with PyTorch's default initialisation from `seed`, last layer
 // zero, so that the network's residual is exactly 0 (linear interpolation). Errors: IO, NO_SPACE.
 int sr_write_start_weights(const char *path, uint64_t seed, struct fault_note *why);
 

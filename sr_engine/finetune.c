@@ -289,7 +289,8 @@ static int make_estimate(struct finetune *run, const struct part *part, struct f
     for (size_t k = 0; k < n; k++)
         planes[k] = (struct sr_plane){(int)(k / (size_t)pairs->factor[1]),
                                       (double)(k % (size_t)pairs->factor[1]) / pairs->factor[1]};
-    rc = interpolate_planes(run->model, stack, pairs->depth, part->rows, part->columns, planes, n,
+    struct sr_sampling sampling = {pairs->factor[1], pairs->profile, pairs->ratio};
+    rc = interpolate_planes(run->model, stack, pairs->depth, part->rows, part->columns, planes, n, &sampling,
                             &run->limits, residual, why);
     if (rc == 0)
         finish_estimate(pairs, part, stack, residual, run->estimate.voxels);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sr_engine/ops.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -27,6 +28,13 @@ static const struct backend backends[] = {
     {"cpu", ops_cpu, NULL, 0},
     {"ref", ops_ref, NULL, 0},
 };
+
+void ops_put_sampling(struct sr_sampling sampling, float plane[SR_PLANE_FLOATS])
+{
+    plane[SR_PLANE_FACTOR] = (float)(log2(sampling.factor) / 3);
+    plane[SR_PLANE_THICKNESS] = (float)sampling.thickness;
+    plane[SR_PLANE_RATIO] = (float)(log2(sampling.ratio) / 3);
+}
 
 int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why)
 {

@@ -240,6 +240,15 @@ static int factor_of(double slice_mm, double pixel_mm)
     return factor < 2 ? 2 : factor;
 }
 
+struct sr_sampling pairs_sampling(const struct sr_stack *stack, double factor)
+{
+    struct sr_sampling sampling = {.factor = factor, .thickness = pairs_profile(stack), .ratio = factor};
+    double pixel_mm = fmin(stack->row_mm, stack->column_mm);
+    if (stack->slice_mm > 0 && pixel_mm > 0)
+        sampling.ratio = stack->slice_mm / pixel_mm;
+    return sampling;
+}
+
 int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels,
                const struct sr_recipe *recipe, struct fault_note *why)
 {
@@ -250,6 +259,7 @@ int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *v
     pairs->height = stack->height;
     pairs->width = stack->width;
     pairs->profile = pairs_profile(stack);
+    pairs->ratio = pairs_sampling(stack, 1).ratio;
     pairs->factor[1] = factor_of(stack->slice_mm, stack->row_mm);
     pairs->factor[2] = factor_of(stack->slice_mm, stack->column_mm);
     plan_places(pairs);
@@ -480,6 +490,7 @@ int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int a
     check->depth = span.depth;
     check->rows = smaller(MAX_ROWS, pairs->depth);
     check->columns = left + size + right;
+    check->sampling = (struct sr_sampling){factor, pairs->profile, factor};
     check->first_column = left;
     check->n_columns = size;
     size_t plane = (size_t)check->rows * (size_t)check->columns, most = (size_t)(span.to - span.from);

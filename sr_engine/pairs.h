@@ -29,6 +29,7 @@ struct pairs {
     int depth, height, width;
     double profile; // FWHM of the slice profile as a share of the slice distance: thickness / spacing, 1 when
                     // unknown
+    double ratio;   // slice distance by the finer pixel distance
     int factor[3]; // by axis (1: rows, 2: columns): pixels per slice distance, at least 2; 0: too short to be
                    // used
     int n_places;  // 0: the image is too small to hold anything out
@@ -42,6 +43,10 @@ struct pairs {
     double *detail; // [height+1,width+1] gradient magnitude summed over all slices and from the first row
                     // and column on; NULL unless the recipe asks for detail
 };
+
+// How a stack is sampled when `factor` planes per slice distance are wanted: an unknown thickness counts as
+// the slice distance, an unknown ratio as the factor.
+struct sr_sampling pairs_sampling(const struct sr_stack *stack, double factor);
 
 // Plans places and samples: recipe->slices retained slices are wanted per sample, fewer are taken where the
 // image is short. Places: two squares of 5 % of the image each, one of middling to high detail, the other far
@@ -78,6 +83,7 @@ struct pairs_check {
     int depth, rows, columns;
     size_t n_planes;
     struct sr_plane *planes;     // withheld planes, inside the place
+    struct sr_sampling sampling; // of `stack`
     int first_column, n_columns; // what is to be scored; the rest is margin
 };
 

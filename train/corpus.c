@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,8 @@ enum {
     MAX_ITEMS = 1 << 16,
     PACK_HEADER_BYTES = 16, // magic, kind, number of items
     PACK_NAME_BYTES = 64,
-    PACK_ENTRY_BYTES = 96, // name, three sizes, thick axis, offset
+    PACK_ENTRY_BYTES = 96, // name, three sizes, thick axis, offset, three spacings in 16 bits
+    MAX_SPACING_UM = 65535,
     PACK_ALIGN = 64,
 };
 static const char pack_magic[8] = "ISOPACK1";
@@ -102,6 +104,7 @@ static int add_nifti(struct corpus *corpus, const char *path, struct fault_note 
     int thickest = 0, finest = 0;
     for (int i = 0; i < 3; i++) {
         item.size[i] = nifti.size[i];
+        item.spacing_um[i] = (int)fmin(fmax(1, rint(1e3 * nifti.spacing_mm[i])), MAX_SPACING_UM);
         thickest = nifti.spacing_mm[i] > nifti.spacing_mm[thickest] ? i : thickest;
         finest = nifti.spacing_mm[i] < nifti.spacing_mm[finest] ? i : finest;
     }
@@ -185,6 +188,10 @@ static unsigned char *make_index(const struct corpus *corpus, size_t *size)
             put32(tail + 4 * (ptrdiff_t)k, (uint32_t)item->size[k]);
         put32(tail + 12, (uint32_t)(item->thick_axis + 1));
         put64(tail + 16, at);
+        for (int k = 0; k < 3; k++) {
+            tail[24 + 2 * k] = (unsigned char)item->spacing_um[k];
+            tail[25 + 2 * k] = (unsigned char)(item->spacing_um[k] >> 8);
+        }
         at += aligned(item_bytes(item));
     }
     return index;
@@ -234,6 +241,7 @@ static int parse_entry(const unsigned char *file, size_t size, const unsigned ch
                              side);
         item->size[k] = (int)side;
         bytes *= side;
+        item->spacing_um[k] = tail[24 + 2 * k] | tail[25 + 2 * k] << 8;
     }
     uint32_t axis = get32(tail + 12);
     if (axis > 3 || offset > size || bytes > size - offset)

@@ -96,18 +96,18 @@ static void say_result(const struct sr_report *report, char *out, size_t size)
 }
 
 // Everything that decides pixels and is not source, weights or algorithm revision.
-static void say_parameters(const struct process_options *options, double step_mm,
+static void say_parameters(const struct process_options *options, const struct net *net, double step_mm,
                            const struct sr_report *report, char *out, size_t size)
 {
     char recipe[512];
     if (sr_recipe_say(&options->recipe, recipe, sizeof recipe, NULL) != 0)
         snprintf(recipe, sizeof recipe, "unnamed");
     snprintf(out, size,
-             "network=P0;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
+             "network=%s;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
              "step_mm=%.9g%s%s",
-             report->backend, options->engine.finetune, report->steps_done,
-             (unsigned long long)options->engine.seed, options->engine.choose, options->engine.clip, step_mm,
-             recipe[0] != '\0' ? ";recipe=" : "", recipe);
+             net->config.conditions > 0 ? "P1" : "P0", report->backend, options->engine.finetune,
+             report->steps_done, (unsigned long long)options->engine.seed, options->engine.choose,
+             options->engine.clip, step_mm, recipe[0] != '\0' ? ";recipe=" : "", recipe);
 }
 
 // ---- the stack
@@ -180,9 +180,12 @@ int process_stack(const struct source *source, size_t item, const struct process
     const struct source_item *stack = source_item(source, item);
     struct stack_work work = {0};
     struct net net;
+    struct net_config config = net_config_p0();
     memset(outcome, 0, sizeof *outcome);
-    net_init(&net, net_config_p0());
     int rc = load(source, item, options, &work, why);
+    if (rc == 0)
+        rc = weights_config(options->engine.weights_path, &config, why);
+    net_init(&net, config);
     float *parameters = rc == 0 ? malloc(net.n_parameters * sizeof *parameters) : NULL;
     if (rc == 0 && parameters == NULL)
         rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu parameters", (size_t)net.n_parameters);
@@ -211,7 +214,7 @@ int process_stack(const struct source *source, size_t item, const struct process
         outcome->n_planes = work.images.n_planes;
         outcome->step_mm = work.images.step_mm;
         say_result(&outcome->report, outcome->note, sizeof outcome->note);
-        say_parameters(options, work.images.step_mm, &outcome->report, outcome->parameters,
+        say_parameters(options, &net, work.images.step_mm, &outcome->report, outcome->parameters,
                        sizeof outcome->parameters);
         rc = derive(source, item, options, directory, &work, outcome, why);
     }

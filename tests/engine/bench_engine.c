@@ -30,13 +30,14 @@ int main(int argc, char **argv)
     CHECK_OK(trainer_open(&trainer, &model, e, 1, 1, &why));
     size_t voxels = (size_t)e.n * (size_t)e.d * (size_t)e.h * (size_t)e.w,
            n_planes = (size_t)e.n * (size_t)(e.d - 1);
-    float *stack = support_random(1, voxels, 0, 1), *planes = support_alloc(n_planes * 3 * sizeof *planes);
+    float *stack = support_random(1, voxels, 0, 1),
+          *planes = support_alloc(n_planes * SR_PLANE_FLOATS * sizeof *planes);
     float *target = support_random(2, n_planes * (size_t)e.h * (size_t)e.w, 0, 1);
     for (size_t i = 0; i < n_planes; i++) {
         size_t sample = i / (size_t)(e.d - 1);
-        planes[3 * i] = (float)sample;
-        planes[3 * i + 1] = (float)(i % (size_t)(e.d - 1));
-        planes[3 * i + 2] = 0.3F;
+        planes[SR_PLANE_FLOATS * i] = (float)sample;
+        planes[SR_PLANE_FLOATS * i + 1] = (float)(i % (size_t)(e.d - 1));
+        planes[SR_PLANE_FLOATS * i + 2] = 0.3F;
     }
     CHECK_OK(ops->upload(model.device, trainer.stack, stack, &why));
     CHECK_OK(ops->upload(model.device, trainer.planes, planes, &why));

@@ -517,7 +517,7 @@ static void clips_are_decimated(void)
         int n = abs((int)lrint(gap)) / 4;
         CHECK(n >= 2 && n <= 8);
         for (int k = 0; k < 4; k++) {
-            double t = (double)batch.planes[3 * k + SR_PLANE_T];
+            double t = (double)batch.planes[SR_PLANE_FLOATS * k + SR_PLANE_T];
             CHECK_NEAR(255 * (double)batch.target[(size_t)k * 256], first + gap * (k + t), 1e-3);
             CHECK_NEAR(t * n, rint(t * n), 1e-5);
         }

@@ -307,9 +307,9 @@ static void read_batch(int step, const struct sr_extent *e, struct sample_batch 
     memcpy(batch->stack, all, n_stack * sizeof *all);
     for (size_t i = 0; i < gaps; i++) {
         size_t stack = i / (size_t)(e->d - 1);
-        batch->planes[3 * i + SR_PLANE_STACK] = (float)stack;
-        batch->planes[3 * i + SR_PLANE_SLICE] = (float)(i % (size_t)(e->d - 1));
-        batch->planes[3 * i + SR_PLANE_T] = all[n_stack + i];
+        batch->planes[SR_PLANE_FLOATS * i + SR_PLANE_STACK] = (float)stack;
+        batch->planes[SR_PLANE_FLOATS * i + SR_PLANE_SLICE] = (float)(i % (size_t)(e->d - 1));
+        batch->planes[SR_PLANE_FLOATS * i + SR_PLANE_T] = all[n_stack + i];
     }
     memcpy(batch->target, all + n_stack + gaps, gaps * plane * sizeof *all);
     free(all);
