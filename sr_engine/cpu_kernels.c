@@ -792,12 +792,11 @@ static void decode(const struct cpu_decode *decode, const struct cpu_plane *plan
 static void plane_bias_back(const struct cpu_weights *w, const struct cpu_plane *plane, const float *dbias,
                             struct cpu_gradients *g)
 {
-    for (int c = 0; c < H; c += VL) {
-        vec sum = load(dbias + c);
-        store(g->bias[0] + c, load(g->bias[0] + c) + sum);
-        for (int k = 0; w->conditions != NULL && k < NET_CONDITIONS; k++)
-            store(g->conditions[k] + c, load(g->conditions[k] + c) + splat(plane->conditions[k]) * sum);
-    }
+    for (int c = 0; c < H; c++)
+        g->bias[0][c] += dbias[c];
+    for (int k = 0; w->conditions != NULL && k < NET_CONDITIONS; k++)
+        for (int c = 0; c < H; c++)
+            g->conditions[k][c] += plane->conditions[k] * dbias[c];
 }
 
 // From dy back to the gradient after the attention, block->dg.

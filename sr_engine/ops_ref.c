@@ -29,7 +29,8 @@ struct sr_buffer {
 
 static int no_memory(struct fault_note *why)
 {
-    return fault_set(why, FAULT_NO_MEMORY, "no memory for the reference backend");
+    fault_set(why, FAULT_NO_MEMORY, "no memory for the reference backend");
+    return FAULT_NO_MEMORY;
 }
 
 static int clamp(int i, int n)

@@ -490,7 +490,7 @@ int weights_parse(const void *data, size_t size, const char *name, const struct 
     struct weights_metadata *read = NULL;
     float *values = NULL;
     size_t values_at = 0;
-    int n_entries, rc;
+    int n_entries = 0, rc;
     entries = calloc(MAX_TENSORS_IN_FILE, sizeof *entries);
     read = calloc(1, sizeof *read);
     values = malloc(net->n_parameters * sizeof *values);
@@ -537,10 +537,12 @@ int weights_parse_config(const void *data, size_t size, const char *name, struct
     for (int i = 0; rc == 0 && i < n_entries; i++)
         if (strcmp(entries[i].name, first_weight) == 0)
             first = &entries[i];
-    if (rc == 0 && first == NULL)
-        rc = fault_set(why, FAULT_WEIGHTS, "weights file '%s' lacks tensor '%s'", name, first_weight);
     if (rc != 0)
         goto out;
+    if (first == NULL) {
+        rc = fault_set(why, FAULT_WEIGHTS, "weights file '%s' lacks tensor '%s'", name, first_weight);
+        goto out;
+    }
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (is_shape_of(first, known[i])) {
             *config = known[i];
