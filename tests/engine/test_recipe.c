@@ -444,7 +444,7 @@ static void of_something_else(void)
     struct subject subject;
     int found;
     double minutes;
-    sit(&subject, "average=0.9", "out", 1);
+    sit(&subject, "average=0.9", "out", 3);
     close_subject(&subject);
     open_subject(&subject, "");
     CHECK_FAULT(finetune_load(&subject.run, "out", &found, &minutes, &why), FAULT_CONFIG);
@@ -464,7 +464,7 @@ static void of_something_else(void)
     CHECK_CONTAINS(why.text, "another stack");
     subject.run.source--;
     CHECK_OK(finetune_load(&subject.run, "out", &found, &minutes, &why));
-    CHECK_INT(subject.run.step, 1);
+    CHECK_INT(subject.run.step, 3);
     close_subject(&subject);
     CHECK_OK(file_write_atomic("out/state",
                                "isoslice training state 1\nstage mr\nstep 1\nminutes 1\nseed 3\n", 61, &why));
@@ -514,6 +514,7 @@ static void dies_at_every_file_call(void)
 // --------------------------------------------------------------------------------------------- use
 
 enum { ROWS = 29, COLUMNS = 33, PLANES = 9 };
+static const struct sr_sampling sampling = {4, 1, 4};
 
 static const struct sr_plane wanted[PLANES] = {{0, 0},   {0, 0.25}, {1, 0},   {1, 0.5}, {2, 0},
                                                {2, 0.9}, {3, 0},    {3, 0.5}, {4, 0}};
@@ -532,8 +533,8 @@ static float *use(const float *stack, const struct sr_plane *planes, int n_plane
     float *parameters = support_parameters(&model.net, 5);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
     float *residual = support_random(9, (size_t)n_planes * ROWS * COLUMNS, 5, 6); // to be overwritten
-    CHECK_OK(
-        interpolate_planes(&model, stack, 5, ROWS, COLUMNS, planes, (size_t)n_planes, &how, residual, &why));
+    CHECK_OK(interpolate_planes(&model, stack, 5, ROWS, COLUMNS, planes, (size_t)n_planes, &sampling, &how,
+                                residual, &why));
     model_close(&model);
     free(parameters);
     return residual;

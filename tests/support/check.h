@@ -8,10 +8,13 @@
 #ifndef ISOSLICE_TESTS_CHECK_H
 #define ISOSLICE_TESTS_CHECK_H
 
+#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct test {
     const char *name; // "unit.<module>.<behaviour>" and so on
@@ -87,6 +90,21 @@ struct test {
         exit(77);                                                                                            \
     } while (0)
 
+static inline int test_remove(const char *path, const struct stat *status, int flag, struct FTW *at)
+{
+    (void)status, (void)flag;
+    return at->level > 0 ? remove(path) : 0;
+}
+
+// A test begins in an empty directory: what an earlier run left in the one of its name is taken away.
+static inline void test_clear(const char *name)
+{
+    char here[4096];
+    const char *slash = getcwd(here, sizeof here) != NULL ? strrchr(here, '/') : NULL;
+    if (slash != NULL && strcmp(slash + 1, name) == 0)
+        nftw(".", test_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static inline int test_main(int argc, char **argv, const struct test *tests, size_t n)
 {
     if (argc < 2) {
@@ -96,6 +114,7 @@ static inline int test_main(int argc, char **argv, const struct test *tests, siz
     }
     for (size_t i = 0; i < n; i++)
         if (strcmp(tests[i].name, argv[1]) == 0) {
+            test_clear(tests[i].name);
             tests[i].run();
             return 0;
         }
