@@ -6,24 +6,21 @@
 #include "core/file.h"
 #include "core/progress.h"
 #include "train/evaluate.h"
+#include "train/series.h"
 #include "worker/process.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
 
-enum { MAX_PATHS = 512, PATH_SIZE = 4096 };
+enum { PATH_SIZE = 4096 };
 
 struct eval {
     struct evaluation evaluation;
-    int n_paths;
-    char *paths[MAX_PATHS]; // volumes; owned
+    struct volume_list volumes;
+    int n_taken;
     const char *out;
     char weights[PATH_SIZE];
     char *methods; // the list, cut at its commas
@@ -41,9 +38,10 @@ static void on_interrupt(int number)
 static void print_help(void)
 {
     puts("usage: isoslice eval --data PATH ... --out DIR [options]\n\n"
-         "Simulates thick slices from high-resolution volumes (.nii, .nii.gz or folders of them), "
-         "interpolates them\n"
-         "with every method and compares the results with the truth at all planes from the first slice's "
+         "Simulates thick slices from high-resolution volumes (.nii, .nii.gz, folders of them, or folders "
+         "with DICOM\n"
+         "series somewhere below), interpolates them with every method and compares the results with the "
+         "truth at all planes from the first slice's "
          "centre to\n"
          "the last's. DIR gets report.md, report.json and a picture of every case.\n\n"
          "  --factor N       voxels from slice to slice, 2 to 32 (default 4)\n"
@@ -101,56 +99,6 @@ static int parse_crop(const char *text, struct simulate_recipe *recipe)
         at = end + 1;
     }
     return 1;
-}
-
-static int is_nifti(const char *name)
-{
-    size_t n = strlen(name);
-    return (n > 4 && strcasecmp(name + n - 4, ".nii") == 0) ||
-           (n > 7 && strcasecmp(name + n - 7, ".nii.gz") == 0);
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static int add_path(struct eval *eval, const char *path, struct fault_note *why)
-{
-    if (eval->n_paths == MAX_PATHS)
-        return fault_set(why, FAULT_USAGE, "more than %d volumes", MAX_PATHS);
-    eval->paths[eval->n_paths] = strdup(path);
-    if (eval->paths[eval->n_paths] == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory for a path");
-    eval->n_paths++;
-    return 0;
-}
-
-static int add_data(struct eval *eval, const char *path, struct fault_note *why)
-{
-    struct stat st;
-    if (stat(path, &st) != 0)
-        return fault_set_errno(why, errno, "cannot look at '%s'", path);
-    if (!S_ISDIR(st.st_mode))
-        return add_path(eval, path, why);
-    DIR *dir = opendir(path);
-    const struct dirent *entry;
-    int rc = 0, before = eval->n_paths;
-    if (dir == NULL)
-        return fault_set_errno(why, errno, "cannot list '%s'", path);
-    while (rc == 0 && (entry = readdir(dir)) != NULL) {
-        char full[PATH_SIZE];
-        if (!is_nifti(entry->d_name))
-            continue;
-        rc = file_join(full, sizeof full, path, entry->d_name, why);
-        if (rc == 0)
-            rc = add_path(eval, full, why);
-    }
-    closedir(dir);
-    if (rc == 0 && eval->n_paths == before)
-        rc = fault_set(why, FAULT_NOT_FOUND, "no NIfTI volumes in '%s'", path);
-    qsort(eval->paths + before, (size_t)(eval->n_paths - before), sizeof eval->paths[0], by_name);
-    return rc;
 }
 
 // Fills methods from the list and the weights that they need.
@@ -295,7 +243,7 @@ static int parse(struct eval *eval, int argc, char **argv)
         if (c == '?')
             return command_usage_error("eval", "bad arguments");
         if (c == DATA || (c == 1 && last == DATA)) {
-            if (add_data(eval, optarg, &why) != 0)
+            if (volume_list_add(&eval->volumes, optarg, &why) != 0)
                 return command_fault("eval", &why);
             c = DATA;
         } else if (c == OUT) {
@@ -313,7 +261,7 @@ static int parse(struct eval *eval, int argc, char **argv)
             return command_usage_error("eval", "bad value '%s'", optarg);
         last = c;
     }
-    if (eval->n_paths == 0 || eval->out == NULL)
+    if (eval->volumes.n_nifti + eval->volumes.n_dicom == 0 || eval->out == NULL)
         return command_usage_error("eval", "needs --data and --out");
     return take_methods(eval, methods, weights, &why) == 0 ? 0 : command_fault("eval", &why);
 }
@@ -349,24 +297,43 @@ static void print_means(const struct evaluation *evaluation)
     }
 }
 
+static void leave_out(void *user, const char *name, const char *reason)
+{
+    struct eval *eval = user;
+    progress_done(&eval->progress);
+    fprintf(stderr, "isoslice eval: '%s' left out: %s\n", name, reason);
+}
+
+static int take_volume(void *user, const struct volume *volume, const char *name, struct fault_note *why)
+{
+    struct eval *eval = user;
+    char path[PATH_SIZE], picture[64];
+    snprintf(picture, sizeof picture, "case%03d.png", ++eval->n_taken);
+    int rc = file_join(path, sizeof path, eval->out, picture, why);
+    if (rc == 0)
+        rc = evaluate_volume(&eval->evaluation, volume, name, path, why);
+    progress_done(&eval->progress);
+    if (rc == FAULT_NOTHING_TO_DO) {
+        leave_out(eval, name, why->text);
+        return 0;
+    }
+    if (rc == 0)
+        print_case(&eval->evaluation);
+    return rc;
+}
+
 static int work(struct eval *eval, struct fault_note *why)
 {
     struct evaluation *evaluation = &eval->evaluation;
-    char path[PATH_SIZE], name[64];
+    struct volume_reader reader = {
+        .series = series_read, .take = take_volume, .left_out = leave_out, .user = eval};
+    char path[PATH_SIZE];
     int rc = file_make_directory(eval->out, why);
-    for (int i = 0; rc == 0 && i < eval->n_paths; i++) {
-        snprintf(name, sizeof name, "case%03d.png", i + 1);
-        rc = file_join(path, sizeof path, eval->out, name, why);
-        if (rc == 0)
-            rc = evaluate_volume(evaluation, eval->paths[i], path, why);
-        progress_done(&eval->progress);
-        if (rc == FAULT_NOTHING_TO_DO) {
-            fprintf(stderr, "isoslice eval: '%s' left out: %s\n", eval->paths[i], why->text);
-            rc = 0;
-        } else if (rc == 0) {
-            print_case(evaluation);
-        }
-    }
+    if (rc == 0)
+        rc = volume_list_read(&eval->volumes, &reader, why);
+    if (rc == 0 && eval->n_taken == 0)
+        rc = fault_set(why, FAULT_NOT_FOUND, "none of %zu DICOM files is of a stack that can serve",
+                       eval->volumes.n_dicom);
     if (rc == 0 && evaluation->n_cases == 0)
         rc = fault_set(why, FAULT_NOTHING_TO_DO, "no volume was large enough");
     if (rc != 0)
@@ -393,8 +360,7 @@ int command_eval(int argc, char **argv)
         code = work(&eval, &why) == 0 ? 0 : command_fault("eval", &why);
     }
     evaluate_done(&eval.evaluation);
-    for (int i = 0; i < eval.n_paths; i++)
-        free(eval.paths[i]);
+    volume_list_done(&eval.volumes);
     free(eval.methods);
     return code < 0 ? 0 : code;
 }

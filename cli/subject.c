@@ -168,21 +168,21 @@ static int parse(struct subject *subject, int argc, char **argv)
 
 static int read_nifti(struct subject *subject, struct fault_note *why)
 {
-    struct nifti nifti;
+    struct volume volume;
     struct sr_stack *stack = &subject->stack;
-    int rc = nifti_read(subject->data, &nifti, why);
+    int rc = nifti_read(subject->data, &volume, why);
     if (rc != 0)
         return rc;
-    *stack = (struct sr_stack){.depth = nifti.size[2],
-                               .height = nifti.size[1],
-                               .width = nifti.size[0],
-                               .row_mm = nifti.spacing_mm[1],
-                               .column_mm = nifti.spacing_mm[0],
-                               .slice_mm = nifti.spacing_mm[2],
+    *stack = (struct sr_stack){.depth = volume.size[2],
+                               .height = volume.size[1],
+                               .width = volume.size[0],
+                               .row_mm = volume.spacing_mm[1],
+                               .column_mm = volume.spacing_mm[0],
+                               .slice_mm = volume.spacing_mm[2],
                                .thickness_mm = stack->thickness_mm};
-    subject->voxels = nifti.voxels;
-    nifti.voxels = NULL;
-    nifti_done(&nifti);
+    subject->voxels = volume.voxels;
+    volume.voxels = NULL;
+    volume_done(&volume);
     return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include "cli/command.h"
 #include "core/progress.h"
+#include "train/series.h"
 #include "train/training.h"
 
 #include <getopt.h>
@@ -46,8 +47,11 @@ static void print_help(void)
          "  gray, reduced to a short side of 90 pixels. Crops that hardly move are mostly passed over.\n"
          "Stage 2 (mr): it learns to fill in the planes between thick slices that are simulated from\n"
          "  high-resolution volumes: slice profile, then every n-th plane from a random offset.\n"
-         "  PATH: .nii or .nii.gz files or folders of them; uint8, int16, uint16 or float32. Any axis serves "
-         "as\n"
+         "  PATH: .nii or .nii.gz files, folders of them (uint8, int16, uint16 or float32), or folders with "
+         "DICOM\n"
+         "  series somewhere below, whatever the file names; both may lie in one folder. A DICOM stack is a\n"
+         "  volume, thin and 3D ones too; what cannot serve is left out, the reason is printed. Any axis "
+         "serves as\n"
          "  slice axis unless its spacing is more than 2.5 times the finest; thick stacks serve in plane.\n"
          "Both: L1, Adam, the rate rising over the first steps and falling along half a cosine, flips along\n"
          "every axis, weights averaged over the steps.\n\n"
@@ -310,11 +314,20 @@ static int parse(struct train *train, int argc, char **argv)
     return 0;
 }
 
+static void leave_out(void *user, const char *name, const char *reason)
+{
+    progress_done(user);
+    fprintf(stderr, "isoslice train: '%s' left out: %s\n", name, reason);
+}
+
 static int read_list(struct train *train, const struct list *list, enum corpus_kind kind,
                      struct corpus *corpus, struct fault_note *why)
 {
     int rc = 0;
     corpus_init(corpus, kind);
+    corpus->series = series_read;
+    corpus->left_out = leave_out;
+    corpus->left_out_user = &train->progress;
     for (int i = 0; rc == 0 && i < list->n; i++)
         rc = corpus_add(corpus, list->paths[i], progress_show, &train->progress, why);
     progress_done(&train->progress);

@@ -26,6 +26,7 @@ struct bad_file {
 
 struct reader {
     struct source *source;
+    enum stack_use use;
     size_t room_files, room_slices;
     struct bad_file *bad;
     size_t n_bad, room_bad;
@@ -255,7 +256,7 @@ static int list_series(struct reader *r, size_t *room)
                 break;
         struct stack *stacks = NULL;
         size_t n_stacks = 0;
-        rc = stack_sort(source->slices + start, end - start, &stacks, &n_stacks, r->why);
+        rc = stack_sort(source->slices + start, end - start, r->use, &stacks, &n_stacks, r->why);
         for (size_t i = 0; rc == 0 && i < n_stacks; i++) {
             struct source_entry *entry = NULL;
             rc = new_entry(r, room, &entry);
@@ -267,9 +268,10 @@ static int list_series(struct reader *r, size_t *room)
     return rc;
 }
 
-int source_open(const char *const *paths, size_t n_paths, struct source **source, struct fault_note *why)
+static int open_for(enum stack_use use, const char *const *paths, size_t n_paths, struct source **source,
+                    struct fault_note *why)
 {
-    struct reader r = {.why = why};
+    struct reader r = {.use = use, .why = why};
     size_t room = 0;
     int rc = dcm_setup(why);
     if (rc != 0)
@@ -292,6 +294,17 @@ int source_open(const char *const *paths, size_t n_paths, struct source **source
     }
     *source = r.source;
     return 0;
+}
+
+int source_open(const char *const *paths, size_t n_paths, struct source **source, struct fault_note *why)
+{
+    return open_for(STACK_TO_DERIVE, paths, n_paths, source, why);
+}
+
+int source_open_to_learn(const char *const *paths, size_t n_paths, struct source **source,
+                         struct fault_note *why)
+{
+    return open_for(STACK_TO_LEARN, paths, n_paths, source, why);
 }
 
 void source_free(struct source *source)

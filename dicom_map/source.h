@@ -37,6 +37,9 @@ struct source_item {
 // and the first named). Items are ordered by series UID, then stack index. Errors: IO when a path given
 // cannot be read at all, NO_MEMORY, INTERNAL. *source is given to the caller (source_free).
 int source_open(const char *const *paths, size_t n_paths, struct source **source, struct fault_note *why);
+// The same for training data: thin and three-dimensional stacks serve too (stack.h). Not for derive.h.
+int source_open_to_learn(const char *const *paths, size_t n_paths, struct source **source,
+                         struct fault_note *why);
 void source_free(struct source *source);
 
 size_t source_n_items(const struct source *source);

@@ -24,6 +24,7 @@ static const double MAX_PIXEL_RATIO = 1.5;     // of the two in-plane spacings
 
 struct sorter {
     const struct slice *slices;
+    enum stack_use use;
     struct stack *stacks;
     size_t n_stacks, room;
     size_t dropped; // exact copies
@@ -615,14 +616,19 @@ static int judge_regularity(const struct keyed *slices, size_t n, double m, char
                   least, most, 100 * DRIFT, m);
 }
 
-static int judge_worth(const struct slice *first, size_t n, double m, char *reason, size_t size)
+static int judge_number(size_t n, char *reason, size_t size)
 {
-    double px = pixel_mm(first), wide = fmax(first->row_mm, first->column_mm);
     if (n < STACK_MIN_SLICES)
         return reject(reason, size, FAULT_NOTHING_TO_DO, "%zu slice%s, at least %d are needed", n,
                       n == 1 ? "" : "s", STACK_MIN_SLICES);
     if (n > STACK_MAX_SLICES)
         return reject(reason, size, FAULT_TOO_MANY_PLANES, "%zu slices, at most %d", n, STACK_MAX_SLICES);
+    return 0;
+}
+
+static int judge_worth(const struct slice *first, double m, char *reason, size_t size)
+{
+    double px = pixel_mm(first), wide = fmax(first->row_mm, first->column_mm);
     if (m / px < MIN_RATIO)
         return reject(reason, size, FAULT_NOTHING_TO_DO,
                       "a slice distance of %.3f mm is %.2f times the pixel of %.3f mm, less than %.1f", m,
@@ -673,10 +679,12 @@ static int judge_stack(struct sorter *s, const struct keyed *slices, size_t n)
         return fault_set(s->why, FAULT_NO_MEMORY, "cannot compare %zu slices", n);
     double m = median_distance(slices, n, 0, scratch);
     free(scratch);
-    int verdict = judge_worth(first, n, m, reason, sizeof reason);
+    int verdict = judge_number(n, reason, sizeof reason);
+    if (verdict == 0 && s->use == STACK_TO_DERIVE)
+        verdict = judge_worth(first, m, reason, sizeof reason);
     if (verdict == 0)
         verdict = judge_regularity(slices, n, m, reason, sizeof reason, warnings, sizeof warnings);
-    if (verdict == 0)
+    if (verdict == 0 && s->use == STACK_TO_DERIVE)
         verdict = judge_dimension(first, m, reason, sizeof reason);
     if (verdict == 0 && first->enhanced)
         verdict = reject(
@@ -922,10 +930,10 @@ static int compare_stacks(const void *a, const void *b, void *user)
     return compare_canonical(&left, &right);
 }
 
-int stack_sort(const struct slice *slices, size_t n, struct stack **stacks, size_t *n_stacks,
-               struct fault_note *why)
+int stack_sort(const struct slice *slices, size_t n, enum stack_use use, struct stack **stacks,
+               size_t *n_stacks, struct fault_note *why)
 {
-    struct sorter s = {.slices = slices, .why = why};
+    struct sorter s = {.slices = slices, .use = use, .why = why};
     size_t *members = malloc((n ? n : 1) * sizeof *members);
     const char *conflict = NULL;
     size_t kept = 0;

@@ -28,11 +28,15 @@ struct stack {
 // Limits, so that tests and the manual name the same numbers.
 enum { STACK_MIN_SLICES = 5, STACK_MAX_SLICES = 2000, STACK_LOCALIZER_SLICES = 8 };
 
+// What stacks are wanted for. Learning takes thin and three-dimensional ones and pixels of any shape as well:
+// they are not interpolated, they show what lies between slices.
+enum stack_use { STACK_TO_DERIVE, STACK_TO_LEARN };
+
 // Sorts the slices of one series. *stacks is given to the caller (stack_free): stacks first, in order of
 // position, then refusals; every slice is in exactly one of them, except exact copies of the same object,
 // which are dropped. Errors: NO_MEMORY.
-int stack_sort(const struct slice *slices, size_t n, struct stack **stacks, size_t *n_stacks,
-               struct fault_note *why);
+int stack_sort(const struct slice *slices, size_t n, enum stack_use use, struct stack **stacks,
+               size_t *n_stacks, struct fault_note *why);
 void stack_free(struct stack *stacks, size_t n_stacks);
 
 #endif

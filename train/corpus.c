@@ -43,7 +43,9 @@ void corpus_done(struct corpus *corpus)
         munmap(corpus->maps[i].data, corpus->maps[i].size);
     free(corpus->items);
     free(corpus->maps);
-    corpus_init(corpus, corpus->kind);
+    corpus->items = NULL;
+    corpus->maps = NULL;
+    corpus->n_items = corpus->n_maps = 0;
 }
 
 static size_t item_bytes(const struct corpus_item *item)
@@ -89,32 +91,25 @@ static int ends_with(const char *name, const char *suffix)
     return length > n && strcasecmp(name + length - n, suffix) == 0;
 }
 
-static int is_nifti(const char *name)
+static int add_volume(struct corpus *corpus, const struct volume *volume, const char *name,
+                      struct fault_note *why)
 {
-    return ends_with(name, ".nii") || ends_with(name, ".nii.gz");
-}
-
-static int add_nifti(struct corpus *corpus, const char *path, struct fault_note *why)
-{
-    struct nifti nifti;
     struct corpus_item item = {.thick_axis = -1};
-    int rc = nifti_read(path, &nifti, why);
-    if (rc != 0)
-        return rc;
     int thickest = 0, finest = 0;
     for (int i = 0; i < 3; i++) {
-        item.size[i] = nifti.size[i];
-        item.spacing_um[i] = (int)fmin(fmax(1, rint(1e3 * nifti.spacing_mm[i])), MAX_SPACING_UM);
-        thickest = nifti.spacing_mm[i] > nifti.spacing_mm[thickest] ? i : thickest;
-        finest = nifti.spacing_mm[i] < nifti.spacing_mm[finest] ? i : finest;
+        item.size[i] = volume->size[i];
+        item.spacing_um[i] = (int)fmin(fmax(1, rint(1e3 * volume->spacing_mm[i])), MAX_SPACING_UM);
+        thickest = volume->spacing_mm[i] > volume->spacing_mm[thickest] ? i : thickest;
+        finest = volume->spacing_mm[i] < volume->spacing_mm[finest] ? i : finest;
     }
-    if (nifti.spacing_mm[thickest] > CORPUS_THICK_RATIO * nifti.spacing_mm[finest])
+    if (volume->spacing_mm[thickest] > CORPUS_THICK_RATIO * volume->spacing_mm[finest])
         item.thick_axis = thickest;
-    name_item(&item, path);
-    item.voxels = item.owned = malloc(nifti_count(&nifti));
-    rc = item.owned == NULL ? fault_set(why, FAULT_NO_MEMORY, "no memory for '%s'", path)
-                            : nifti_to_bytes(&nifti, item.owned, why);
-    nifti_done(&nifti);
+    // of a name that is too long the end is kept: UIDs differ there
+    size_t length = strlen(name), room = sizeof item.name - 1;
+    snprintf(item.name, sizeof item.name, "%s", name + (length > room ? length - room : 0));
+    item.voxels = item.owned = malloc(volume_count(volume));
+    int rc = item.owned == NULL ? fault_set(why, FAULT_NO_MEMORY, "no memory for '%s'", name)
+                                : volume_to_bytes(volume, item.owned, why);
     if (rc == 0)
         rc = append(corpus, &item, why);
     if (rc != 0)
@@ -319,14 +314,12 @@ static int is_visible(const struct dirent *entry)
     return entry->d_name[0] != '.';
 }
 
-// Adds one file or folder of a folder; 0 when it is not for this stage.
+// Adds one clip of a folder; 0 when it is none.
 static int add_entry(struct corpus *corpus, const char *path, struct fault_note *why)
 {
     struct stat st;
     if (stat(path, &st) != 0)
         return fault_set_errno(why, errno, "cannot look at '%s'", path);
-    if (corpus->kind == CORPUS_MR)
-        return S_ISREG(st.st_mode) && is_nifti(path) ? add_nifti(corpus, path, why) : 0;
     if (S_ISREG(st.st_mode) && video_is_file(path))
         return add_video(corpus, path, 0, why);
     return S_ISDIR(st.st_mode) && holds_png(path) ? add_video(corpus, path, 1, why) : 0;
@@ -356,19 +349,72 @@ static int add_folder(struct corpus *corpus, const char *directory, progress_fn 
     return rc;
 }
 
+// --------------------------------------------------------------------------------------------- volumes
+
+struct volumes {
+    struct corpus *corpus;
+    progress_fn progress;
+    void *progress_user;
+    size_t n_nifti, n_files, n_taken, n_done;
+};
+
+static int take_volume(void *user, const struct volume *volume, const char *name, struct fault_note *why)
+{
+    struct volumes *volumes = user;
+    int rc = add_volume(volumes->corpus, volume, name, why);
+    if (rc != 0)
+        return rc;
+    volumes->n_done +=
+        volumes->n_taken++ < volumes->n_nifti ? 1 : (size_t)volume->size[2]; // one file a slice
+    if (volumes->progress != NULL &&
+        volumes->progress(volumes->progress_user, "read", (double)volumes->n_done, (double)volumes->n_files,
+                          NULL) != 0)
+        return fault_set(why, FAULT_CANCELLED, "stopped on request after reading '%s'", name);
+    return 0;
+}
+
+static void leave_out(void *user, const char *name, const char *reason)
+{
+    const struct corpus *corpus = ((const struct volumes *)user)->corpus;
+    if (corpus->left_out != NULL)
+        corpus->left_out(corpus->left_out_user, name, reason);
+}
+
+static int add_volumes(struct corpus *corpus, const char *path, progress_fn progress, void *user,
+                       struct fault_note *why)
+{
+    struct volume_list list = {0};
+    size_t before = corpus->n_items;
+    int rc = volume_list_add(&list, path, why);
+    struct volumes volumes = {.corpus = corpus,
+                              .progress = progress,
+                              .progress_user = user,
+                              .n_nifti = list.n_nifti,
+                              .n_files = list.n_nifti + list.n_dicom};
+    struct volume_reader reader = {
+        .series = corpus->series, .take = take_volume, .left_out = leave_out, .user = &volumes};
+    if (rc == 0)
+        rc = volume_list_read(&list, &reader, why);
+    if (rc == 0 && corpus->n_items == before)
+        rc = fault_set(why, FAULT_NOT_FOUND, "none of %zu DICOM files in '%s' is of a stack that can serve",
+                       list.n_dicom, path);
+    volume_list_done(&list);
+    return rc;
+}
+
 int corpus_add(struct corpus *corpus, const char *path, progress_fn progress, void *progress_user,
                struct fault_note *why)
 {
     struct stat st;
     if (stat(path, &st) != 0)
         return fault_set_errno(why, errno, "cannot look at '%s'", path);
-    if (S_ISDIR(st.st_mode))
-        return corpus->kind == CORPUS_VIDEO && holds_png(path)
-                   ? add_video(corpus, path, 1, why)
-                   : add_folder(corpus, path, progress, progress_user, why);
-    if (corpus->kind == CORPUS_MR && is_nifti(path))
-        return add_nifti(corpus, path, why);
-    if (corpus->kind == CORPUS_VIDEO && video_is_file(path))
-        return add_video(corpus, path, 0, why);
-    return add_pack(corpus, path, why);
+    int is_folder = S_ISDIR(st.st_mode);
+    if (corpus->kind == CORPUS_MR)
+        return is_folder || nifti_is_name(path) || volume_is_dicom(path)
+                   ? add_volumes(corpus, path, progress, progress_user, why)
+                   : add_pack(corpus, path, why);
+    if (is_folder)
+        return holds_png(path) ? add_video(corpus, path, 1, why)
+                               : add_folder(corpus, path, progress, progress_user, why);
+    return video_is_file(path) ? add_video(corpus, path, 0, why) : add_pack(corpus, path, why);
 }

@@ -319,17 +319,12 @@ static int add_case(struct evaluation *evaluation, const struct evaluate_case *s
     return 0;
 }
 
-int evaluate_volume(struct evaluation *evaluation, const char *path, const char *picture,
-                    struct fault_note *why)
+int evaluate_volume(struct evaluation *evaluation, const struct volume *volume, const char *name,
+                    const char *picture, struct fault_note *why)
 {
-    struct nifti nifti;
     struct simulate_case input = {0};
     float *results[EVALUATE_MAX_METHODS] = {0};
-    int rc = nifti_read(path, &nifti, why);
-    if (rc != 0)
-        return rc;
-    rc = simulate_run(&nifti, &evaluation->recipe, &input, why);
-    nifti_done(&nifti);
+    int rc = simulate_run(volume, &evaluation->recipe, &input, why);
     if (rc != 0)
         return rc;
     size_t n = (size_t)input.truth_depth * plane_size(&input);
@@ -338,7 +333,7 @@ int evaluate_volume(struct evaluation *evaluation, const char *path, const char 
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a case");
         goto out;
     }
-    snprintf(scores->name, sizeof scores->name, "%s", base_name(path));
+    snprintf(scores->name, sizeof scores->name, "%s", name);
     for (size_t i = 0; i < evaluation->n_methods; i++)
         if ((results[i] = calloc(n, sizeof *results[i])) == NULL) {
             rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a result of %zu voxels", n);

@@ -65,11 +65,11 @@ void evaluate_done(struct evaluation *evaluation);
 int evaluate_interpolate(const struct evaluation *evaluation, const struct evaluate_method *method,
                          const struct simulate_case *input, float *result, struct fault_note *why);
 
-// Simulates, interpolates and scores the volume `path` with every method and adds it to the cases. A picture
+// Simulates, interpolates and scores a volume with every method and adds it to the cases as `name`. A picture
 // of the middle cross plane, truth and all methods and their errors, goes to `picture` (NULL: none). Errors:
 // those of the parts.
-int evaluate_volume(struct evaluation *evaluation, const char *path, const char *picture,
-                    struct fault_note *why);
+int evaluate_volume(struct evaluation *evaluation, const struct volume *volume, const char *name,
+                    const char *picture, struct fault_note *why);
 
 // Mean and standard deviation (n - 1) of a score over the cases that have it.
 void evaluate_mean(const struct evaluation *evaluation, size_t method, enum score_kind kind, double *mean,

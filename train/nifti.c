@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/nifti.h"
 
-#include "train/percentile.h"
-
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <zlib.h>
 
 enum {
@@ -19,7 +18,6 @@ enum {
     AT_INTERCEPT = 116,
     AT_MAGIC = 344,
     MAX_SIDE = 4096,
-    MAX_VOXELS = 1 << 28,
     MAX_OFFSET = 1 << 24,
 };
 
@@ -67,7 +65,7 @@ static int read_all(struct reader *reader, void *to, size_t size, struct fault_n
     return 0;
 }
 
-static int parse_type(struct reader *reader, struct nifti *nifti, struct fault_note *why)
+static int parse_type(struct reader *reader, struct volume *volume, struct fault_note *why)
 {
     reader->type = (int)get16(reader, reader->header + AT_TYPE);
     switch (reader->type) {
@@ -92,11 +90,11 @@ static int parse_type(struct reader *reader, struct nifti *nifti, struct fault_n
         reader->slope = 1; // as the format has it: no scaling
         reader->intercept = 0;
     }
-    nifti->is_bytes = reader->type == TYPE_UINT8 && reader->slope == 1 && reader->intercept == 0;
+    volume->is_bytes = reader->type == TYPE_UINT8 && reader->slope == 1 && reader->intercept == 0;
     return 0;
 }
 
-static int parse_header(struct reader *reader, struct nifti *nifti, struct fault_note *why)
+static int parse_header(struct reader *reader, struct volume *volume, struct fault_note *why)
 {
     const unsigned char *h = reader->header;
     const char *path = reader->path;
@@ -119,17 +117,18 @@ static int parse_header(struct reader *reader, struct nifti *nifti, struct fault
         if (!(spacing > 0) || !isfinite(spacing))
             return fault_set(why, FAULT_BAD_HEADER, "'%s' has a spacing of %g mm on axis %d", path, spacing,
                              i);
-        nifti->size[i] = (int)size;
-        nifti->spacing_mm[i] = spacing;
+        volume->size[i] = (int)size;
+        volume->spacing_mm[i] = spacing;
         count *= size;
     }
-    if (count > MAX_VOXELS)
-        return fault_set(why, FAULT_TOO_LARGE, "'%s' has %zu voxels, more than %d", path, count, MAX_VOXELS);
+    if (count > VOLUME_MAX_VOXELS)
+        return fault_set(why, FAULT_TOO_LARGE, "'%s' has %zu voxels, more than %d", path, count,
+                         VOLUME_MAX_VOXELS);
     float offset = get_float(reader, h + AT_OFFSET);
     if (!(offset >= HEADER_BYTES && offset <= MAX_OFFSET))
         return fault_set(why, FAULT_BAD_HEADER, "'%s' has its voxels at byte %g", path, (double)offset);
     reader->offset = (long)offset;
-    return parse_type(reader, nifti, why);
+    return parse_type(reader, volume, why);
 }
 
 static float value_at(const struct reader *reader, const unsigned char *at)
@@ -146,14 +145,14 @@ static float value_at(const struct reader *reader, const unsigned char *at)
     }
 }
 
-static int read_voxels(struct reader *reader, struct nifti *nifti, struct fault_note *why)
+static int read_voxels(struct reader *reader, struct volume *volume, struct fault_note *why)
 {
-    size_t n = nifti_count(nifti), bytes = reader->type_bytes;
-    nifti->voxels = malloc(n * sizeof *nifti->voxels);
-    if (nifti->voxels == NULL)
+    size_t n = volume_count(volume), bytes = reader->type_bytes;
+    volume->voxels = malloc(n * sizeof *volume->voxels);
+    if (volume->voxels == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "no memory for %zu voxels of '%s'", n, reader->path);
     // read into the end of the array, converted towards its front: no second block of memory
-    unsigned char *raw = (unsigned char *)nifti->voxels + n * (sizeof(float) - bytes);
+    unsigned char *raw = (unsigned char *)volume->voxels + n * (sizeof(float) - bytes);
     if (gzseek(reader->file, reader->offset, SEEK_SET) < 0)
         return fault_set(why, FAULT_TRUNCATED, "'%s' ends before its voxels", reader->path);
     int rc = read_all(reader, raw, n * bytes, why);
@@ -163,58 +162,35 @@ static int read_voxels(struct reader *reader, struct nifti *nifti, struct fault_
         float value = value_at(reader, stored) * reader->slope + reader->intercept;
         if (!isfinite(value))
             rc = fault_set(why, FAULT_NOT_FINITE, "voxel %zu of '%s' is not finite", i, reader->path);
-        nifti->voxels[i] = value;
+        volume->voxels[i] = value;
     }
     return rc;
 }
 
-int nifti_read(const char *path, struct nifti *nifti, struct fault_note *why)
+int nifti_read(const char *path, struct volume *volume, struct fault_note *why)
 {
     struct reader reader = {.path = path};
-    memset(nifti, 0, sizeof *nifti);
+    memset(volume, 0, sizeof *volume);
     reader.file = gzopen(path, "rbe");
     if (reader.file == NULL)
         return fault_set_errno(why, errno, "cannot open '%s'", path);
-    int rc = parse_header(&reader, nifti, why);
+    int rc = parse_header(&reader, volume, why);
     if (rc == 0)
-        rc = read_voxels(&reader, nifti, why);
+        rc = read_voxels(&reader, volume, why);
     gzclose(reader.file);
     if (rc != 0)
-        nifti_done(nifti);
+        volume_done(volume);
     return rc;
 }
 
-void nifti_done(struct nifti *nifti)
+int nifti_is_name(const char *name)
 {
-    free(nifti->voxels);
-    nifti->voxels = NULL;
-}
-
-size_t nifti_count(const struct nifti *nifti)
-{
-    return (size_t)nifti->size[0] * (size_t)nifti->size[1] * (size_t)nifti->size[2];
-}
-
-int nifti_to_bytes(const struct nifti *nifti, uint8_t *bytes, struct fault_note *why)
-{
-    size_t n = nifti_count(nifti);
-    if (nifti->is_bytes) {
-        for (size_t i = 0; i < n; i++)
-            bytes[i] = (uint8_t)nifti->voxels[i];
-        return 0;
-    }
-    float *copy = malloc(n * sizeof *copy), low = nifti->voxels[0];
-    if (copy == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory to sort %zu voxels", n);
-    memcpy(copy, nifti->voxels, n * sizeof *copy);
-    double high = percentile_of(copy, n, 99.95);
-    free(copy);
-    for (size_t i = 0; i < n; i++)
-        low = nifti->voxels[i] < low ? nifti->voxels[i] : low;
-    double scale = high > (double)low ? 255 / (high - (double)low) : 0;
-    for (size_t i = 0; i < n; i++) {
-        double value = ((double)nifti->voxels[i] - (double)low) * scale;
-        bytes[i] = (uint8_t)(value > 255 ? 255 : rint(value));
+    static const char *const endings[] = {".nii", ".nii.gz"};
+    size_t length = strlen(name);
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        size_t n = strlen(endings[i]);
+        if (length > n && strcasecmp(name + length - n, endings[i]) == 0)
+            return 1;
     }
     return 0;
 }

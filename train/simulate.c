@@ -16,14 +16,14 @@ struct grid {
     ptrdiff_t stride[3];
 };
 
-static void lay_grid(const struct nifti *nifti, const struct simulate_recipe *recipe, struct grid *grid)
+static void lay_grid(const struct volume *volume, const struct simulate_recipe *recipe, struct grid *grid)
 {
-    const ptrdiff_t strides[] = {1, nifti->size[0], (ptrdiff_t)nifti->size[0] * nifti->size[1]};
+    const ptrdiff_t strides[] = {1, volume->size[0], (ptrdiff_t)volume->size[0] * volume->size[1]};
     grid->axis[0] = recipe->axis;
     grid->axis[2] = recipe->axis == 0 ? 1 : 0;
     grid->axis[1] = 3 - grid->axis[0] - grid->axis[2];
     for (int i = 0; i < 3; i++) {
-        int axis = grid->axis[i], last = recipe->last[axis], size = nifti->size[axis];
+        int axis = grid->axis[i], last = recipe->last[axis], size = volume->size[axis];
         last = last <= 0 || last > size ? size : last;
         grid->first[i] = recipe->first[axis] < last ? recipe->first[axis] : last;
         grid->size[i] = last - grid->first[i];
@@ -32,7 +32,7 @@ static void lay_grid(const struct nifti *nifti, const struct simulate_recipe *re
 }
 
 // The used part as [D,H,W], least value 0, SIMULATE_BRIGHT at the 99.95th percentile.
-static float *take_part(const struct nifti *nifti, const struct grid *grid)
+static float *take_part(const struct volume *volume, const struct grid *grid)
 {
     size_t n = (size_t)grid->size[0] * (size_t)grid->size[1] * (size_t)grid->size[2], i = 0;
     float *part = calloc(n + 1, sizeof *part), *copy = calloc(n + 1, sizeof *copy), low = HUGE_VALF;
@@ -44,9 +44,9 @@ static float *take_part(const struct nifti *nifti, const struct grid *grid)
     for (int z = 0; z < grid->size[0]; z++)
         for (int y = 0; y < grid->size[1]; y++)
             for (int x = 0; x < grid->size[2]; x++, i++) {
-                part[i] = nifti->voxels[(grid->first[0] + z) * grid->stride[0] +
-                                        (grid->first[1] + y) * grid->stride[1] +
-                                        (grid->first[2] + x) * grid->stride[2]];
+                part[i] = volume->voxels[(grid->first[0] + z) * grid->stride[0] +
+                                         (grid->first[1] + y) * grid->stride[1] +
+                                         (grid->first[2] + x) * grid->stride[2]];
                 low = part[i] < low ? part[i] : low;
             }
     for (i = 0; i < n; i++)
@@ -91,13 +91,13 @@ static void acquire(const float *part, int length, const struct simulate_recipe 
     }
 }
 
-int simulate_run(const struct nifti *nifti, const struct simulate_recipe *recipe, struct simulate_case *out,
+int simulate_run(const struct volume *volume, const struct simulate_recipe *recipe, struct simulate_case *out,
                  struct fault_note *why)
 {
     struct grid grid;
     int first = recipe->factor / 2, rc = 0;
     memset(out, 0, sizeof *out);
-    lay_grid(nifti, recipe, &grid);
+    lay_grid(volume, recipe, &grid);
     out->depth = grid.size[0] > first ? (grid.size[0] - 1 - first) / recipe->factor + 1 : 0;
     if (out->depth < 3 || grid.size[1] < 8 || grid.size[2] < 8)
         return fault_set(why, FAULT_NOTHING_TO_DO, "%d x %d x %d voxels give %d slices, which is too few",
@@ -106,9 +106,9 @@ int simulate_run(const struct nifti *nifti, const struct simulate_recipe *recipe
     out->height = grid.size[1];
     out->width = grid.size[2];
     for (int i = 0; i < 3; i++)
-        out->spacing_mm[i] = nifti->spacing_mm[grid.axis[i]];
+        out->spacing_mm[i] = volume->spacing_mm[grid.axis[i]];
     size_t plane = (size_t)out->height * (size_t)out->width, n = (size_t)out->truth_depth * plane;
-    float *part = take_part(nifti, &grid);
+    float *part = take_part(volume, &grid);
     out->stack = malloc((size_t)out->depth * plane * sizeof *out->stack);
     out->truth = malloc(n * sizeof *out->truth);
     if (part == NULL || out->stack == NULL || out->truth == NULL) {

@@ -7,8 +7,8 @@
 #define ISOSLICE_TRAIN_SIMULATE_H
 
 #include "core/fault.h"
-#include "train/nifti.h"
 #include "train/profile.h"
+#include "train/volume.h"
 
 #include <stdint.h>
 
@@ -35,7 +35,7 @@ struct simulate_case {
 };
 
 // Errors: NOTHING_TO_DO when fewer than 3 slices come out, NO_MEMORY; nothing is held then.
-int simulate_run(const struct nifti *nifti, const struct simulate_recipe *recipe, struct simulate_case *out,
+int simulate_run(const struct volume *volume, const struct simulate_recipe *recipe, struct simulate_case *out,
                  struct fault_note *why);
 void simulate_done(struct simulate_case *out);
 

@@ -11,6 +11,7 @@ static struct slice made[MOST];
 static size_t n_made;
 static struct stack *stacks;
 static size_t n_stacks;
+static enum stack_use wanted = STACK_TO_DERIVE;
 
 static uint32_t random_state = 1;
 
@@ -81,7 +82,7 @@ static void sort_made(void)
     stack_free(stacks, n_stacks);
     stacks = NULL;
     n_stacks = 0;
-    CHECK_OK(stack_sort(made, n_made, &stacks, &n_stacks, &why));
+    CHECK_OK(stack_sort(made, n_made, wanted, &stacks, &n_stacks, &why));
     size_t total = 0;
     for (size_t i = 0; i < n_stacks; i++) {
         total += stacks[i].n;
@@ -399,6 +400,24 @@ static void three_dimensional(void)
     expect(FAULT_SKIP_3D, "thickness 1.000 mm");
 }
 
+// Thin, three-dimensional, oblong: nothing to interpolate, but good to learn from; too few stay too few.
+static void to_learn_from(void)
+{
+    add_stack(30, 0.9);
+    for (size_t i = 0; i < n_made; i++) {
+        strcpy(made[i].acquisition_type, "3D");
+        made[i].row_mm = made[i].numbers[SLICE_ROW_MM] = 2;
+    }
+    expect(FAULT_NOTHING_TO_DO, "1.00 times the pixel");
+    wanted = STACK_TO_LEARN;
+    sort_made();
+    CHECK_INT(n_stacks, 1);
+    CHECK_STR(fault_name(stacks[0].verdict), "OK");
+    CHECK_NEAR(stacks[0].slice_mm, 0.9, 1e-9);
+    n_made = 4;
+    expect(FAULT_NOTHING_TO_DO, "4 slices, at least 5");
+}
+
 static void non_square(void)
 {
     add_stack(10, 5);
@@ -535,7 +554,7 @@ static void too_many(void)
         for (int axis = 0; axis < 3; axis++)
             many[i].position[axis] += 2.0 * (double)i * (double[]){-0.224, 0.768, 0.6}[axis];
     }
-    CHECK_OK(stack_sort(many, N, &stacks, &n_stacks, &why));
+    CHECK_OK(stack_sort(many, N, STACK_TO_DERIVE, &stacks, &n_stacks, &why));
     CHECK_INT(n_stacks, 1);
     CHECK_INT(stacks[0].verdict, FAULT_TOO_MANY_PLANES);
     free(many);
@@ -543,7 +562,7 @@ static void too_many(void)
 
 static void empty_series(void)
 {
-    CHECK_OK(stack_sort(made, 0, &stacks, &n_stacks, &why));
+    CHECK_OK(stack_sort(made, 0, STACK_TO_DERIVE, &stacks, &n_stacks, &why));
     CHECK_INT(n_stacks, 0);
 }
 
@@ -618,6 +637,7 @@ static const struct test tests[] = {
     {"unit.stack.sheared", sheared},
     {"unit.stack.nothing_to_do", nothing_to_do},
     {"unit.stack.three_dimensional", three_dimensional},
+    {"unit.stack.to_learn_from", to_learn_from},
     {"unit.stack.non_square", non_square},
     {"unit.stack.multiframe", multiframe},
     {"unit.stack.mixed_patient", mixed_patient},

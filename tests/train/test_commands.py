@@ -119,6 +119,54 @@ def eval_writes_tables():
     assert abs(report['methods'][1]['psnr']['mean'] - sum(values) / 2) < 1e-6
 
 
+def packed(path):
+    """Sizes and voxels of the only volume in a packed file, as corpus.c lays it out."""
+    data = open(path, 'rb').read()
+    assert data[:8] == b'ISOPACK1' and struct.unpack_from('<I', data, 12)[0] == 1, data[:16]
+    x, y, z, axis, offset = struct.unpack_from('<4IQ', data, 16 + 64)
+    return axis - 1, numpy.frombuffer(data, 'u1', x * y * z, offset).reshape(x, y, z, order='F')
+
+
+def dicom_as_nifti():
+    """A series read by isoslice, and by pydicom by way of nibabel: the same voxels to learn from."""
+    import nibabel
+    import pydicom
+    isoslice('phantom', '--truth', '--matrix', '48', '--slices', '8', 'in/a/b')
+    slices = [pydicom.dcmread('in/a/b/' + name) for name in os.listdir('in/a/b')]
+    slices.sort(key=lambda s: float(s.ImagePositionPatient[2]))
+    pixels = numpy.stack([s.pixel_array.T for s in slices], -1)  # x = column, y = row
+    mm = [float(v) for v in slices[0].PixelSpacing]
+    dz = float(slices[1].ImagePositionPatient[2]) - float(slices[0].ImagePositionPatient[2])
+    nibabel.save(nibabel.Nifti1Image(pixels.astype('i2'), numpy.diag([mm[1], mm[0], dz, 1])), 'v.nii')
+    isoslice('train', 'mr', '--data', 'in', '--prepare', 'dicom.pack')
+    isoslice('train', 'mr', '--data', 'v.nii', '--prepare', 'nifti.pack')
+    (axis, ours), (theirs_axis, theirs) = packed('dicom.pack'), packed('nifti.pack')
+    assert ours.shape == theirs.shape == pixels.shape, (ours.shape, theirs.shape, pixels.shape)
+    assert axis == theirs_axis == -1, (axis, theirs_axis)
+    assert numpy.array_equal(ours, theirs), numpy.abs(ours.astype(int) - theirs).max()
+    assert ours.max() == 255 and ours.std() > 20, (ours.max(), ours.std())
+    isoslice('train', 'mr', '--data', 'in', '--val', 'in', '--out', 'run', '--steps', '2', '--slices', '2', '--crop', '16',
+             '--factors', '2,3')
+    results = []
+    for data in ('in', 'v.nii'):
+        isoslice('eval', '--data', data, '--methods', 'linear,cubic', '--axis', 'x', '--out', 'out-' + data)
+        import json
+        results.append([(c['psnr'], c['ssim3d']) for c in json.load(open('out-' + data + '/report.json'))['cases']])
+    assert results[0] == results[1] and len(results[0]) == 2, results
+
+
+def refused_dicom_is_named():
+    isoslice('phantom', '--matrix', '48', '--slices', '9', 'in/good')
+    isoslice('phantom', '--matrix', '48', '--slices', '9', '--seed', '2', 'in/bad')
+    os.unlink('in/bad/IM0004.dcm')
+    out = isoslice('train', 'mr', '--data', 'in', '--prepare', 'all.pack')
+    assert "#0' left out: MISSING_SLICES: 1 missing (1 after slice 3)" in out and '1 items' in out, out
+    out = isoslice('train', 'mr', '--data', 'in/bad', '--prepare', 'none.pack', code=1)
+    assert 'MISSING_SLICES' in out and 'NOT_FOUND' in out, out
+    out = isoslice('eval', '--data', 'in/bad', '--methods', 'linear', '--out', 'out', code=1)
+    assert 'MISSING_SLICES' in out and 'NOT_FOUND' in out, out
+
+
 def weights_there_and_back():
     isoslice('new-weights', 'a.safetensors')
     isoslice('convert-weights', 'a.safetensors', 'a.pt')
@@ -143,7 +191,8 @@ def weights_there_and_back():
 
 TESTS = {'peer.commands.help_and_usage': help_and_usage, 'peer.commands.interrupt_saves': interrupt_saves,
          'peer.commands.subject_is_the_workers': subject_is_the_workers,
-         'peer.commands.eval_tables': eval_writes_tables, 'peer.commands.convert_weights': weights_there_and_back}
+         'peer.commands.eval_tables': eval_writes_tables, 'peer.commands.dicom_as_nifti': dicom_as_nifti,
+         'peer.commands.refused_dicom_is_named': refused_dicom_is_named, 'peer.commands.convert_weights': weights_there_and_back}
 
 if len(sys.argv) < 2:
     print('\n'.join(TESTS))

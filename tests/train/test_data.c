@@ -68,7 +68,7 @@ static size_t make_nifti(unsigned char *file, int type, int is_big, float slope,
 static void read_types(void)
 {
     struct fault_note why = {0};
-    struct nifti nifti;
+    struct volume volume;
     unsigned char file[1024];
     static const struct {
         int type, is_big;
@@ -90,29 +90,29 @@ static void read_types(void)
             } else {
                 CHECK_OK(file_write_atomic(path, file, size, &why));
             }
-            CHECK_OK(nifti_read(path, &nifti, &why));
-            CHECK_INT(nifti.size[0], NX);
-            CHECK_INT(nifti.size[2], NZ);
-            CHECK_NEAR(nifti.spacing_mm[0], 0.5, 0);
-            CHECK_NEAR(nifti.spacing_mm[2], 3, 0);
-            CHECK_INT(nifti.is_bytes, cases[c].type == 2);
+            CHECK_OK(nifti_read(path, &volume, &why));
+            CHECK_INT(volume.size[0], NX);
+            CHECK_INT(volume.size[2], NZ);
+            CHECK_NEAR(volume.spacing_mm[0], 0.5, 0);
+            CHECK_NEAR(volume.spacing_mm[2], 3, 0);
+            CHECK_INT(volume.is_bytes, cases[c].type == 2);
             double first = cases[c].slope != 0 ? (double)cases[c].intercept : 0;
             for (int i = 0; i < COUNT; i++)
-                CHECK_NEAR((double)nifti.voxels[i], first + cases[c].step * i, 1e-6 * 2700 * COUNT);
-            nifti_done(&nifti);
+                CHECK_NEAR((double)volume.voxels[i], first + cases[c].step * i, 1e-6 * 2700 * COUNT);
+            volume_done(&volume);
         }
 }
 
 static void hostile_nifti(void)
 {
     struct fault_note why = {0};
-    struct nifti nifti;
+    struct volume volume;
     unsigned char file[1024];
     size_t size = make_nifti(file, 16, 0, 0, 0);
     for (size_t n = 0; n < size; n++) { // cut off anywhere
         CHECK_OK(file_write_atomic("cut.nii", file, n, &why));
-        CHECK_FAULT(nifti_read("cut.nii", &nifti, &why), FAULT_TRUNCATED);
-        CHECK(nifti.voxels == NULL);
+        CHECK_FAULT(nifti_read("cut.nii", &volume, &why), FAULT_TRUNCATED);
+        CHECK(volume.voxels == NULL);
     }
     static const struct {
         int at, value;
@@ -123,19 +123,19 @@ static void hostile_nifti(void)
         size = make_nifti(file, 16, 0, 0, 0);
         put16(file + cases[c].at, cases[c].value, 0);
         CHECK_OK(file_write_atomic("bad.nii", file, size, &why));
-        CHECK_FAULT(nifti_read("bad.nii", &nifti, &why), cases[c].fault);
+        CHECK_FAULT(nifti_read("bad.nii", &volume, &why), cases[c].fault);
     }
     static const float offsets[] = {-1, 0, 347, 1e30F, NAN};
     for (size_t c = 0; c < sizeof offsets / sizeof offsets[0]; c++) {
         size = make_nifti(file, 16, 0, 0, 0);
         put_float(file + 108, offsets[c], 0);
         CHECK_OK(file_write_atomic("bad.nii", file, size, &why));
-        CHECK_FAULT(nifti_read("bad.nii", &nifti, &why), FAULT_BAD_HEADER);
+        CHECK_FAULT(nifti_read("bad.nii", &volume, &why), FAULT_BAD_HEADER);
     }
     size = make_nifti(file, 16, 0, 0, 0);
     put_float(file + HEADER + 8, NAN, 0);
     CHECK_OK(file_write_atomic("bad.nii", file, size, &why));
-    CHECK_FAULT(nifti_read("bad.nii", &nifti, &why), FAULT_NOT_FINITE);
+    CHECK_FAULT(nifti_read("bad.nii", &volume, &why), FAULT_NOT_FINITE);
 }
 
 static void percentiles(void)
@@ -149,6 +149,33 @@ static void percentiles(void)
     CHECK_NEAR(percentile_of(values, 1000, 50), 499.5, 1e-9);
     float same[] = {3, 3, 3, 3};
     CHECK_NEAR(percentile_of(same, 4, 33), 3, 0);
+}
+
+// --------------------------------------------------------------------------------------------- DICOM
+
+// A build without DICOM says so, whether or not there is something else to learn from.
+static void dicom_without_a_reader(void)
+{
+    struct fault_note why = {0};
+    struct corpus corpus;
+    const char begins[132] = {[128] = 'D', 'I', 'C', 'M'};
+    unsigned char file[1024];
+    CHECK_OK(file_remove_tree("data", &why));
+    CHECK_OK(file_make_directory("data/deep", &why));
+    CHECK_OK(file_write_atomic("data/v.nii", file, make_nifti(file, 4, 0, 0, 0), &why));
+    CHECK_OK(file_write_atomic("data/deep/v.nii", file, make_nifti(file, 4, 0, 0, 0), &why));
+    corpus_init(&corpus, CORPUS_MR);
+    CHECK_OK(corpus_add(&corpus, "data", NULL, NULL, &why));
+    CHECK_INT(corpus.n_items, 1); // NIfTI files of the folder itself alone
+    CHECK_OK(file_write_atomic("data/deep/x", begins, sizeof begins, &why));
+    CHECK_FAULT(corpus_add(&corpus, "data", NULL, NULL, &why), FAULT_BACKEND);
+    CHECK_STR(why.text,
+              "'data/deep/x' is one of 1 DICOM files, and this build reads none: ISOSLICE_DICOM is off");
+    CHECK_FAULT(corpus_add(&corpus, "data/deep/x", NULL, NULL, &why), FAULT_BACKEND);
+    CHECK_OK(file_make_directory("empty", &why));
+    CHECK_FAULT(corpus_add(&corpus, "empty", NULL, NULL, &why), FAULT_NOT_FOUND);
+    CHECK_INT(corpus.n_items, 1);
+    corpus_done(&corpus);
 }
 
 // --------------------------------------------------------------------------------------------- packed files
@@ -637,6 +664,7 @@ static const struct test tests[] = {
     {"unit.nifti.types", read_types},
     {"unit.nifti.hostile", hostile_nifti},
     {"unit.percentile.as_numpy", percentiles},
+    {"unit.corpus.dicom_without_a_reader", dicom_without_a_reader},
     {"unit.corpus.pack_round_trip", pack_round_trip},
     {"unit.corpus.hostile_pack", hostile_pack},
     {"unit.corpus.spacings", spacings_are_kept},

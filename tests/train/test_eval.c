@@ -112,16 +112,16 @@ static void scores_of_equals(void)
 
 enum { NX = 17, NY = 19, NZ = 23 };
 
-static void make_volume(struct nifti *nifti)
+static void make_volume(struct volume *volume)
 {
     struct random_stream stream = random_open(2, 80, 0);
-    *nifti = (struct nifti){.size = {NX, NY, NZ}, .spacing_mm = {0.5, 0.75, 1}};
-    nifti->voxels = support_alloc((size_t)NX * NY * NZ * sizeof *nifti->voxels);
+    *volume = (struct volume){.size = {NX, NY, NZ}, .spacing_mm = {0.5, 0.75, 1}};
+    volume->voxels = support_alloc((size_t)NX * NY * NZ * sizeof *volume->voxels);
     for (int i = 0; i < NX * NY * NZ; i++)
-        nifti->voxels[i] = (float)(100 + 900 * random_unit(&stream) + 300 * sin(0.05 * i));
+        volume->voxels[i] = (float)(100 + 900 * random_unit(&stream) + 300 * sin(0.05 * i));
 }
 
-static void write_nifti(const struct nifti *nifti, const char *path)
+static void write_nifti(const struct volume *volume, const char *path)
 {
     struct fault_note why = {0};
     unsigned char file[352 + NX * NY * NZ * 4] = {0};
@@ -134,7 +134,7 @@ static void write_nifti(const struct nifti *nifti, const char *path)
     memcpy(file + 76, spacing, sizeof spacing);
     memcpy(file + 108, &offset, 4);
     memcpy(file + 344, "n+1", 4);
-    memcpy(file + 352, nifti->voxels, (size_t)NX * NY * NZ * 4);
+    memcpy(file + 352, volume->voxels, (size_t)NX * NY * NZ * 4);
     CHECK_OK(file_write_atomic(path, file, sizeof file, &why));
 }
 
@@ -151,10 +151,10 @@ static void cases_of_bench(void)
         {"2", "2", "none", "0", {.axis = 2, .factor = 2, .profile = PROFILE_NONE}},
     };
     char program[512];
-    struct nifti nifti;
+    struct volume volume;
     snprintf(program, sizeof program, "%s/bench/make_case.py", support_shared());
-    make_volume(&nifti);
-    write_nifti(&nifti, "volume.nii");
+    make_volume(&volume);
+    write_nifti(&volume, "volume.nii");
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         struct fault_note why = {0};
         struct simulate_case got;
@@ -169,7 +169,7 @@ static void cases_of_bench(void)
         recipe.last[0] = 16;
         recipe.last[1] = 18;
         run_python("peer_case.py", arguments);
-        CHECK_OK(simulate_run(&nifti, &recipe, &got, &why));
+        CHECK_OK(simulate_run(&volume, &recipe, &got, &why));
         FILE *file = fopen("shape.txt", "r");
         CHECK(file != NULL && fscanf(file, "%d %d %d %d", &shape[0], &shape[1], &shape[2], &shape[3]) == 4);
         fclose(file);
@@ -192,20 +192,20 @@ static void cases_of_bench(void)
         free(truth);
         simulate_done(&got);
     }
-    nifti_done(&nifti);
+    volume_done(&volume);
 }
 
 static void cases_are_refused(void)
 {
     struct fault_note why = {0};
     struct simulate_case got;
-    struct nifti nifti;
-    make_volume(&nifti);
+    struct volume volume;
+    make_volume(&volume);
     struct simulate_recipe recipe = {.axis = 0, .factor = 10, .profile = PROFILE_BOX};
-    CHECK_FAULT(simulate_run(&nifti, &recipe, &got, &why), FAULT_NOTHING_TO_DO);
+    CHECK_FAULT(simulate_run(&volume, &recipe, &got, &why), FAULT_NOTHING_TO_DO);
     recipe = (struct simulate_recipe){.axis = 2, .factor = 2, .first = {NX, 0, 0}};
-    CHECK_FAULT(simulate_run(&nifti, &recipe, &got, &why), FAULT_NOTHING_TO_DO);
-    nifti_done(&nifti);
+    CHECK_FAULT(simulate_run(&volume, &recipe, &got, &why), FAULT_NOTHING_TO_DO);
+    volume_done(&volume);
 }
 
 // Methods that reproduce straight lines do so; all pass through the slices; start weights give linear
@@ -219,7 +219,7 @@ static void methods_and_tables(void)
     struct simulate_case input = {
         .depth = 5, .truth_depth = 17, .height = 8, .width = 8, .spacing_mm = {1, 1, 1}};
     float stack[5 * 64], result[17 * 64];
-    struct nifti nifti;
+    struct volume volume;
     void *text;
     size_t size;
     for (int i = 0; i < 5 * 64; i++) {
@@ -239,10 +239,9 @@ static void methods_and_tables(void)
                     CHECK_NEAR((double)result[k * 64 + i], 25.0 * k + i, 1e-3);
     }
     evaluation.n_methods = 4;
-    make_volume(&nifti);
-    write_nifti(&nifti, "volume.nii");
-    CHECK_OK(evaluate_volume(&evaluation, "volume.nii", "case.png", &why));
-    CHECK_OK(evaluate_volume(&evaluation, "volume.nii", NULL, &why));
+    make_volume(&volume);
+    CHECK_OK(evaluate_volume(&evaluation, &volume, "volume.nii", "case.png", &why));
+    CHECK_OK(evaluate_volume(&evaluation, &volume, "volume.nii", NULL, &why));
     CHECK(access("case.png", R_OK) == 0);
     double mean, deviation;
     evaluate_mean(&evaluation, 0, SCORE_PSNR, &mean, &deviation);
@@ -257,7 +256,7 @@ static void methods_and_tables(void)
     CHECK_CONTAINS((const char *)text, cell);
     free(text);
     evaluate_done(&evaluation);
-    nifti_done(&nifti);
+    volume_done(&volume);
 }
 
 static const struct test tests[] = {
