@@ -7,8 +7,8 @@
 #include "core/clock.h"
 #include "core/file.h"
 #include "dicom_map/dcmtk/scp.h"
-#include "dicom_map/dcmtk/scu.h"
 #include "dicom_map/phantom.h"
+#include "scu/deliver.h"
 #include "sr_engine/engine.h"
 #include "worker/process.h"
 
@@ -21,14 +21,7 @@
 static int echo_one(const struct conf *conf, const struct conf_destination *destination,
                     struct fault_note *why)
 {
-    struct dcm_scu_options options = {
-        .calling_ae = conf->ae_title,
-        .called_ae = destination->ae_title,
-        .host = destination->host,
-        .port = destination->port,
-        .connect_timeout_s = conf->connect_timeout_s,
-        .dimse_timeout_s = conf->dimse_timeout_s,
-    };
+    struct dcm_scu_options options = deliver_options(conf, destination);
     struct dcm_scu *scu = NULL;
     double start_s = clock_monotonic_s();
     int rc = dcm_scu_open(&options, &scu, why);

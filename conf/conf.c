@@ -609,3 +609,11 @@ enum log_level conf_log_level(const struct conf *conf)
             return (enum log_level)i;
     return LOG_LEVEL_INFO;
 }
+
+int conf_load_daemon(void *conf, const char *path, enum log_level *level, struct fault_note *why)
+{
+    int rc = conf_load(path, conf, why);
+    if (rc == 0)
+        *level = conf_log_level(conf);
+    return rc;
+}

@@ -94,4 +94,7 @@ int conf_parse_spacing(const char *text, int *mode, double *mm);
 // log_level as the log takes it.
 enum log_level conf_log_level(const struct conf *conf);
 
+// conf_load as the daemons' load (core/daemon.h): `conf` is a struct conf *; *level is its log_level.
+int conf_load_daemon(void *conf, const char *path, enum log_level *level, struct fault_note *why);
+
 #endif

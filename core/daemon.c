@@ -59,3 +59,23 @@ void daemon_init(void)
     signal(SIGPIPE, SIG_IGN);
     file_arm_crash_point();
 }
+
+int daemon_main(int argc, char **argv, const struct daemon *daemon)
+{
+    struct fault_note why;
+    enum log_level level = LOG_LEVEL_INFO;
+    int exit_code;
+    const char *config = daemon_arguments(argc, argv, daemon->name, daemon->purpose, &exit_code);
+    if (config == NULL)
+        return exit_code;
+    if (daemon->load(daemon->user, config, &level, &why) != 0) {
+        fprintf(stderr, "%s: %s\n", daemon->name, why.text);
+        return 2;
+    }
+    daemon_init();
+    log_init(daemon->name, level);
+    int rc = daemon->run(daemon->user, &why);
+    if (rc != 0)
+        log_error("cannot go on: %s: %s", fault_name((enum fault)rc), why.text);
+    return rc == 0 ? 0 : 1;
+}

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What every daemon's main does alike: --config, --help, --version, umask, and a flag that SIGTERM and SIGINT
-// set.
+// What every daemon's main does alike: --config, --help, --version, umask, the log, and a flag that SIGTERM
+// and SIGINT set.
 
 #ifndef ISOSLICE_CORE_DAEMON_H
 #define ISOSLICE_CORE_DAEMON_H
+
+#include "core/fault.h"
+#include "core/log.h"
 
 // Set by SIGTERM or SIGINT once daemon_init has run.
 extern volatile int daemon_stop;
@@ -15,5 +18,19 @@ const char *daemon_arguments(int argc, char **argv, const char *name, const char
 
 // umask 077, signals (SIGPIPE ignored), crash point of the tests.
 void daemon_init(void);
+
+// In what the daemons' mains differ.
+struct daemon {
+    const char *name;    // of the program
+    const char *purpose; // one sentence for --help
+    // Reads the configuration file into what `user` points at and says how much is to be logged.
+    int (*load)(void *user, const char *path, enum log_level *level, struct fault_note *why);
+    int (*run)(void *user, struct fault_note *why); // until daemon_stop
+    void *user;
+};
+
+// The whole of main: arguments, configuration, daemon_init, log, run. Returns the exit code: 0, 1 when it
+// cannot go on, 2 for usage and configuration.
+int daemon_main(int argc, char **argv, const struct daemon *daemon);
 
 #endif

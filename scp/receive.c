@@ -188,8 +188,9 @@ static void stop_children(struct listener *listener)
     }
 }
 
-static int run(struct listener *listener, struct fault_note *why)
+static int run(void *user, struct fault_note *why)
 {
+    struct listener *listener = user;
     struct spool *spool;
     int rc = dcm_network_init(why);
     if (rc == 0)
@@ -240,26 +241,23 @@ static int run(struct listener *listener, struct fault_note *why)
     return 0;
 }
 
+static int load(void *user, const char *path, enum log_level *level, struct fault_note *why)
+{
+    struct listener *listener = user;
+    return conf_load_daemon(&listener->conf, path, level, why);
+}
+
 int main(int argc, char **argv)
 {
-    int exit_code;
-    const char *config = daemon_arguments(
-        argc, argv, "isoslice-receive",
-        "Storage SCP: receives MR images, makes each durable, then acknowledges it.", &exit_code);
-    if (config == NULL)
-        return exit_code;
     static struct listener listener;
-    struct fault_note why;
-    int rc = conf_load(config, &listener.conf, &why);
-    if (rc != 0) {
-        fprintf(stderr, "isoslice-receive: %s\n", why.text);
-        return 2;
-    }
-    daemon_init();
-    log_init("isoslice-receive", conf_log_level(&listener.conf));
-    rc = run(&listener, &why);
+    const struct daemon daemon = {
+        .name = "isoslice-receive",
+        .purpose = "Storage SCP: receives MR images, makes each durable, then acknowledges it.",
+        .load = load,
+        .run = run,
+        .user = &listener,
+    };
+    int exit_code = daemon_main(argc, argv, &daemon);
     free(listener.children);
-    if (rc != 0)
-        log_error("cannot go on: %s: %s", fault_name((enum fault)rc), why.text);
-    return rc == 0 ? 0 : 1;
+    return exit_code;
 }

@@ -4,7 +4,6 @@
 #include "core/clock.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "dicom_map/dcmtk/scu.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +14,18 @@
 #include <unistd.h>
 
 enum { POLL_MS = 300 };
+
+struct dcm_scu_options deliver_options(const struct conf *conf, const struct conf_destination *destination)
+{
+    return (struct dcm_scu_options){
+        .calling_ae = conf->ae_title,
+        .called_ae = destination->ae_title,
+        .host = destination->host,
+        .port = destination->port,
+        .connect_timeout_s = conf->connect_timeout_s,
+        .dimse_timeout_s = conf->dimse_timeout_s,
+    };
+}
 
 double deliver_pause_s(const struct conf *conf, int attempts)
 {
@@ -71,14 +82,7 @@ int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_
                 const char *owner, const struct spool_delivery *delivery, volatile int *stop,
                 struct fault_note *outcome, struct fault_note *why)
 {
-    struct dcm_scu_options options = {
-        .calling_ae = conf->ae_title,
-        .called_ae = destination->ae_title,
-        .host = destination->host,
-        .port = destination->port,
-        .connect_timeout_s = conf->connect_timeout_s,
-        .dimse_timeout_s = conf->dimse_timeout_s,
-    };
+    struct dcm_scu_options options = deliver_options(conf, destination);
     struct dcm_scu *scu = NULL;
     int rc = 0;
     memset(outcome, 0, sizeof *outcome);

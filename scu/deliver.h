@@ -8,7 +8,11 @@
 
 #include "conf/conf.h"
 #include "core/fault.h"
+#include "dicom_map/dcmtk/scu.h"
 #include "spool/spool.h"
+
+// How we meet a destination. Strings are borrowed from both.
+struct dcm_scu_options deliver_options(const struct conf *conf, const struct conf_destination *destination);
 
 // Seconds until the next attempt after `attempts` failed ones: retry_min_s doubled each time, at most
 // retry_max_s.

@@ -12,7 +12,6 @@
 #include "spool/spool.h"
 
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -56,8 +55,9 @@ static void hold_orphan(void *user, const struct spool_row *row)
         log_error("delivery %s is held: destination '%s' is not in the configuration", row->id, row->target);
 }
 
-static int run(const struct conf *conf, struct fault_note *why)
+static int run(void *user, struct fault_note *why)
 {
+    const struct conf *conf = user;
     struct sender senders[CONF_MAX_DESTINATIONS] = {0};
     struct orphans orphans = {.conf = conf};
     int rc = dcm_network_init(why);
@@ -100,23 +100,13 @@ static int run(const struct conf *conf, struct fault_note *why)
 
 int main(int argc, char **argv)
 {
-    int exit_code;
-    const char *config =
-        daemon_arguments(argc, argv, "isoslice-send",
-                         "Storage SCU: sends derived series to every configured destination.", &exit_code);
-    if (config == NULL)
-        return exit_code;
     static struct conf conf;
-    struct fault_note why;
-    int rc = conf_load(config, &conf, &why);
-    if (rc != 0) {
-        fprintf(stderr, "isoslice-send: %s\n", why.text);
-        return 2;
-    }
-    daemon_init();
-    log_init("isoslice-send", conf_log_level(&conf));
-    rc = run(&conf, &why);
-    if (rc != 0)
-        log_error("cannot go on: %s: %s", fault_name((enum fault)rc), why.text);
-    return rc == 0 ? 0 : 1;
+    const struct daemon daemon = {
+        .name = "isoslice-send",
+        .purpose = "Storage SCU: sends derived series to every configured destination.",
+        .load = conf_load_daemon,
+        .run = run,
+        .user = &conf,
+    };
+    return daemon_main(argc, argv, &daemon);
 }

@@ -2,6 +2,7 @@
 #include "sr_engine/weights.h"
 
 #include "core/file.h"
+#include "core/quote.h"
 #include "sr_engine/engine.h"
 #include "sr_engine/random.h"
 
@@ -584,30 +585,15 @@ int weights_load(const char *path, const struct net *net, float *parameters,
 
 // --------------------------------------------------------------------------------------------- writing
 
-static void put_json_string(FILE *out, const char *text)
-{
-    fputc('"', out);
-    for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            fprintf(out, "\\%c", c);
-        else if (c < 0x20)
-            fprintf(out, "\\u%04x", c);
-        else
-            fputc(c, out);
-    }
-    fputc('"', out);
-}
-
 static void put_header(FILE *out, const struct net *net, const struct weights_metadata *metadata)
 {
     fputs("{\"__metadata__\":{", out);
     for (int i = 0; metadata != NULL && i < metadata->n_pairs; i++) {
         if (i > 0)
             fputc(',', out);
-        put_json_string(out, metadata->pairs[i].key);
+        quote_json(out, metadata->pairs[i].key);
         fputc(':', out);
-        put_json_string(out, metadata->pairs[i].value);
+        quote_json(out, metadata->pairs[i].value);
     }
     fputc('}', out);
     for (int i = 0; i < net->n_tensors; i++) {

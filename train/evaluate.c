@@ -3,6 +3,8 @@
 
 #include "core/clock.h"
 #include "core/file.h"
+#include "core/page.h"
+#include "core/quote.h"
 #include "sr_engine/resample.h"
 
 #include <cairo.h>
@@ -257,14 +259,8 @@ static int draw_case(const struct evaluation *evaluation, const struct evaluate_
     double scale = fmax(1, (double)MAX_PANEL / input->width), width = scale * input->width;
     double height = scale * input->truth_depth * input->spacing_mm[0] / input->spacing_mm[2];
     size_t n = evaluation->n_methods;
-    cairo_surface_t *page =
-        cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)ceil(GAP + (double)(n + 1) * (width + GAP)),
-                                   (int)ceil(2 * (height + CAPTION) + GAP));
-    cairo_t *cr = cairo_create(page);
-    cairo_set_source_rgb(cr, 0.12, 0.12, 0.14);
-    cairo_paint(cr);
-    cairo_select_font_face(cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(cr, 13);
+    cairo_t *cr = page_new((int)ceil(GAP + (double)(n + 1) * (width + GAP)),
+                           (int)ceil(2 * (height + CAPTION) + GAP), (const double[]){0.12, 0.12, 0.14}, 13);
     struct panel panel = {.input = input, .values = input->truth, .x = GAP, .scale = scale};
     snprintf(panel.caption, sizeof panel.caption, "truth; below: errors, %g times", error_gain);
     draw_panel(cr, &panel);
@@ -281,15 +277,7 @@ static int draw_case(const struct evaluation *evaluation, const struct evaluate_
         panel.caption[0] = '\0';
         draw_panel(cr, &panel);
     }
-    cairo_status_t status = cairo_status(cr);
-    cairo_destroy(cr);
-    if (status == CAIRO_STATUS_SUCCESS)
-        status = cairo_surface_write_to_png(page, path);
-    cairo_surface_destroy(page);
-    if (status != CAIRO_STATUS_SUCCESS)
-        return fault_set(why, status == CAIRO_STATUS_NO_MEMORY ? FAULT_NO_MEMORY : FAULT_IO,
-                         "cannot write picture '%s': %s", path, cairo_status_to_string(status));
-    return 0;
+    return page_write(cr, path, why);
 }
 
 // --------------------------------------------------------------------------------------------- cases
@@ -449,21 +437,6 @@ static void put_markdown(FILE *out, const struct evaluation *evaluation)
     fputs("\nPSNR and SSIM 3D.\n", out);
 }
 
-static void put_string(FILE *out, const char *text)
-{
-    fputc('"', out);
-    for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            fprintf(out, "\\%c", c);
-        else if (c < 0x20)
-            fprintf(out, "\\u%04x", c);
-        else
-            fputc(c, out);
-    }
-    fputc('"', out);
-}
-
 static void put_value(FILE *out, const char *name, double value, const char *end)
 {
     fprintf(out, "\"%s\": ", name);
@@ -482,7 +455,7 @@ static void put_json(FILE *out, const struct evaluation *evaluation)
             recipe->axis, recipe->factor, profile_name(recipe->profile), recipe->gap, recipe->noise);
     for (size_t m = 0; m < evaluation->n_methods; m++) {
         fprintf(out, "%s\n  {\"method\": ", m > 0 ? "," : "");
-        put_string(out, evaluation->methods[m].name);
+        quote_json(out, evaluation->methods[m].name);
         for (int k = 0; k < SCORE_N; k++) {
             double mean, deviation;
             evaluate_mean(evaluation, m, (enum score_kind)k, &mean, &deviation);
@@ -497,9 +470,9 @@ static void put_json(FILE *out, const struct evaluation *evaluation)
         for (size_t m = 0; m < evaluation->n_methods; m++) {
             const struct evaluate_score *score = &evaluation->cases[i].scores[m];
             fprintf(out, "%s\n  {\"volume\": ", i + m > 0 ? "," : "");
-            put_string(out, evaluation->cases[i].name);
+            quote_json(out, evaluation->cases[i].name);
             fputs(", \"method\": ", out);
-            put_string(out, evaluation->methods[m].name);
+            quote_json(out, evaluation->methods[m].name);
             fputs(", ", out);
             for (int k = 0; k < SCORE_N; k++)
                 put_value(out, score_name((enum score_kind)k), score->values[k], ", ");

@@ -2,6 +2,7 @@
 #include "train/history.h"
 
 #include "core/file.h"
+#include "core/page.h"
 
 #include <cairo.h>
 #include <errno.h>
@@ -229,13 +230,7 @@ int history_draw(const struct history *history, const char *title, const char *p
     widen(&loss, history, loss_of);
     widen(&psnr, history, network_of);
     widen(&psnr, history, linear_of);
-    cairo_surface_t *page =
-        cairo_image_surface_create(CAIRO_FORMAT_RGB24, WIDTH, 2 * (PANEL_HEIGHT + TOP + BOTTOM));
-    cairo_t *cr = cairo_create(page);
-    cairo_set_source_rgb(cr, 1, 1, 1);
-    cairo_paint(cr);
-    cairo_select_font_face(cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(cr, 13);
+    cairo_t *cr = page_new(WIDTH, 2 * (PANEL_HEIGHT + TOP + BOTTOM), (const double[]){1, 1, 1}, 13);
     cairo_set_line_width(cr, 1.2);
     snprintf(caption, sizeof caption, "%.60s: mean L1 over steps", title);
     draw_frame(cr, &loss, caption);
@@ -245,13 +240,5 @@ int history_draw(const struct history *history, const char *title, const char *p
     draw_line(cr, &psnr, history, network_of);
     cairo_set_source_rgb(cr, 0.5, 0.5, 0.5);
     draw_line(cr, &psnr, history, linear_of);
-    cairo_status_t status = cairo_status(cr);
-    cairo_destroy(cr);
-    if (status == CAIRO_STATUS_SUCCESS)
-        status = cairo_surface_write_to_png(page, path);
-    cairo_surface_destroy(page);
-    if (status != CAIRO_STATUS_SUCCESS)
-        return fault_set(why, status == CAIRO_STATUS_NO_MEMORY ? FAULT_NO_MEMORY : FAULT_IO,
-                         "cannot write picture '%s': %s", path, cairo_status_to_string(status));
-    return 0;
+    return page_write(cr, path, why);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/preview.h"
 
+#include "core/page.h"
+
 #include <cairo.h>
 #include <math.h>
 #include <stdio.h>
@@ -129,22 +131,9 @@ int preview_write(const struct process_images *images, const char *method, const
                  panel->with_residual ? method : "linear interpolation",
                  panel->axis == AXIS_ROW ? "row" : "column");
     }
-    cairo_surface_t *page = cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)ceil(2 * widest + 3 * GAP),
-                                                       (int)ceil(2 * (high + CAPTION + GAP) + GAP));
-    cairo_t *cr = cairo_create(page);
-    cairo_set_source_rgb(cr, 0.12, 0.12, 0.14);
-    cairo_paint(cr);
-    cairo_select_font_face(cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(cr, 17);
+    cairo_t *cr = page_new((int)ceil(2 * widest + 3 * GAP), (int)ceil(2 * (high + CAPTION + GAP) + GAP),
+                           (const double[]){0.12, 0.12, 0.14}, 17);
     for (int i = 0; i < 4; i++)
         draw_panel(cr, images, &panels[i], &window);
-    cairo_status_t status = cairo_status(cr);
-    cairo_destroy(cr);
-    if (status == CAIRO_STATUS_SUCCESS)
-        status = cairo_surface_write_to_png(page, path);
-    cairo_surface_destroy(page);
-    if (status != CAIRO_STATUS_SUCCESS)
-        return fault_set(why, status == CAIRO_STATUS_NO_MEMORY ? FAULT_NO_MEMORY : FAULT_IO,
-                         "cannot write picture '%s': %s", path, cairo_status_to_string(status));
-    return 0;
+    return page_write(cr, path, why);
 }

@@ -2,6 +2,7 @@
 #include "core/clock.h"
 #include "core/fault.h"
 #include "core/file.h"
+#include "core/quote.h"
 #include "tests/support/check.h"
 
 #include <errno.h>
@@ -121,6 +122,18 @@ static void clock_formats(void)
     CHECK(b >= a);
 }
 
+static void quote_escapes(void)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    CHECK(out != NULL);
+    quote_json(out, "a\"b\\c\n\x1f\xc3\xa4");
+    CHECK_INT(fclose(out), 0);
+    CHECK_STR(text, "\"a\\\"b\\\\c\\u000a\\u001f\xc3\xa4\"");
+    free(text);
+}
+
 static const struct test tests[] = {
     {"unit.fault.rows_are_unique", fault_rows_are_unique},
     {"unit.fault.dimse_statuses", fault_dimse_statuses},
@@ -128,5 +141,6 @@ static const struct test tests[] = {
     {"unit.file.atomic_roundtrip", file_atomic_roundtrip},
     {"crash.file.atomic_survives_every_crash", file_atomic_survives_every_crash},
     {"unit.clock.formats", clock_formats},
+    {"unit.quote.escapes", quote_escapes},
 };
 TEST_MAIN(tests)
