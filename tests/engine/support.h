@@ -22,6 +22,9 @@ void *support_alloc(size_t bytes);
 void support_close(const char *what, const float *got, const float *want, size_t n, double limit,
                    double floor);
 
+// The same for the gradients of all parameters, tensor by tensor: 1e-4 of each tensor's largest.
+void support_close_gradients(const struct net *net, const float *got, const float *want);
+
 // Ends the test unless all n values are the same bits.
 void support_equal(const char *what, const float *got, const float *want, size_t n);
 

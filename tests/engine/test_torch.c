@@ -17,17 +17,6 @@ static void make_golden(int is_conditioned)
     CHECK_INT(system(command), 0);
 }
 
-static void check_gradients(const struct net *net, const float *got, const float *want)
-{
-    for (int i = 0; i < net->n_tensors; i++) {
-        const struct net_tensor *tensor = &net->tensors[i];
-        // the key's bias moves all scores alike: its true gradient is zero, what is left is rounding
-        int inert = tensor->offset == net->key.bias;
-        support_close(tensor->name, got + tensor->offset, want + tensor->offset, tensor->count,
-                      inert ? 0 : 1e-4, inert ? 1e-6 : 0);
-    }
-}
-
 static void run_gradients(const char *backend, int is_conditioned)
 {
     struct fault_note why = {0};
@@ -68,7 +57,7 @@ static void run_gradients(const char *backend, int is_conditioned)
     float *want_y = support_read_floats("y.f32", (size_t)PLANES * H * W);
     support_close("y", y, want_y, (size_t)PLANES * H * W, 1e-4, 0);
     float *got = support_values(ops, model.device, trainer.gradients, n);
-    check_gradients(&model.net, got, want);
+    support_close_gradients(&model.net, got, want);
     trainer_close(&trainer);
     model_close(&model);
     float *all[] = {parameters, want, planes, target, stack, y, want_y, got};

@@ -7,36 +7,19 @@ stack [N,D,H,W], planes [P,6] (stack, slice, t, log2(n)/3, thickness/spacing, lo
 volume [D,H,W], positions [K], result [K,H,W] of sainr_ref.interpolate; spline [K,H,W], scipy's cubic B-spline of the
 volume. Seed 5; sizes stand below. With `conditioned` the network is P1, the decoder having 68 inputs.
 """
-import json
 import os
-import struct
 import sys
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+import torch_files
+
 BENCH, OUT = sys.argv[1], sys.argv[2]
 CONDITIONED = sys.argv[3:] == ['conditioned']
 sys.path.insert(0, BENCH)
 import sainr_ref  # noqa: E402
-
-
-class ConditionedMLP(sainr_ref.MLP):
-    """The decoder with four inputs more; `conditions` is set before each plane."""
-
-    def __init__(self):
-        super().__init__(68)
-
-    def forward(self, x):
-        c = torch.tensor(self.conditions, dtype=torch.float32)
-        return super().forward(torch.cat([x, c.expand(*x.shape[:-1], 4)], -1))
-
-
-def decode(net, x, features, slice, t, sampling):
-    """One plane; sampling: the last three conditions."""
-    net.imnet.conditions = [2 * t - 1, *sampling]
-    return net.decode_slice(x, features, slice + t)
 
 
 def interpolate(net, volume, positions, sampling):
@@ -45,32 +28,21 @@ def interpolate(net, volume, positions, sampling):
     x = torch.from_numpy(((volume - low) / (high - low)).astype(np.float32).transpose(2, 1, 0)[None, None].copy())
     with torch.no_grad():
         features = net.features(x)
-        y = [decode(net, x, features, int(p), p - int(p), sampling)[0].clamp(0, 1) for p in positions]
+        y = [torch_files.decode_plane(net, x, features, int(p), p - int(p), sampling)[0].clamp(0, 1) for p in positions]
     return torch.stack(y).numpy().transpose(0, 2, 1) * (high - low) + low
 
 
 def save(name, tensors):
-    network = 'SA-INR P1' if CONDITIONED else 'SA-INR P0'
-    head, blob, at = {'__metadata__': {'architecture': network, 'note': 'golden "\u00e9" \\ test'}}, [], 0
-    for key in sorted(tensors):  # not the order of the state dict, on purpose
-        data = tensors[key].detach().numpy().astype('<f4').tobytes()
-        head[key] = {'dtype': 'F32', 'shape': list(tensors[key].shape), 'data_offsets': [at, at + len(data)]}
-        at += len(data)
-        blob.append(data)
-    text = json.dumps(head).encode()
-    with open(os.path.join(OUT, name), 'wb') as f:
-        f.write(struct.pack('<Q', len(text)) + text + b''.join(blob))
+    torch_files.save(os.path.join(OUT, name), tensors)
 
 
 def raw(name, array):
-    np.ascontiguousarray(array, '<f4').tofile(os.path.join(OUT, name))
+    torch_files.raw(os.path.join(OUT, name), array)
 
 
 torch.manual_seed(5)
 torch.set_num_threads(1)
-net = sainr_ref.SAINR()
-if CONDITIONED:
-    net.imnet = ConditionedMLP()
+net = torch_files.network(sainr_ref, CONDITIONED)
 with torch.no_grad():
     net.attentionLayer.q.weight *= 4
     net.attentionLayer.k.weight *= 4
@@ -81,14 +53,9 @@ planes = [(0, 0, 0.25), (0, 0, 0.5), (0, 1, 0.75), (0, 2, 0.0), (1, 0, 0.0), (1,
 samplings = [(0.1 + 0.2 * i, 1.2 - 0.25 * i, (0.9, -0.3)[i % 2]) for i in range(len(planes))]
 stack = torch.rand(n, 1, w, h, d)
 target = torch.rand(len(planes), w, h)
-ys = []
-for i in range(n):
-    features = net.features(stack[i:i + 1])
-    ys += [decode(net, stack[i:i + 1], features, s, t, c)[0] for (k, s, t), c in zip(planes, samplings) if k == i]
-y = torch.stack(ys)
-(y - target).abs().mean().backward()
+y = torch_files.decode(net, stack, np.hstack([planes, samplings]).tolist())
 save('weights.safetensors', net.state_dict())
-save('gradients.safetensors', {k: p.grad for k, p in net.named_parameters()})
+torch_files.save_gradients(os.path.join(OUT, 'gradients.safetensors'), net, y, target)
 raw('stack.f32', stack[:, 0].numpy().transpose(0, 3, 2, 1))
 raw('planes.f32', np.hstack([planes, samplings]))
 raw('target.f32', target.numpy().transpose(0, 2, 1))
