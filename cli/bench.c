@@ -32,6 +32,8 @@ enum { TARGETS = 3, GAP_FEW = 2, GAP_MANY = 10, PEAK_SIDE = 2048, PEAK_RUNS = 2,
 struct bench {
     const char *backend;
     int threads, repeats, is_whole, is_cpu_time, is_conditioned;
+    int side;         // of the stack that is interpolated
+    const char *only; // part of the names that are wanted; NULL: all
     struct model model;
     double peak_gflops; // 0: not measured
     char peak_note[160];
@@ -56,7 +58,9 @@ static void print_help(void)
          "for a\n"
          "                   machine that has other work; waiting threads count as working\n"
          "  --conditioned    network P1 instead of P0\n"
-         "  --interpolation  also a whole stack, 256 x 256 x 24 to factor 5 (a minute or so)");
+         "  --interpolation  also a whole stack, 256 x 256 x 24 to factor 5 (a minute or so)\n"
+         "  --side N         rows and columns of that stack instead, 32 to 1024\n"
+         "  --only TEXT      only the parts whose names contain it, without the peak");
 }
 
 // --------------------------------------------------------------------------------------------- peak
@@ -143,6 +147,13 @@ struct table {
     int n;
     struct row rows[MAX_ROWS];
 };
+
+static const char adam_name[] = "Adam alone";
+
+static int is_wanted(const struct bench *bench, const char *name)
+{
+    return bench->only == NULL || strstr(name, bench->only) != NULL;
+}
 
 static void add_row(struct table *table, const char *name, double gflop, double seconds)
 {
@@ -278,18 +289,28 @@ static int bench_stack(struct bench *bench, int depth, struct table *table, stru
          1e-9 * ADAM_FLOPS * (double)bench->model.net.n_parameters},
         {"training step, whole", whole_step, 3 * (encoder + decoder)},
     };
+    enum { N_PARTS = sizeof parts / sizeof parts[0] };
+    char name[64];
+    int n_wanted = depth == 4 && is_wanted(bench, adam_name);
+    for (int i = 0; i < N_PARTS; i++) {
+        snprintf(name, sizeof name, "%s, 64x64x%d", parts[i].name, depth);
+        n_wanted += is_wanted(bench, name);
+    }
+    if (n_wanted == 0)
+        return 0;
     int rc = trainer_open(&trainer, &bench->model, e, TARGETS, 1, why);
     if (rc == 0)
         rc = fill_batch(&trainer, TARGETS, why);
-    for (size_t i = 0; rc == 0 && i < sizeof parts / sizeof parts[0]; i++) {
-        char name[64];
+    for (int i = 0; rc == 0 && i < N_PARTS; i++) {
         snprintf(name, sizeof name, "%s, 64x64x%d", parts[i].name, depth);
+        if (!is_wanted(bench, name))
+            continue;
         rc = measure(bench, &trainer, parts[i].part, &seconds, why);
         add_row(table, name, parts[i].gflop, seconds);
     }
-    if (rc == 0 && depth == 4) {
+    if (rc == 0 && depth == 4 && is_wanted(bench, adam_name)) {
         rc = measure(bench, &trainer, adam, &seconds, why);
-        add_row(table, "Adam alone", 1e-9 * ADAM_FLOPS * (double)bench->model.net.n_parameters, seconds);
+        add_row(table, adam_name, 1e-9 * ADAM_FLOPS * (double)bench->model.net.n_parameters, seconds);
     }
     trainer_close(&trainer);
     return rc;
@@ -320,8 +341,10 @@ static int bench_attention(struct bench *bench, struct table *table, struct faul
 
 static int bench_interpolation(struct bench *bench, struct table *table, struct fault_note *why)
 {
-    enum { DEPTH = 24, SIDE = 256, FACTOR = 5, PLANES = (DEPTH - 1) * FACTOR + 1 };
-    size_t plane = (size_t)SIDE * SIDE;
+    enum { DEPTH = 24, FACTOR = 5, PLANES = (DEPTH - 1) * FACTOR + 1 };
+    int side = bench->side;
+    size_t plane = (size_t)side * (size_t)side;
+    char name[64];
     struct sr_sampling sampling = {FACTOR, 1, FACTOR};
     struct interpolate_limits limits = {.memory_bytes = (size_t)4 << 30, .phase = "interpolate"};
     float *stack = malloc(DEPTH * plane * sizeof *stack),
@@ -337,12 +360,13 @@ static int bench_interpolation(struct bench *bench, struct table *table, struct 
     for (int k = 0; k < PLANES; k++)
         planes[k] = (struct sr_plane){k / FACTOR, (double)(k % FACTOR) / FACTOR};
     double start = now(bench);
-    rc = interpolate_planes(&bench->model, stack, DEPTH, SIDE, SIDE, planes, PLANES, &sampling, &limits,
+    rc = interpolate_planes(&bench->model, stack, DEPTH, side, side, planes, PLANES, &sampling, &limits,
                             residual, why);
     double seconds = now(bench) - start;
     double gflop = 2e-9 * (ENCODER_MACS * DEPTH + (MLP_MACS + ATTENTION_MACS) * PLANES) * (double)plane;
+    snprintf(name, sizeof name, "interpolation, %dx%dx%d to factor %d", side, side, DEPTH, FACTOR);
     if (rc == 0)
-        add_row(table, "interpolation, 256x256x24 to factor 5", gflop, seconds);
+        add_row(table, name, gflop, seconds);
 out:
     free(planes);
     free(residual);
@@ -357,7 +381,7 @@ static void print_table(const struct bench *bench, const struct table *table)
     if (bench->peak_gflops > 0)
         printf("Peak: %.0f GFLOP/s, single-precision product of 2048 x 2048 matrices (%s).\n\n",
                bench->peak_gflops, bench->peak_note);
-    else
+    else if (bench->only == NULL)
         printf("Peak: %s.\n\n", bench->peak_note);
     puts("| part | GFLOP | ms | GFLOP/s | of peak |\n|---|---|---|---|---|");
     for (int i = 0; i < table->n; i++) {
@@ -368,7 +392,7 @@ static void print_table(const struct bench *bench, const struct table *table)
             printf(" %.0f %% |\n", 100 * rate / bench->peak_gflops);
         else
             puts(" |");
-        if (strcmp(row->name, "Adam alone") == 0)
+        if (strcmp(row->name, adam_name) == 0)
             printf("| Adam alone: memory, GB/s | | | %.1f | |\n",
                    1e-9 * ADAM_BYTES * (double)bench->model.net.n_parameters / row->seconds);
     }
@@ -378,7 +402,7 @@ static int run(struct bench *bench, struct fault_note *why)
 {
     const struct sr_ops *ops;
     struct table table = {0};
-    int rc = measure_peak(bench, why); // first: it decides how many threads its library starts
+    int rc = bench->only == NULL ? measure_peak(bench, why) : 0; // first: it starts its library's threads
     if (rc == 0)
         rc = ops_find(bench->backend, &ops, why);
     if (rc == 0)
@@ -396,15 +420,17 @@ static int run(struct bench *bench, struct fault_note *why)
     free(parameters);
     for (int depth = 4; rc == 0 && depth <= 16; depth *= 4) {
         rc = bench_stack(bench, depth, &table, why);
-        if (rc == 0)
+        if (rc == 0 && bench->only == NULL)
             rc = measure_peak(bench, why); // between the parts: the best of all counts
     }
-    if (rc == 0)
+    if (rc == 0 && bench->only == NULL)
         rc = bench_attention(bench, &table, why);
     if (rc == 0 && bench->is_whole)
         rc = bench_interpolation(bench, &table, why);
-    if (rc == 0)
+    if (rc == 0 && bench->only == NULL)
         rc = measure_peak(bench, why);
+    if (rc == 0 && table.n == 0)
+        rc = fault_set(why, FAULT_USAGE, "no part's name contains '%s'", bench->only);
     if (rc == 0)
         print_table(bench, &table);
     model_close(&bench->model);
@@ -413,16 +439,18 @@ static int run(struct bench *bench, struct fault_note *why)
 
 int command_bench(int argc, char **argv)
 {
-    enum { BACKEND = 256, THREADS, REPEATS, CPU_TIME, CONDITIONED, INTERPOLATION };
+    enum { BACKEND = 256, THREADS, REPEATS, CPU_TIME, CONDITIONED, INTERPOLATION, SIDE, ONLY };
     static const struct option options[] = {{"backend", required_argument, NULL, BACKEND},
                                             {"threads", required_argument, NULL, THREADS},
                                             {"repeats", required_argument, NULL, REPEATS},
                                             {"cpu-time", no_argument, NULL, CPU_TIME},
                                             {"conditioned", no_argument, NULL, CONDITIONED},
                                             {"interpolation", no_argument, NULL, INTERPOLATION},
+                                            {"side", required_argument, NULL, SIDE},
+                                            {"only", required_argument, NULL, ONLY},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
-    static struct bench bench = {.backend = "cpu", .repeats = 5};
+    static struct bench bench = {.backend = "cpu", .repeats = 5, .side = 256};
     struct fault_note why;
     long long value = 0;
     int c;
@@ -451,6 +479,13 @@ int command_bench(int argc, char **argv)
             break;
         case INTERPOLATION:
             bench.is_whole = 1;
+            break;
+        case SIDE:
+            ok = command_parse_int(optarg, 32, 1024, &value);
+            bench.side = (int)value;
+            break;
+        case ONLY:
+            bench.only = optarg;
             break;
         case 'h':
             print_help();
