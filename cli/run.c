@@ -62,7 +62,7 @@ static void print_help(void)
         "between;\n"
         "                    isoslice train subject --help has the names\n"
         "  --threads N       0: all processors\n"
-        "  --memory MB       working memory of the engine; 0: half of what is free\n"
+        "  --memory MB       working memory of the engine; 0: half of what is free, at most 3072\n"
         "  --report FILE     what was found, done and measured, as JSON\n"
         "  --preview FILE    picture: linear interpolation and the result in the two cross planes (PNG); "
         "further "

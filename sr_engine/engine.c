@@ -40,7 +40,7 @@ const char *sr_method_name(enum sr_method method)
     return method >= 0 && method < SR_N_METHODS ? names[method] : "unknown";
 }
 
-static size_t available_memory(void)
+static size_t default_memory(void)
 {
     size_t kilobytes = 0;
     char line[128];
@@ -50,7 +50,8 @@ static size_t available_memory(void)
             kilobytes = strtoull(line + 13, NULL, 10);
     if (file != NULL)
         fclose(file);
-    return kilobytes > 0 ? kilobytes * 1024 : (size_t)1 << 30;
+    size_t half = kilobytes > 0 ? kilobytes * 512 : (size_t)1 << 29;
+    return half < SR_MEMORY_MOST ? half : SR_MEMORY_MOST;
 }
 
 static int check_input(const struct run *run, struct fault_note *why)
@@ -343,7 +344,7 @@ int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n
     run.recipe = options->recipe != NULL ? *options->recipe : sr_recipe_default();
     run.residual = residual;
     run.report = report;
-    run.memory_bytes = options->memory_bytes > 0 ? options->memory_bytes : available_memory() / 2;
+    run.memory_bytes = options->memory_bytes > 0 ? options->memory_bytes : default_memory();
     clear_report(report);
     int rc = work(&run, why);
     run_done(&run);

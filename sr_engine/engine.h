@@ -34,6 +34,10 @@ struct sr_plane {
 enum sr_method { SR_LINEAR, SR_CUBIC, SR_BASE, SR_TUNED, SR_N_METHODS };
 const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base", "tuned"
 
+// Workspace that a job takes at most unless more is asked for: enough for large tiles, and the job stays
+// below 4 GiB.
+#define SR_MEMORY_MOST ((size_t)3 << 30)
+
 struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda" or "ref"
     const char *weights_path; // safetensors file, see weights.h; it decides the network, P0 or P1
@@ -45,7 +49,8 @@ struct sr_options {
     double budget_s;     // wall-clock limit of the fine-tune when steps == 0
     uint64_t seed;       // of patches and order
     int threads;         // 0: all processors allowed to this process
-    size_t memory_bytes; // limit of the engine's own workspace; 0: half of the memory available now
+    size_t memory_bytes; // limit of the engine's own workspace; 0: half of the memory available now, at most
+                         // SR_MEMORY_MOST
     const struct sr_recipe *recipe; // of the fine-tune and of use; NULL: sr_recipe_default()
     progress_fn progress;           // may be NULL
     void *progress_user;
