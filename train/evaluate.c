@@ -333,7 +333,7 @@ int evaluate_volume(struct evaluation *evaluation, const struct volume *volume, 
     if (rc == 0)
         rc = add_case(evaluation, scores, why);
 out:
-    for (size_t i = 0; i < evaluation->n_methods; i++)
+    for (int i = 0; i < EVALUATE_MAX_METHODS; i++)
         free(results[i]);
     simulate_done(&input);
     free(scores);
