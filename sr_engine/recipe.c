@@ -12,8 +12,8 @@ struct sr_recipe sr_recipe_default(void)
 {
     return (struct sr_recipe){.batch = 2,
                               .slices = 4,
-                              .targets = 1,
-                              .rate = 2e-4,
+                              .targets = 3,
+                              .rate = 1e-4,
                               .rate_woken = 4e-4,
                               .rate_end = 0.02,
                               .beta2 = 0.999,
@@ -26,6 +26,7 @@ struct sr_recipe sr_recipe_default(void)
                               .true_share = 0.5,
                               .blur_low = 1,
                               .blur_high = 1,
+                              .detail = 1,
                               .ensemble = 1,
                               .acquired = SR_ACQUIRED_ONE};
 }
