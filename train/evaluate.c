@@ -36,7 +36,7 @@ int evaluate_method_of(const char *text, struct evaluate_method *method, struct 
     for (int i = 0; i < EVALUATE_FILE; i++)
         if (strcmp(method->weights, kind_names[i]) == 0)
             method->kind = (enum evaluate_kind)i;
-    snprintf(method->name, sizeof method->name, "%.60s%s%.30s", base_name(method->weights),
+    snprintf(method->name, sizeof method->name, "%.60s%s%.90s", base_name(method->weights),
              recipe != NULL ? ":" : "", recipe != NULL ? recipe : "");
     if (recipe == NULL)
         return 0;

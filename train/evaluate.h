@@ -27,7 +27,7 @@ enum evaluate_kind {
 
 struct evaluate_method {
     enum evaluate_kind kind;
-    char name[96];           // for tables
+    char name[160];          // for tables
     char weights[4096];      // of FILE
     struct sr_recipe recipe; // of the network
 };
