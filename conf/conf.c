@@ -20,16 +20,17 @@ enum conf_type {
     TYPE_BOOL,
     TYPE_CHOICE,
     TYPE_SPACING,
-    TYPE_CIDR
+    TYPE_CIDR,
+    TYPE_SHA256
 };
 
 struct conf_key {
-    const char *section; // NULL: top level
+    const char *section; // NULL: top level; "a.b": a mapping b within a
     const char *name;
     enum conf_type type;
     size_t offset, size;  // of the field (size for texts)
     double min, max;      // of numbers; of the length of texts
-    const char *fallback; // default, as it would stand in the file
+    const char *fallback; // default, as it would stand in the file; NULL in lists: required
     const char *choices;  // TYPE_CHOICE: "a|b|c"
     const char *help;
 };
@@ -43,13 +44,24 @@ static const struct conf_key keys[] = {
      "Our AE title, called by senders."},
     {"node", "bind", TYPE_TEXT, FIELD(bind), 7, 15, "127.0.0.1", NULL,
      "IPv4 address to listen at; 0.0.0.0 for all. The default is reached from this machine only."},
-    {"node", "port", TYPE_INT, FIELD(port), 1, 65535, "11112", NULL, "TCP port to listen at."},
+    {"node", "port", TYPE_INT, FIELD(port), 0, 65535, "11112", NULL,
+     "TCP port to listen at without TLS; 0: none."},
     {"node", "spool", TYPE_PATH, FIELD(spool), 1, CONF_PATH_SIZE - 1, "/var/lib/isoslice", NULL,
      "Folder of everything received, computed and queued. Holds patient data: mode 0700."},
     {"node", "log_level", TYPE_CHOICE, FIELD(log_level), 0, 0, "info", "error|warning|info|debug",
      "What is logged."},
     {"node", "station_name", TYPE_AE, FIELD(station_name), 1, 16, "ISOSLICE", NULL,
      "Station Name (0008,1010) of the derived series."},
+    {"node.tls", "port", TYPE_INT, FIELD(tls_port), 0, 65535, "0", NULL,
+     "TCP port to listen at with TLS, beside or instead of node.port; 0: none. The usual one is 2762."},
+    {"node.tls", "certificate", TYPE_PATH, FIELD(tls_certificate), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Our certificate (PEM), then those between it and its root."},
+    {"node.tls", "key", TYPE_PATH, FIELD(tls_key), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Its private key (PEM, not encrypted); a file of root or of the user who runs this, mode 0600 or 0400."},
+    {"node.tls", "ca", TYPE_PATH, FIELD(tls_ca), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Certificates (PEM) of those who may vouch for peers. A peer without such a certificate is refused."},
+    {"node.tls", "crl", TYPE_PATH, FIELD(tls_crl), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Their revocation lists (PEM); once named, a list that has expired refuses everybody. Empty: none."},
 
     {"receive", "max_associations", TYPE_INT, FIELD(max_associations), 1, 1000, "32", NULL,
      "Associations at a time; more are rejected as a local limit."},
@@ -115,6 +127,13 @@ static const struct conf_key sender_keys[] = {
     {"senders", "ae_title", TYPE_AE, SENDER_FIELD(ae_title), 1, 16, NULL, NULL, "Its calling AE title."},
     {"senders", "address", TYPE_CIDR, SENDER_FIELD(address), 7, 18, NULL, NULL,
      "Its IPv4 address, or a network as 192.0.2.0/24."},
+    {"senders", "certificate_sha256", TYPE_SHA256, SENDER_FIELD(certificate_sha256), 0,
+     CREDENTIALS_SHA256_SIZE - 1, "", NULL,
+     "SHA-256 fingerprints of its certificates. With these or the next it must use TLS, with such a one."},
+    {"senders", "certificate_name", TYPE_TEXT, SENDER_FIELD(certificate_name), 0, CONF_TEXT_SIZE - 1, "",
+     NULL,
+     "Host name or address in its certificate, or the whole subject as CN=mr1,O=Hospital. Without both: any "
+     "of a known CA."},
 };
 static const struct conf_key destination_keys[] = {
     {"destinations", "name", TYPE_TEXT, DESTINATION_FIELD(name), 1, 32, NULL, NULL,
@@ -122,11 +141,33 @@ static const struct conf_key destination_keys[] = {
     {"destinations", "ae_title", TYPE_AE, DESTINATION_FIELD(ae_title), 1, 16, NULL, NULL, "Its AE title."},
     {"destinations", "host", TYPE_TEXT, DESTINATION_FIELD(host), 1, 255, NULL, NULL, "Host name or address."},
     {"destinations", "port", TYPE_INT, DESTINATION_FIELD(port), 1, 65535, NULL, NULL, "TCP port."},
+    {"destinations", "tls", TYPE_BOOL, DESTINATION_FIELD(tls), 0, 0, "false", NULL, "Use TLS."},
+    {"destinations", "ca", TYPE_PATH, DESTINATION_FIELD(ca), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Who may vouch for it (PEM). Empty, as with the next three: that of node.tls."},
+    {"destinations", "crl", TYPE_PATH, DESTINATION_FIELD(crl), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Their revocation lists; of node.tls only together with its ca."},
+    {"destinations", "own_certificate", TYPE_PATH, DESTINATION_FIELD(own_certificate), 0, CONF_PATH_SIZE - 1,
+     "", NULL, "What we show."},
+    {"destinations", "own_key", TYPE_PATH, DESTINATION_FIELD(own_key), 0, CONF_PATH_SIZE - 1, "", NULL,
+     "Its private key."},
+    {"destinations", "certificate_sha256", TYPE_SHA256, DESTINATION_FIELD(certificate_sha256), 0,
+     CREDENTIALS_SHA256_SIZE - 1, "", NULL, "SHA-256 fingerprints of its certificates."},
+    {"destinations", "certificate_name", TYPE_TEXT, DESTINATION_FIELD(certificate_name), 0,
+     CONF_TEXT_SIZE - 1, "", NULL,
+     "Name in its certificate, as for senders. Empty: host, unless there are fingerprints."},
 };
-enum { N_SENDER_KEYS = 2, N_DESTINATION_KEYS = 4 };
+enum {
+    N_SENDER_KEYS = sizeof sender_keys / sizeof sender_keys[0],
+    N_DESTINATION_KEYS = sizeof destination_keys / sizeof destination_keys[0],
+    MAX_LIST_KEYS = 32
+};
+_Static_assert((int)N_DESTINATION_KEYS <= (int)MAX_LIST_KEYS && (int)N_SENDER_KEYS <= (int)MAX_LIST_KEYS,
+               "read_list has a flag per key");
 
 static const char *const section_help[][2] = {
     {"node", "The node itself."},
+    {"node.tls",
+     "Encrypted and mutually authenticated connections (DICOM's BCP 195 profile: TLS 1.2 and 1.3)."},
     {"receive", "Reception (isoslice-receive)."},
     {"work", "Computation (isoslice-work)."},
     {"send", "Sending (isoslice-send)."},
@@ -240,6 +281,12 @@ static int set_value(const struct conf_key *key, void *base, const char *text, c
             return 0;
         break;
     }
+    case TYPE_SHA256:
+        snprintf(legal, legal_size, "SHA-256 fingerprints: 64 hexadecimal digits each, up to %.0f characters",
+                 key->max);
+        if (text[0] != '\0' && (!credentials_sha256_is_valid(text) || (double)strlen(text) > key->max))
+            return 0;
+        break;
     case TYPE_INT:
         snprintf(legal, legal_size, "a whole number from %.0f to %.0f", key->min, key->max);
         if (!parse_number(text, &number) || number != floor(number) || number < key->min || number > key->max)
@@ -298,7 +345,16 @@ static const char *scalar(const yaml_node_t *node)
     return (const char *)node->data.scalar.value;
 }
 
-// One mapping of scalars. `seen` has a flag per key.
+static int has_section(const struct conf_key *table, size_t n_table, const char *section)
+{
+    for (size_t i = 0; i < n_table; i++)
+        if (table[i].section != NULL && strcmp(table[i].section, section) == 0)
+            return 1;
+    return 0;
+}
+
+// One mapping of scalars, and of such mappings where the table has a section "a.b". `seen` has a flag per
+// key.
 static int read_mapping(struct reader *reader, yaml_node_t *node, const char *section,
                         const struct conf_key *table, size_t n_table, void *base, char *seen)
 {
@@ -311,6 +367,16 @@ static int read_mapping(struct reader *reader, yaml_node_t *node, const char *se
         yaml_node_t *value = yaml_document_get_node(&reader->document, pair->value);
         if (key->type != YAML_SCALAR_NODE)
             return error_at(reader, key->start_mark, "bad key in '%s': must be a plain word", where);
+        char inner[64];
+        snprintf(inner, sizeof inner, "%s.%.32s", where, scalar(key));
+        if (has_section(table, n_table, inner)) {
+            int rc = value->type == YAML_SCALAR_NODE && *scalar(value) == '\0'
+                         ? 0
+                         : read_mapping(reader, value, inner, table, n_table, base, seen);
+            if (rc != 0)
+                return rc;
+            continue;
+        }
         size_t i = 0;
         while (i < n_table && !((section == NULL) == (table[i].section == NULL) &&
                                 (section == NULL || strcmp(section, table[i].section) == 0) &&
@@ -330,7 +396,7 @@ static int read_mapping(struct reader *reader, yaml_node_t *node, const char *se
     return 0;
 }
 
-// A list of mappings in which every key is required.
+// A list of mappings. Keys without a default are required.
 static int read_list(struct reader *reader, yaml_node_t *node, const struct conf_key *table, size_t n_table,
                      void *items, size_t item_size, size_t max_items, size_t *n_items)
 {
@@ -342,15 +408,18 @@ static int read_list(struct reader *reader, yaml_node_t *node, const struct conf
     yaml_node_item_t *item = node->data.sequence.items.start;
     for (; item < node->data.sequence.items.top; item++) {
         yaml_node_t *entry = yaml_document_get_node(&reader->document, *item);
-        char seen[8] = {0};
+        char legal[CONF_TEXT_SIZE], seen[MAX_LIST_KEYS] = {0};
+        void *into = (char *)items + *n_items * item_size;
         if (*n_items == max_items)
             return error_at(reader, entry->start_mark, "too many '%s': at most %zu", section, max_items);
-        int rc =
-            read_mapping(reader, entry, section, table, n_table, (char *)items + *n_items * item_size, seen);
+        for (size_t i = 0; i < n_table; i++)
+            if (table[i].fallback != NULL)
+                set_value(&table[i], into, table[i].fallback, legal, sizeof legal);
+        int rc = read_mapping(reader, entry, section, table, n_table, into, seen);
         if (rc != 0)
             return rc;
         for (size_t i = 0; i < n_table; i++)
-            if (!seen[i])
+            if (!seen[i] && table[i].fallback == NULL)
                 return error_at(reader, entry->start_mark, "missing key '%s' in '%s'", table[i].name,
                                 section);
         ++*n_items;
@@ -387,6 +456,41 @@ static int read_section(struct reader *reader, yaml_node_t *key, yaml_node_t *va
     return error_at(reader, key->start_mark, "unknown key '%s' in 'top level'", name);
 }
 
+static int check_files(struct reader *reader, yaml_mark_t mark, const char *whose,
+                       const struct credentials_files *files)
+{
+    const char *missing = files->certificate[0] == '\0' ? "certificate"
+                          : files->key[0] == '\0'       ? "key"
+                          : files->ca[0] == '\0'        ? "ca"
+                                                        : NULL;
+    return missing ? error_at(reader, mark, "bad '%s': TLS needs a %s", whose, missing) : 0;
+}
+
+static int check_tls(struct reader *reader, const struct conf *conf, yaml_mark_t mark)
+{
+    int rc = 0;
+    if (conf->port == 0 && conf->tls_port == 0)
+        return error_at(reader, mark, "bad 'node': neither 'port' nor 'tls.port' is a port to listen at");
+    if (conf->port == conf->tls_port)
+        return error_at(reader, mark, "bad 'node.tls': 'port' is that of 'node', %lld",
+                        (long long)conf->port);
+    if (conf->tls_port != 0) {
+        struct credentials_files files = conf_node_files(conf, 0);
+        rc = check_files(reader, mark, "node.tls", &files);
+    }
+    for (size_t i = 0; i < conf->n_senders && rc == 0; i++)
+        if (conf->tls_port == 0 && conf_sender_is_pinned(&conf->senders[i]))
+            rc = error_at(reader, mark,
+                          "bad 'senders': '%s' must show a certificate, but 'node.tls' has no port",
+                          conf->senders[i].ae_title);
+    for (size_t i = 0; i < conf->n_destinations && rc == 0; i++) {
+        struct credentials_files files = conf_destination_files(conf, &conf->destinations[i], 0);
+        if (conf->destinations[i].tls)
+            rc = check_files(reader, mark, conf->destinations[i].name, &files);
+    }
+    return rc;
+}
+
 static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark_t mark)
 {
     for (size_t i = 0; i < conf->n_destinations; i++)
@@ -400,7 +504,7 @@ static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark
     if (conf->retry_max_s < conf->retry_min_s)
         return error_at(reader, mark, "bad 'retry_max_s': %g is less than 'retry_min_s', %g",
                         conf->retry_max_s, conf->retry_min_s);
-    return 0;
+    return check_tls(reader, conf, mark);
 }
 
 static int read_document(struct reader *reader, struct conf *conf)
@@ -537,9 +641,15 @@ static void print_list(FILE *out, const struct conf_key *table, size_t n_table, 
 
 static void print_section_head(FILE *out, const char *section)
 {
-    for (size_t i = 0; i < sizeof section_help / sizeof section_help[0]; i++)
-        if (strcmp(section_help[i][0], section) == 0)
+    const char *dot = strchr(section, '.');
+    for (size_t i = 0; i < sizeof section_help / sizeof section_help[0]; i++) {
+        if (strcmp(section_help[i][0], section) != 0)
+            continue;
+        if (dot != NULL)
+            fprintf(out, "  # %s\n  %s:\n", section_help[i][1], dot + 1);
+        else
             fprintf(out, "\n# %s\n%s:\n", section_help[i][1], section);
+    }
 }
 
 void conf_dump(const struct conf *conf, FILE *out)
@@ -551,7 +661,7 @@ void conf_dump(const struct conf *conf, FILE *out)
         "force.\n\n",
         out);
     for (size_t i = 0; i < N_KEYS; i++) {
-        const char *indent = keys[i].section ? "  " : "";
+        const char *indent = keys[i].section == NULL ? "" : strchr(keys[i].section, '.') ? "    " : "  ";
         if (keys[i].section != NULL && (section == NULL || strcmp(section, keys[i].section) != 0)) {
             section = keys[i].section;
             print_section_head(out, section);
@@ -584,13 +694,45 @@ void conf_sample(FILE *out)
     free(conf);
 }
 
-const struct conf_sender *conf_find_sender(const struct conf *conf, const char *ae_title, uint32_t address)
+const struct conf_sender *conf_find_sender(const struct conf *conf, const char *ae_title, uint32_t address,
+                                           const struct conf_sender *after)
 {
-    for (size_t i = 0; i < conf->n_senders; i++)
+    for (size_t i = after ? (size_t)(after - conf->senders) + 1 : 0; i < conf->n_senders; i++)
         if (strcmp(conf->senders[i].ae_title, ae_title) == 0 &&
             (address & conf->senders[i].mask) == conf->senders[i].network)
             return &conf->senders[i];
     return NULL;
+}
+
+int conf_sender_is_pinned(const struct conf_sender *sender)
+{
+    return sender->certificate_sha256[0] != '\0' || sender->certificate_name[0] != '\0';
+}
+
+struct credentials_files conf_node_files(const struct conf *conf, uid_t user)
+{
+    return (struct credentials_files){.certificate = conf->tls_certificate,
+                                      .key = conf->tls_key,
+                                      .ca = conf->tls_ca,
+                                      .crl = conf->tls_crl,
+                                      .user = user};
+}
+
+struct credentials_files conf_destination_files(const struct conf *conf,
+                                                const struct conf_destination *destination, uid_t user)
+{
+    struct credentials_files files = conf_node_files(conf, user);
+    if (destination->own_certificate[0] != '\0')
+        files.certificate = destination->own_certificate;
+    if (destination->own_key[0] != '\0')
+        files.key = destination->own_key;
+    if (destination->ca[0] != '\0') { // the node's lists are not of that CA
+        files.ca = destination->ca;
+        files.crl = destination->crl;
+    } else if (destination->crl[0] != '\0') {
+        files.crl = destination->crl;
+    }
+    return files;
 }
 
 const struct conf_destination *conf_find_destination(const struct conf *conf, const char *name)

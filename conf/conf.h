@@ -7,6 +7,7 @@
 #ifndef ISOSLICE_CONF_CONF_H
 #define ISOSLICE_CONF_CONF_H
 
+#include "core/credentials.h"
 #include "core/fault.h"
 #include "core/log.h"
 
@@ -19,8 +20,10 @@ enum { CONF_MAX_SENDERS = 64, CONF_MAX_DESTINATIONS = 16, CONF_TEXT_SIZE = 256, 
 // Who may send to us. Default deny: a sender that is not listed is refused.
 struct conf_sender {
     char ae_title[17];
-    char address[CONF_TEXT_SIZE]; // IPv4 network, "192.0.2.0/24" or one address
-    uint32_t network, mask;       // the same, host byte order
+    char address[CONF_TEXT_SIZE];                     // IPv4 network, "192.0.2.0/24" or one address
+    uint32_t network, mask;                           // the same, host byte order
+    char certificate_sha256[CREDENTIALS_SHA256_SIZE]; // fingerprints; empty: any that our CA vouches for
+    char certificate_name[CONF_TEXT_SIZE];            // name in it; empty: any
 };
 
 // A PACS that derived series are sent to.
@@ -29,13 +32,22 @@ struct conf_destination {
     char ae_title[17]; // called AE title
     char host[CONF_TEXT_SIZE];
     int64_t port;
+    int tls;                                          // the keys below are without meaning otherwise
+    char ca[CONF_PATH_SIZE], crl[CONF_PATH_SIZE];     // empty: those of node.tls
+    char own_certificate[CONF_PATH_SIZE];             // likewise
+    char own_key[CONF_PATH_SIZE];                     // likewise
+    char certificate_sha256[CREDENTIALS_SHA256_SIZE]; // of theirs; empty: any that the CA vouches for
+    char certificate_name[CONF_TEXT_SIZE]; // in theirs; empty: host, unless certificate_sha256 is set
 };
 
 struct conf {
     char site_id[65];
     char ae_title[17];
     char bind[CONF_TEXT_SIZE];
-    int64_t port;
+    int64_t port;     // 0: none
+    int64_t tls_port; // 0: none
+    char tls_certificate[CONF_PATH_SIZE], tls_key[CONF_PATH_SIZE], tls_ca[CONF_PATH_SIZE],
+        tls_crl[CONF_PATH_SIZE];
     char spool[CONF_PATH_SIZE];
     char log_level[16]; // error, warning, info, debug
     char station_name[17];
@@ -82,8 +94,19 @@ void conf_dump(const struct conf *conf, FILE *out);
 // Prints the sample file: the defaults, one example sender and destination.
 void conf_sample(FILE *out);
 
-// The sender that this AE title at this IPv4 address (host byte order) is, or NULL: refused.
-const struct conf_sender *conf_find_sender(const struct conf *conf, const char *ae_title, uint32_t address);
+// The sender that this AE title at this IPv4 address (host byte order) is, or NULL: refused. `after`: NULL,
+// or the one that an earlier call gave, for the next (one AE title may stand for several machines).
+const struct conf_sender *conf_find_sender(const struct conf *conf, const char *ae_title, uint32_t address,
+                                           const struct conf_sender *after);
+
+// Whether a sender is bound to a certificate; then it is accepted with that one only, and never without TLS.
+int conf_sender_is_pinned(const struct conf_sender *sender);
+
+// The files of our end, as acceptor and for a destination with TLS. Texts are borrowed from both; `user` may
+// own the key.
+struct credentials_files conf_node_files(const struct conf *conf, uid_t user);
+struct credentials_files conf_destination_files(const struct conf *conf,
+                                                const struct conf_destination *destination, uid_t user);
 
 const struct conf_destination *conf_find_destination(const struct conf *conf, const char *name);
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 volatile int daemon_stop;
 
@@ -27,7 +28,8 @@ const char *daemon_arguments(int argc, char **argv, const char *name, const char
                    "  --config FILE  the configuration (see isoslice check-config --help)\n"
                    "  --help         this text\n"
                    "  --version      the version\n\n"
-                   "Runs in the foreground until SIGTERM; logs to standard error.\n",
+                   "Runs in the foreground until SIGTERM; SIGHUP reads certificates again; logs to standard "
+                   "error.\n",
                    name, purpose);
             return NULL;
         }
@@ -57,7 +59,20 @@ void daemon_init(void)
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+    sigset_t hangup;
+    sigemptyset(&hangup);
+    sigaddset(&hangup, SIGHUP);
+    sigprocmask(SIG_BLOCK, &hangup, NULL);
     file_arm_crash_point();
+}
+
+int daemon_reload_asked(void)
+{
+    const struct timespec at_once = {0};
+    sigset_t hangup;
+    sigemptyset(&hangup);
+    sigaddset(&hangup, SIGHUP);
+    return sigtimedwait(&hangup, NULL, &at_once) == SIGHUP;
 }
 
 int daemon_main(int argc, char **argv, const struct daemon *daemon)

@@ -16,8 +16,12 @@ extern volatile int daemon_stop;
 // or a usage error; *exit_code then says with what to exit. `purpose` is one sentence for --help.
 const char *daemon_arguments(int argc, char **argv, const char *name, const char *purpose, int *exit_code);
 
-// umask 077, signals (SIGPIPE ignored), crash point of the tests.
+// umask 077, signals (SIGPIPE ignored, SIGHUP blocked), crash point of the tests.
 void daemon_init(void);
+
+// 1 when SIGHUP came since the last call. It is never delivered, so it interrupts nothing; every process asks
+// for its own.
+int daemon_reload_asked(void);
 
 // In what the daemons' mains differ.
 struct daemon {
