@@ -105,6 +105,10 @@ int command_node(int argc, char **argv)
                               WIFSIGNALED(status) ? "signal" : "exit code",
                               WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
                 }
+        if (daemon_reload_asked())
+            for (int i = 0; i < N_DAEMONS; i++)
+                if (children[i].pid > 0)
+                    kill(children[i].pid, SIGHUP);
         usleep(100 * 1000);
     }
     log_info("stopping");

@@ -15,22 +15,29 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 // ---- echo
 
 static int echo_one(const struct conf *conf, const struct conf_destination *destination,
                     struct fault_note *why)
 {
-    struct dcm_scu_options options = deliver_options(conf, destination);
+    struct credentials *credentials = NULL;
     struct dcm_scu *scu = NULL;
     double start_s = clock_monotonic_s();
-    int rc = dcm_scu_open(&options, &scu, why);
+    int rc = deliver_credentials(conf, destination, geteuid(), &credentials, why);
+    struct dcm_scu_options options = deliver_options(conf, destination, credentials);
+    if (rc == 0)
+        rc = dcm_scu_open(&options, &scu, why);
     if (rc == 0)
         rc = dcm_scu_echo(scu, why);
     dcm_scu_close(scu);
+    credentials_free(credentials);
     if (rc == 0)
-        printf("%s: '%s' at %s:%lld answers, %.0f ms\n", destination->name, destination->ae_title,
-               destination->host, (long long)destination->port, 1000 * (clock_monotonic_s() - start_s));
+        printf("%s: '%s' at %s:%lld answers%s, %.0f ms\n", destination->name, destination->ae_title,
+               destination->host, (long long)destination->port, destination->tls ? " with TLS" : "",
+               1000 * (clock_monotonic_s() - start_s));
     return rc;
 }
 
@@ -77,6 +84,46 @@ int command_echo(int argc, char **argv)
 
 // ---- check-config
 
+static void say_warning(void *user, int is_over, const char *text)
+{
+    (void)is_over;
+    fprintf(stderr, "isoslice check-config: warning: %s: %s\n", (const char *)user, text);
+}
+
+// Who will run the node, as far as one can tell: root asks for the owner of the spool.
+static uid_t user_of_node(const struct conf *conf)
+{
+    struct stat st;
+    return geteuid() == 0 && stat(conf->spool, &st) == 0 ? st.st_uid : geteuid();
+}
+
+// Everything about TLS that a daemon would refuse to start with; returns how many.
+static int check_tls(const struct conf *conf)
+{
+    struct fault_note why;
+    struct credentials *credentials = NULL;
+    uid_t user = user_of_node(conf);
+    int n = 0;
+    if (conf->tls_port != 0) {
+        struct credentials_files files = conf_node_files(conf, user);
+        if (credentials_load(&files, clock_wall_us(), &credentials, &why) == 0)
+            credentials_warn(credentials, clock_wall_us(), say_warning, "node.tls");
+        else
+            n++, fprintf(stderr, "isoslice check-config: node.tls: %s\n", why.text);
+        credentials_free(credentials);
+    }
+    for (size_t i = 0; i < conf->n_destinations; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "destination '%s'", conf->destinations[i].name);
+        if (deliver_credentials(conf, &conf->destinations[i], user, &credentials, &why) != 0)
+            n++, fprintf(stderr, "isoslice check-config: %s\n", why.text);
+        else if (credentials != NULL)
+            credentials_warn(credentials, clock_wall_us(), say_warning, name);
+        credentials_free(credentials);
+    }
+    return n;
+}
+
 int command_check_config(int argc, char **argv)
 {
     static const struct option options[] = {{"dump-config", no_argument, NULL, 'd'},
@@ -96,13 +143,16 @@ int command_check_config(int argc, char **argv)
             conf_sample(stdout);
             return 0;
         case 'h':
-            puts("usage: isoslice check-config [--dump-config] FILE\n"
-                 "       isoslice check-config --sample\n\n"
-                 "Checks a configuration file; errors name file, line, column, key, value and what would be "
-                 "legal.\n\n"
-                 "  --dump-config  print every setting that is in force, with its explanation\n"
-                 "  --sample       print the sample file, which is the manual\n\n"
-                 "Exit code: 0 valid; 2 not.");
+            puts(
+                "usage: isoslice check-config [--dump-config] FILE\n"
+                "       isoslice check-config --sample\n\n"
+                "Checks a configuration file; errors name file, line, column, key, value and what would be "
+                "legal.\n"
+                "Keys and certificates that a daemon would refuse are named too; run this as its user, or as "
+                "root.\n\n"
+                "  --dump-config  print every setting that is in force, with its explanation\n"
+                "  --sample       print the sample file, which is the manual\n\n"
+                "Exit code: 0 valid; 2 not.");
             return 0;
         default:
             return command_usage_error("check-config", "bad arguments");
@@ -113,6 +163,8 @@ int command_check_config(int argc, char **argv)
     struct process_options process;
     if (conf_load(argv[optind], &conf, &why) != 0 || process_options_from_conf(&conf, &process, &why) != 0)
         return command_fault("check-config", &why);
+    if (check_tls(&conf) > 0)
+        return 2;
     if (dump)
         conf_dump(&conf, stdout);
     else

@@ -53,6 +53,25 @@ static int enter_folder(struct association *association, const struct dcm_peer *
     return rc;
 }
 
+// Among the listed senders of this AE title and address, one whose certificate it is.
+static enum dcm_answer find_sender(const struct association_request *request, const struct dcm_peer *peer)
+{
+    const struct conf *conf = request->conf;
+    const struct conf_sender *sender = NULL;
+    enum dcm_answer answer = DCM_ANSWER_CALLING_UNKNOWN;
+    while ((sender = conf_find_sender(conf, peer->calling_ae, request->address, sender)) != NULL) {
+        if (!conf_sender_is_pinned(sender))
+            return DCM_ANSWER_ACCEPT;
+        if (peer->certificate == NULL)
+            answer = DCM_ANSWER_NEEDS_TLS;
+        else if (credentials_peer_is(peer->certificate, sender->certificate_sha256, sender->certificate_name))
+            return DCM_ANSWER_ACCEPT;
+        else
+            answer = DCM_ANSWER_OTHER_CERTIFICATE;
+    }
+    return answer;
+}
+
 static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
 {
     struct association *association = user;
@@ -61,15 +80,17 @@ static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
     struct fault_note why;
     if (strcmp(peer->called_ae, conf->ae_title) != 0)
         return DCM_ANSWER_CALLED_UNKNOWN;
-    if (conf_find_sender(conf, peer->calling_ae, request->address) == NULL)
-        return DCM_ANSWER_CALLING_UNKNOWN;
+    enum dcm_answer answer = find_sender(request, peer);
+    if (answer != DCM_ANSWER_ACCEPT)
+        return answer;
     if (request->is_full)
         return DCM_ANSWER_LOCAL_LIMIT;
     if (enter_folder(association, peer, &why) != 0) {
         log_error("association refused: %s", why.text);
         return DCM_ANSWER_CONGESTION;
     }
-    log_info("association %s from '%s'", association->name, peer->calling_ae);
+    log_info("association %s from '%s'%s", association->name, peer->calling_ae,
+             peer->certificate ? " with TLS" : "");
     return DCM_ANSWER_ACCEPT;
 }
 
@@ -130,7 +151,7 @@ int association_serve(int fd, const struct association_request *request)
                    .limits = {.max_bytes = conf->max_object_mb << 20,
                               .reserve_bytes = conf->disk_reserve_mb << 20}},
     };
-    struct dcm_scp_options options = {conf->acse_timeout_s, conf->dimse_timeout_s};
+    struct dcm_scp_options options = {conf->acse_timeout_s, conf->dimse_timeout_s, request->credentials};
     struct dcm_scp_callbacks callbacks = {
         .user = &association,
         .associate = associate,
@@ -153,8 +174,12 @@ int association_serve(int fd, const struct association_request *request)
         return rc;
     }
     rc = dcm_scp_serve(fd, &options, &callbacks, &why);
-    const char *name = association.name[0] ? association.name : "(none)";
-    if (rc != 0)
+    const char *name = association.name;
+    if (rc != 0 && name[0] == '\0')
+        log_warning("no association with %u.%u.%u.%u: %s: %s", request->address >> 24,
+                    request->address >> 16 & 255u, request->address >> 8 & 255u, request->address & 255u,
+                    fault_name((enum fault)rc), why.text);
+    else if (rc != 0)
         log_warning("association %s ended: %s: %s; %u stored, %u failed", name, fault_name((enum fault)rc),
                     why.text, association.n_stored, association.n_failed);
     else

@@ -17,9 +17,10 @@ enum { ASSOCIATION_SENDER_SIZE = 17 };
 
 struct association_request {
     const struct conf *conf;
-    const char *incoming; // folder of all associations
-    uint32_t address;     // of the peer, IPv4, host byte order
-    int is_full;          // non-zero: reject as a local limit
+    const char *incoming;                  // folder of all associations
+    uint32_t address;                      // of the peer, IPv4, host byte order
+    int is_full;                           // non-zero: reject as a local limit
+    const struct credentials *credentials; // TLS; NULL: none
 };
 
 // Serves the connected socket `fd` (taken) to its end. Logs what happened. Returns 0 or the fault that ended

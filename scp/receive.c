@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "core/daemon.h"
 #include "core/file.h"
+#include "core/keeper.h"
 #include "core/log.h"
 #include "core/notify.h"
 #include "dicom_map/dcmtk/scp.h"
@@ -43,7 +44,8 @@ struct child {
 struct listener {
     struct conf conf;
     char incoming[SPOOL_PATH_SIZE];
-    int fd;
+    int fd, tls_fd;       // listening; -1: not
+    struct keeper keeper; // of tls_fd
     pid_t indexer;
     struct child *children;
     size_t n_children; // slots
@@ -54,9 +56,9 @@ static void on_child(int number)
     (void)number; // only to wake ppoll
 }
 
-static int listen_at(const struct conf *conf, struct fault_note *why)
+static int listen_at(const struct conf *conf, int64_t port, struct fault_note *why)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)conf->port)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     inet_pton(AF_INET, conf->bind, &address.sin_addr);
     int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -65,7 +67,7 @@ static int listen_at(const struct conf *conf, struct fault_note *why)
     if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 64) != 0) {
         int saved = errno;
         close(fd);
-        return fault_set_errno(why, saved, "cannot listen at %s:%lld", conf->bind, (long long)conf->port);
+        return fault_set_errno(why, saved, "cannot listen at %s:%lld", conf->bind, (long long)port);
     }
     return fd;
 }
@@ -77,6 +79,15 @@ static void become_child(int stop_with_parent)
         prctl(PR_SET_PDEATHSIG, SIGTERM);
 }
 
+static void close_listening(struct listener *listener)
+{
+    if (listener->fd >= 0)
+        close(listener->fd);
+    if (listener->tls_fd >= 0)
+        close(listener->tls_fd);
+    listener->fd = listener->tls_fd = -1;
+}
+
 static void start_indexer(struct listener *listener)
 {
     listener->indexer = fork();
@@ -84,7 +95,8 @@ static void start_indexer(struct listener *listener)
         return;
     struct fault_note why;
     become_child(1);
-    close(listener->fd);
+    close_listening(listener);
+    credentials_free(listener->keeper.credentials); // it has no use for a key
     int rc = indexer_run(&listener->conf, &daemon_stop, &why);
     if (rc != 0)
         log_error("indexer: %s: %s", fault_name((enum fault)rc), why.text);
@@ -113,11 +125,11 @@ static void reap(struct listener *listener)
     }
 }
 
-static void accept_one(struct listener *listener)
+static void accept_one(struct listener *listener, int is_tls)
 {
     struct sockaddr_in peer = {0};
     socklen_t size = sizeof peer;
-    int fd = accept4(listener->fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
+    int fd = accept4(is_tls ? listener->tls_fd : listener->fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
     if (fd < 0)
         return; // gone again, or out of descriptors: the next round tries
     int on = 1;
@@ -145,13 +157,16 @@ static void accept_one(struct listener *listener)
         .address = address,
         .is_full = n_all >= listener->conf.max_associations ||
                    n_address >= listener->conf.max_associations_per_address,
+        .credentials = is_tls ? listener->keeper.credentials : NULL,
     };
     pid_t pid = fork();
     if (pid == 0) {
         become_child(0);
         signal(SIGTERM, SIG_DFL); // an association in flight is finished; the parent ends it after a grace
         signal(SIGINT, SIG_IGN);
-        close(listener->fd);
+        close_listening(listener);
+        if (!is_tls)
+            credentials_free(listener->keeper.credentials);
         _exit(association_serve(fd, &request) == 0 ? 0 : 1);
     }
     close(fd);
@@ -192,9 +207,8 @@ static int run(void *user, struct fault_note *why)
 {
     struct listener *listener = user;
     struct spool *spool;
-    int rc = dcm_network_init(why);
-    if (rc == 0)
-        rc = spool_open(listener->conf.spool, &spool, why); // makes the folders; the indexer opens its own
+    int rc = spool_open(listener->conf.spool, &spool, why); // makes the folders; the indexer opens its own
+    listener->fd = listener->tls_fd = -1;
     if (rc != 0)
         return rc;
     snprintf(listener->incoming, sizeof listener->incoming, "%s", spool_folder(spool, SPOOL_INCOMING));
@@ -203,9 +217,11 @@ static int run(void *user, struct fault_note *why)
     listener->children = calloc(listener->n_children, sizeof *listener->children);
     if (listener->children == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu associations", listener->n_children);
-    listener->fd = listen_at(&listener->conf, why);
-    if (listener->fd < 0)
+    const struct conf *conf = &listener->conf;
+    if (conf->port != 0 && (listener->fd = listen_at(conf, conf->port, why)) < 0)
         return listener->fd;
+    if (conf->tls_port != 0 && (listener->tls_fd = listen_at(conf, conf->tls_port, why)) < 0)
+        return listener->tls_fd;
     tzset(); // before processes lose sight of the zone files
 
     sigset_t blocked, before;
@@ -215,8 +231,11 @@ static int run(void *user, struct fault_note *why)
     sigaddset(&blocked, SIGINT);
     struct sigaction action = {.sa_handler = on_child};
     sigaction(SIGCHLD, &action, NULL);
-    log_info("listening as '%s' at %s:%lld", listener->conf.ae_title, listener->conf.bind,
-             (long long)listener->conf.port);
+    if (conf->port != 0)
+        log_info("listening as '%s' at %s:%lld", conf->ae_title, conf->bind, (long long)conf->port);
+    if (conf->tls_port != 0)
+        log_info("listening as '%s' at %s:%lld with TLS", conf->ae_title, conf->bind,
+                 (long long)conf->tls_port);
     notify_manager("READY=1");
     double next_start_s = 0;
     while (!daemon_stop) {
@@ -224,19 +243,22 @@ static int run(void *user, struct fault_note *why)
             start_indexer(listener);
             next_start_s = clock_monotonic_s() + 1;
         }
-        struct pollfd poll_fd = {.fd = listener->fd, .events = POLLIN};
+        keeper_tick(&listener->keeper, daemon_reload_asked());
+        struct pollfd poll_fds[2] = {{.fd = listener->fd, .events = POLLIN},
+                                     {.fd = listener->tls_fd, .events = POLLIN}}; // -1 is passed over
         struct timespec timeout = {.tv_sec = 1};
         sigprocmask(SIG_BLOCK, &blocked, &before);
-        int n = daemon_stop ? 0 : ppoll(&poll_fd, 1, &timeout, &before);
+        int n = daemon_stop ? 0 : ppoll(poll_fds, 2, &timeout, &before);
         sigprocmask(SIG_SETMASK, &before, NULL);
         reap(listener);
-        if (n > 0)
-            accept_one(listener);
+        for (int i = 0; n > 0 && i < 2; i++)
+            if (poll_fds[i].revents != 0)
+                accept_one(listener, i == 1);
         notify_manager("WATCHDOG=1");
     }
     log_info("stopping: %zu associations open", n_running(listener));
     notify_manager("STOPPING=1");
-    close(listener->fd);
+    close_listening(listener);
     stop_children(listener);
     return 0;
 }
@@ -244,7 +266,15 @@ static int run(void *user, struct fault_note *why)
 static int load(void *user, const char *path, enum log_level *level, struct fault_note *why)
 {
     struct listener *listener = user;
-    return conf_load_daemon(&listener->conf, path, level, why);
+    int rc = conf_load_daemon(&listener->conf, path, level, why);
+    if (rc == 0)
+        rc = dcm_network_init(why);
+    listener->keeper.whose = "reception";
+    if (rc == 0 && listener->conf.tls_port != 0) {
+        struct credentials_files files = conf_node_files(&listener->conf, geteuid());
+        rc = credentials_load(&files, clock_wall_us(), &listener->keeper.credentials, why);
+    }
+    return rc;
 }
 
 int main(int argc, char **argv)
@@ -259,5 +289,6 @@ int main(int argc, char **argv)
     };
     int exit_code = daemon_main(argc, argv, &daemon);
     free(listener.children);
+    credentials_free(listener.keeper.credentials);
     return exit_code;
 }

@@ -15,7 +15,21 @@
 
 enum { POLL_MS = 300 };
 
-struct dcm_scu_options deliver_options(const struct conf *conf, const struct conf_destination *destination)
+int deliver_credentials(const struct conf *conf, const struct conf_destination *destination, uid_t user,
+                        struct credentials **credentials, struct fault_note *why)
+{
+    struct fault_note note;
+    struct credentials_files files = conf_destination_files(conf, destination, user);
+    *credentials = NULL;
+    if (!destination->tls)
+        return 0;
+    int rc = credentials_load(&files, clock_wall_us(), credentials, &note);
+    return rc == 0 ? 0
+                   : fault_set(why, (enum fault)rc, "destination '%s': %.450s", destination->name, note.text);
+}
+
+struct dcm_scu_options deliver_options(const struct conf *conf, const struct conf_destination *destination,
+                                       const struct credentials *credentials)
 {
     return (struct dcm_scu_options){
         .calling_ae = conf->ae_title,
@@ -24,6 +38,9 @@ struct dcm_scu_options deliver_options(const struct conf *conf, const struct con
         .port = destination->port,
         .connect_timeout_s = conf->connect_timeout_s,
         .dimse_timeout_s = conf->dimse_timeout_s,
+        .credentials = destination->tls ? credentials : NULL,
+        .certificate_sha256 = destination->certificate_sha256,
+        .certificate_name = destination->certificate_name,
     };
 }
 
@@ -79,10 +96,11 @@ static int send_objects(struct spool *spool, const struct conf *conf, struct dcm
 }
 
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
-                const char *owner, const struct spool_delivery *delivery, volatile int *stop,
-                struct fault_note *outcome, struct fault_note *why)
+                const struct credentials *credentials, const char *owner,
+                const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
+                struct fault_note *why)
 {
-    struct dcm_scu_options options = deliver_options(conf, destination);
+    struct dcm_scu_options options = deliver_options(conf, destination, credentials);
     struct dcm_scu *scu = NULL;
     int rc = 0;
     memset(outcome, 0, sizeof *outcome);
@@ -130,8 +148,8 @@ static int lock_destination(const struct conf *conf, const struct conf_destinati
     return fd; // held until the process ends
 }
 
-int deliver_run(const struct conf *conf, const struct conf_destination *destination, volatile int *stop,
-                struct fault_note *why)
+int deliver_run(const struct conf *conf, const struct conf_destination *destination, struct keeper *keeper,
+                int (*reload_asked)(void), volatile int *stop, struct fault_note *why)
 {
     struct spool *spool = NULL;
     char owner[SPOOL_OWNER_SIZE];
@@ -146,10 +164,12 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
         struct spool_delivery delivery;
         struct fault_note outcome;
         int found;
+        keeper_tick(keeper, reload_asked());
         rc = spool_delivery_take(spool, destination->name, owner, lease_s(conf), clock_wall_us(), &delivery,
                                  &found, why);
         if (rc == 0 && found) {
-            rc = deliver_one(spool, conf, destination, owner, &delivery, stop, &outcome, why);
+            rc = deliver_one(spool, conf, destination, keeper->credentials, owner, &delivery, stop, &outcome,
+                             why);
             if (rc == 0)
                 tell(&delivery, &outcome);
         } else if (rc == 0)

@@ -8,11 +8,18 @@
 
 #include "conf/conf.h"
 #include "core/fault.h"
+#include "core/keeper.h"
 #include "dicom_map/dcmtk/scu.h"
 #include "spool/spool.h"
 
-// How we meet a destination. Strings are borrowed from both.
-struct dcm_scu_options deliver_options(const struct conf *conf, const struct conf_destination *destination);
+// How we meet a destination. Strings are borrowed from both; `credentials` are used where it wants TLS.
+struct dcm_scu_options deliver_options(const struct conf *conf, const struct conf_destination *destination,
+                                       const struct credentials *credentials);
+
+// Loads what TLS to this destination needs; *credentials stays NULL where it has none. Errors: CONFIG, naming
+// the destination.
+int deliver_credentials(const struct conf *conf, const struct conf_destination *destination, uid_t user,
+                        struct credentials **credentials, struct fault_note *why);
 
 // Seconds until the next attempt after `attempts` failed ones: retry_min_s doubled each time, at most
 // retry_max_s.
@@ -22,12 +29,14 @@ double deliver_pause_s(const struct conf *conf, int attempts);
 // the delivery's own fault is in *outcome (FAULT_OK: all confirmed). *stop asks to end after the object in
 // flight.
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
-                const char *owner, const struct spool_delivery *delivery, volatile int *stop,
-                struct fault_note *outcome, struct fault_note *why);
+                const struct credentials *credentials, const char *owner,
+                const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
+                struct fault_note *why);
 
 // Deliveries to this destination until *stop. Takes a lock file in the spool, so that there is one such
-// process.
-int deliver_run(const struct conf *conf, const struct conf_destination *destination, volatile int *stop,
-                struct fault_note *why);
+// process. `keeper` holds its credentials; `reload_asked` says whether they are to be read again, before the
+// next connection.
+int deliver_run(const struct conf *conf, const struct conf_destination *destination, struct keeper *keeper,
+                int (*reload_asked)(void), volatile int *stop, struct fault_note *why);
 
 #endif

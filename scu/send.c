@@ -22,6 +22,12 @@ enum { RESTART_S = 1 };
 struct sender {
     pid_t pid; // 0: not running
     double not_before_s;
+    struct keeper keeper;
+};
+
+struct sending {
+    struct conf conf;
+    struct sender senders[CONF_MAX_DESTINATIONS]; // as the destinations
 };
 
 static void start(const struct conf *conf, size_t i, struct sender *sender)
@@ -32,7 +38,8 @@ static void start(const struct conf *conf, size_t i, struct sender *sender)
         return;
     struct fault_note why;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    int rc = deliver_run(conf, &conf->destinations[i], &daemon_stop, &why);
+    int rc =
+        deliver_run(conf, &conf->destinations[i], &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
     if (rc != 0)
         log_error("sending to '%s' ended: %s: %s", conf->destinations[i].name, fault_name((enum fault)rc),
                   why.text);
@@ -55,14 +62,26 @@ static void hold_orphan(void *user, const struct spool_row *row)
         log_error("delivery %s is held: destination '%s' is not in the configuration", row->id, row->target);
 }
 
+// The parent keeps its own, for the processes it may have to start again; the others are asked to.
+static void reload(struct sending *sending)
+{
+    struct fault_note why;
+    for (size_t i = 0; i < sending->conf.n_destinations; i++) {
+        struct sender *sender = &sending->senders[i];
+        if (sender->keeper.credentials != NULL)
+            credentials_refresh(&sender->keeper.credentials, clock_wall_us(), &why); // its process says how
+        if (sender->pid > 0)
+            kill(sender->pid, SIGHUP);
+    }
+}
+
 static int run(void *user, struct fault_note *why)
 {
-    const struct conf *conf = user;
-    struct sender senders[CONF_MAX_DESTINATIONS] = {0};
+    struct sending *sending = user;
+    const struct conf *conf = &sending->conf;
+    struct sender *senders = sending->senders;
     struct orphans orphans = {.conf = conf};
-    int rc = dcm_network_init(why);
-    if (rc == 0)
-        rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
+    int rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
     if (rc != 0)
         return rc;
     rc = spool_list(orphans.spool, "WAITING", hold_orphan, &orphans, why);
@@ -86,6 +105,8 @@ static int run(void *user, struct fault_note *why)
                     log_error("the process that sends to '%s' ended (status 0x%x); starting it again",
                               conf->destinations[i].name, (unsigned)status);
                 }
+        if (daemon_reload_asked())
+            reload(sending);
         notify_manager("WATCHDOG=1");
         usleep(200 * 1000);
     }
@@ -98,15 +119,33 @@ static int run(void *user, struct fault_note *why)
     return 0;
 }
 
+static int load(void *user, const char *path, enum log_level *level, struct fault_note *why)
+{
+    struct sending *sending = user;
+    int rc = conf_load_daemon(&sending->conf, path, level, why);
+    if (rc == 0)
+        rc = dcm_network_init(why);
+    for (size_t i = 0; i < sending->conf.n_destinations && rc == 0; i++) {
+        struct keeper *keeper = &sending->senders[i].keeper;
+        keeper->whose = sending->conf.destinations[i].name;
+        rc = deliver_credentials(&sending->conf, &sending->conf.destinations[i], geteuid(),
+                                 &keeper->credentials, why);
+    }
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
-    static struct conf conf;
+    static struct sending sending;
     const struct daemon daemon = {
         .name = "isoslice-send",
         .purpose = "Storage SCU: sends derived series to every configured destination.",
-        .load = conf_load_daemon,
+        .load = load,
         .run = run,
-        .user = &conf,
+        .user = &sending,
     };
-    return daemon_main(argc, argv, &daemon);
+    int exit_code = daemon_main(argc, argv, &daemon);
+    for (size_t i = 0; i < CONF_MAX_DESTINATIONS; i++)
+        credentials_free(sending.senders[i].keeper.credentials);
+    return exit_code;
 }

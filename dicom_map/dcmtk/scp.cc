@@ -13,9 +13,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <string>
 
 extern "C" {
 #include "dicom_map/dcmtk/scp.h"
+#include "dicom_map/dcmtk/tls.h"
 }
 
 namespace
@@ -135,6 +137,7 @@ class Association
         }
         if (network_ != nullptr)
             ASC_dropNetwork(&network_);
+        dcm_tls_close(tls_);
     }
     Association(const Association &) = delete;
     Association &operator=(const Association &) = delete;
@@ -146,8 +149,19 @@ class Association
             ASC_initializeNetwork(NET_ACCEPTOR, 0, timeout_of(options_.acse_timeout_s), &network_);
         if (condition.bad())
             return fault_set(why_, FAULT_INTERNAL, "cannot start the network layer: %s", condition.text());
+        if (options_.credentials != nullptr) {
+            const int rc = secure();
+            if (rc != 0)
+                return rc;
+        }
         condition = ASC_receiveAssociation(network_, &association_, receive_pdu_bytes, nullptr, nullptr,
-                                           OFFalse, DUL_NOBLOCK, timeout_of(options_.acse_timeout_s));
+                                           options_.credentials != nullptr, DUL_NOBLOCK,
+                                           timeout_of(options_.acse_timeout_s));
+        if (tls_ != nullptr) {
+            peer_.certificate = dcm_tls_peer(tls_);
+            if (peer_.certificate == nullptr)
+                return fault_set(why_, FAULT_TLS, "%s", dcm_tls_trouble(tls_));
+        }
         if (condition == DUL_NOASSOCIATIONREQUEST || condition == DUL_READTIMEOUT)
             return fault_set(why_, FAULT_TIMEOUT, "no association request within %g s",
                              options_.acse_timeout_s);
@@ -158,6 +172,16 @@ class Association
     }
 
   private:
+    int secure()
+    {
+        const dcm_tls_options tls = {
+            options_.credentials, 1, options_.acse_timeout_s, options_.dimse_timeout_s, "", "", ""};
+        const int rc = dcm_tls_open(&tls, &tls_, why_);
+        if (rc == 0)
+            ASC_setTransportLayer(network_, static_cast<DcmTransportLayer *>(dcm_tls_layer(tls_)), 0);
+        return rc;
+    }
+
     int reject(T_ASC_RejectParametersResult result, T_ASC_RejectParametersSource source,
                T_ASC_RejectParametersReason reason, const char *text)
     {
@@ -189,6 +213,17 @@ class Association
         case DCM_ANSWER_CALLING_UNKNOWN:
             return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
                           ASC_REASON_SU_CALLINGAETITLENOTRECOGNIZED, "sender is not listed");
+        case DCM_ANSWER_NEEDS_TLS:
+            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
+                          ASC_REASON_SU_CALLINGAETITLENOTRECOGNIZED,
+                          "this sender must use TLS and show its certificate");
+        case DCM_ANSWER_OTHER_CERTIFICATE: {
+            char text[500];
+            credentials_describe(peer_.certificate, text, sizeof text);
+            const std::string sentence = std::string("the certificate is not that sender's but ") + text;
+            return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
+                          ASC_REASON_SU_CALLINGAETITLENOTRECOGNIZED, sentence.c_str());
+        }
         case DCM_ANSWER_LOCAL_LIMIT:
             return reject(ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
                           ASC_REASON_SP_PRES_LOCALLIMITEXCEEDED, "too many associations");
@@ -328,6 +363,7 @@ class Association
     dcm_peer peer_;
     T_ASC_Network *network_ = nullptr;
     T_ASC_Association *association_ = nullptr;
+    dcm_tls *tls_ = nullptr;
 };
 
 } // namespace

@@ -7,6 +7,7 @@
 #ifndef ISOSLICE_DICOM_MAP_DCMTK_SCP_H
 #define ISOSLICE_DICOM_MAP_DCMTK_SCP_H
 
+#include "core/credentials.h"
 #include "core/digest.h"
 #include "core/fault.h"
 
@@ -16,16 +17,19 @@
 struct dcm_peer {
     char calling_ae[17];
     char called_ae[17];
-    char address[64]; // as DCMTK found it; for logs
+    char address[64];                  // as DCMTK found it; for logs
+    const struct x509_st *certificate; // that our CA vouched for; NULL: no TLS
 };
 
 // What the caller answers an association request. Codes: PS3.8 table 9-21.
 enum dcm_answer {
     DCM_ANSWER_ACCEPT,
-    DCM_ANSWER_CALLED_UNKNOWN,  // rejected permanent, service user, 7
-    DCM_ANSWER_CALLING_UNKNOWN, // rejected permanent, service user, 3
-    DCM_ANSWER_LOCAL_LIMIT,     // rejected transient, service provider, 2
-    DCM_ANSWER_CONGESTION,      // rejected transient, service provider, 1
+    DCM_ANSWER_CALLED_UNKNOWN,    // rejected permanent, service user, 7
+    DCM_ANSWER_CALLING_UNKNOWN,   // rejected permanent, service user, 3
+    DCM_ANSWER_NEEDS_TLS,         // the same
+    DCM_ANSWER_OTHER_CERTIFICATE, // the same
+    DCM_ANSWER_LOCAL_LIMIT,       // rejected transient, service provider, 2
+    DCM_ANSWER_CONGESTION,        // rejected transient, service provider, 1
 };
 
 // A C-STORE request, as the command gives it.
@@ -54,14 +58,16 @@ struct dcm_scp_callbacks {
 };
 
 struct dcm_scp_options {
-    double acse_timeout_s;  // for the association request
-    double dimse_timeout_s; // between messages and PDVs
+    double acse_timeout_s;                 // for the association request
+    double dimse_timeout_s;                // between messages and PDVs
+    const struct credentials *credentials; // TLS, with acse_timeout_s for its handshake; NULL: none. Borrowed
 };
 
 // Serves one association on the connected socket `fd` (taken: closed at the end). Verification and MR Image,
 // Enhanced MR Image, Legacy Converted Enhanced MR Image Storage, each in the first of: explicit, implicit VR
 // little endian, JPEG lossless SV1, JPEG lossless, JPEG-LS lossless, RLE. Returns 0 after a release; else
-// PEER_ABORTED, TIMEOUT, ACCESS (rejected by `associate`), NOT_NEGOTIATED, INTERNAL.
+// PEER_ABORTED, TIMEOUT, ACCESS (rejected by `associate`), TLS (no trusted connection), NOT_NEGOTIATED,
+// INTERNAL.
 int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
                   struct fault_note *why);
 

@@ -15,11 +15,13 @@
 
 extern "C" {
 #include "dicom_map/dcmtk/scu.h"
+#include "dicom_map/dcmtk/tls.h"
 }
 
 struct dcm_scu {
     T_ASC_Network *network = nullptr;
     T_ASC_Association *association = nullptr;
+    dcm_tls *tls = nullptr;
     int dimse_timeout_s = 60;
     bool broken = false; // abort instead of release
 };
@@ -59,6 +61,23 @@ void say_rejection(T_ASC_Association *association, char *text, size_t size)
     OFStandard::strlcpy(text, words.c_str(), size);
 }
 
+int secure(dcm_scu &scu, T_ASC_Parameters *params, const dcm_scu_options &options, fault_note *why)
+{
+    const dcm_tls_options tls = {options.credentials,
+                                 0,
+                                 options.connect_timeout_s,
+                                 options.dimse_timeout_s,
+                                 options.host,
+                                 options.certificate_sha256,
+                                 options.certificate_name};
+    const int rc = dcm_tls_open(&tls, &scu.tls, why);
+    if (rc != 0)
+        return rc;
+    ASC_setTransportLayer(scu.network, static_cast<DcmTransportLayer *>(dcm_tls_layer(scu.tls)), 0);
+    ASC_setTransportLayerType(params, OFTrue);
+    return 0;
+}
+
 int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *why)
 {
     const int connect_s = timeout_of(options.connect_timeout_s);
@@ -70,6 +89,13 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
         condition = ASC_createAssociationParameters(&params, ASC_MAXIMUMPDUSIZE);
     if (condition.bad())
         return fault_set(why, FAULT_INTERNAL, "cannot start the network layer: %s", condition.text());
+    if (options.credentials != nullptr) {
+        const int rc = secure(scu, params, options, why);
+        if (rc != 0) {
+            ASC_destroyAssociationParameters(&params);
+            return rc;
+        }
+    }
     char address[512];
     snprintf(address, sizeof address, "%s:%d", options.host, static_cast<int>(options.port));
     ASC_setAPTitles(params, options.calling_ae, options.called_ae, nullptr);
@@ -91,6 +117,9 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
         scu.broken = true;
         if (scu.association == nullptr)
             ASC_destroyAssociationParameters(&params);
+        if (scu.tls != nullptr && dcm_tls_trouble(scu.tls)[0] != '\0')
+            return fault_set(why, FAULT_TLS, "'%s' at %s: %s", options.called_ae, address,
+                             dcm_tls_trouble(scu.tls));
         return fault_set(why, FAULT_CONNECT, "cannot reach '%s' at %s: %s", options.called_ae, address,
                          condition.text());
     }
@@ -212,5 +241,6 @@ extern "C" void dcm_scu_close(struct dcm_scu *scu)
     } catch (...) {
         // nothing is left to do for this association
     }
+    dcm_tls_close(scu->tls);
     delete scu;
 }

@@ -6,6 +6,7 @@
 #ifndef ISOSLICE_DICOM_MAP_DCMTK_SCU_H
 #define ISOSLICE_DICOM_MAP_DCMTK_SCU_H
 
+#include "core/credentials.h"
 #include "core/fault.h"
 
 #include <stddef.h>
@@ -20,11 +21,15 @@ struct dcm_scu_options {
     int64_t port;
     double connect_timeout_s;
     double dimse_timeout_s; // for an answer
+    // TLS, with connect_timeout_s for its handshake; NULL: none. Borrowed, as are the next two, which say
+    // what the peer's certificate must be (credentials_peer_is); both empty: `host`.
+    const struct credentials *credentials;
+    const char *certificate_sha256, *certificate_name;
 };
 
 // Opens an association that proposes Verification and MR Image Storage (explicit VR little endian in one
 // context, implicit in another). *scu is given to the caller (dcm_scu_close). Errors: CONNECT,
-// ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
+// TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
 int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why);
 
 // C-ECHO. Errors: NOT_NEGOTIATED, PEER_ABORTED, TIMEOUT, PEER_REFUSED.
