@@ -89,7 +89,8 @@ def installed_layout():
 class Node:
     """isoslice-receive, -work and -send, each startable and killable on its own."""
 
-    def __init__(self, pacs_port=None, **settings):
+    def __init__(self, pacs_port=None, senders=None, destination=None, **settings):
+        """senders: a dictionary each, instead of the usual two; destination: more keys of the one."""
         self.port = free_port()
         self.spool = os.path.abspath('spool')
         self.config = os.path.abspath('isoslice.yaml')
@@ -107,17 +108,18 @@ class Node:
         for key, value in settings.items():
             section, name = key.split('__')
             sections.setdefault(section, {})[name] = value
-        senders = [('SENDER', '127.0.0.0/8'), ('STORESCU', '127.0.0.0/8')]
+        senders = senders or [{'ae_title': ae, 'address': '127.0.0.0/8'} for ae in ('SENDER', 'STORESCU')]
         with open(self.config, 'w') as f:
             for section, values in sections.items():
                 f.write('%s:\n' % section)
                 for name, value in values.items():
                     f.write('  %s: %s\n' % (name, json.dumps(value)))
             f.write('senders:\n')
-            for ae, address in senders:
-                f.write('  - {ae_title: %s, address: %s}\n' % (ae, address))
+            for sender in senders:
+                f.write('  - %s\n' % json.dumps(sender))
             if pacs_port:
-                f.write('destinations:\n  - {name: pacs, ae_title: TESTPACS, host: 127.0.0.1, port: %d}\n' % pacs_port)
+                f.write('destinations:\n  - %s\n' % json.dumps({'name': 'pacs', 'ae_title': 'TESTPACS', 'host': '127.0.0.1',
+                                                               'port': pacs_port, **(destination or {})}))
 
     def start(self, *names, env=None):
         for name in names or ('receive', 'work', 'send'):
@@ -302,8 +304,9 @@ def element(group, number, value):
 
 
 class RawSender:
-    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE'):
-        self.socket = socket.create_connection(('127.0.0.1', port), timeout=20)
+    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE', connection=None):
+        """connection: an open one to use, e.g. with TLS."""
+        self.socket = connection or socket.create_connection(('127.0.0.1', port), timeout=20)
         item = lambda kind, body: struct.pack('>BBH', kind, 0, len(body)) + body
         context = b'\x01\0\0\0' + item(0x30, abstract.encode()) + item(0x40, syntax.encode())
         user = item(0x51, struct.pack('>I', 65536)) + item(0x52, b'1.2.3.4')

@@ -24,9 +24,9 @@ static void defaults_and_lists(void)
     CHECK_INT(conf.finetune, 1);
     CHECK_INT(conf.n_senders, 1);
     CHECK_INT(conf.destinations[0].port, 104);
-    CHECK(conf_find_sender(&conf, "A", 0x0a010203) == &conf.senders[0]);
-    CHECK(conf_find_sender(&conf, "A", 0x0a020203) == NULL);
-    CHECK(conf_find_sender(&conf, "a", 0x0a010203) == NULL);
+    CHECK(conf_find_sender(&conf, "A", 0x0a010203, NULL) == &conf.senders[0]);
+    CHECK(conf_find_sender(&conf, "A", 0x0a020203, NULL) == NULL);
+    CHECK(conf_find_sender(&conf, "a", 0x0a010203, NULL) == NULL);
     CHECK(conf_find_destination(&conf, "p") == &conf.destinations[0]);
     CHECK(conf_find_destination(&conf, "q") == NULL);
 }
@@ -37,8 +37,8 @@ static void errors_name_place_and_range(void)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"node:\n  port: 70000\n", "c.yaml:2:9: bad 'port': '70000' is not a whole number from 1 to 65535"},
-        {"node:\n  port: 1.5\n", "c.yaml:2:9: bad 'port': '1.5' is not a whole number from 1 to 65535"},
+        {"node:\n  port: 70000\n", "c.yaml:2:9: bad 'port': '70000' is not a whole number from 0 to 65535"},
+        {"node:\n  port: 1.5\n", "c.yaml:2:9: bad 'port': '1.5' is not a whole number from 0 to 65535"},
         {"node:\n  prot: 104\n", "c.yaml:2:3: unknown key 'prot' in 'node'"},
         {"nod:\n  port: 104\n", "c.yaml:1:1: unknown key 'nod' in 'top level'"},
         {"receive: {quiet_s: soon}\n", "bad 'quiet_s': 'soon' is not a number from 0.1 to 86400"},
@@ -58,6 +58,23 @@ static void errors_name_place_and_range(void)
         {"node: {bind: example}\n", "'example' is not an IPv4 address"},
         {"send: {retry_min_s: 100, retry_max_s: 10}\n",
          "bad 'retry_max_s': 10 is less than 'retry_min_s', 100"},
+        {"node: {tls: {prot: 2762}}\n", "c.yaml:1:14: unknown key 'prot' in 'node.tls'"},
+        {"node: {tls: 2762}\n", "bad 'node.tls': must be a mapping"},
+        {"node:\n  tls: {port: 2762}\n  ae_title: N\n  tls: {port: 2763}\n",
+         "key 'port' given twice in 'node.tls'"},
+        {"node: {tls: {port: 2762, certificate: c, ca: a}}\n", "bad 'node.tls': TLS needs a key"},
+        {"node: {tls: {port: 2762, key: k, ca: a}}\n", "bad 'node.tls': TLS needs a certificate"},
+        {"node: {port: 0}\n", "neither 'port' nor 'tls.port' is a port to listen at"},
+        {"node: {tls: {port: 11112, certificate: c, key: k, ca: a}}\n", "'port' is that of 'node', 11112"},
+        {"senders: [{ae_title: A, address: 10.0.0.1, certificate_sha256: abc}]\n",
+         "'abc' is not SHA-256 fingerprints: 64 hexadecimal digits each"},
+        {"senders: [{ae_title: A, address: 10.0.0.1, certificate_name: mr}]\n",
+         "'A' must show a certificate, but 'node.tls' has no port"},
+        {"destinations: [{name: p, ae_title: A, host: h, port: 1, tls: true}]\n",
+         "bad 'p': TLS needs a certificate"},
+        {"destinations: [{name: p, ae_title: A, host: h, port: 1, tls: true, own_certificate: c, own_key: "
+         "k}]\n",
+         "bad 'p': TLS needs a ca"},
         {"a: [\n", "not YAML"},
         {"- 1\n", "c.yaml:1:1: bad file: must be a mapping"},
         {"", "c.yaml:1:1: the file is empty"},
@@ -92,7 +109,9 @@ static void dump_reads_back(void)
     static struct conf again;
     char *first, *second;
     CHECK_OK(load("site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y}\n"
-                  "senders: [{ae_title: 'A B', address: 10.0.0.1}]\n"));
+                  "senders: [{ae_title: 'A B', address: 10.0.0.1, certificate_name: 'CN=a,O=b'}]\n"
+                  "node: {tls: {port: 2762, certificate: c.pem, key: k.pem, ca: a.pem}}\n"
+                  "destinations: [{name: p, ae_title: P, host: h, port: 1, tls: true, ca: b.pem}]\n"));
     dump_to(&conf, "d.yaml", &first);
     CHECK_OK(conf_load("d.yaml", &again, &why));
     dump_to(&again, "e.yaml", &second);
@@ -101,6 +120,14 @@ static void dump_reads_back(void)
     CHECK_NEAR(again.quiet_s, 0.3, 0);
     CHECK_STR(again.weights, "/x y");
     CHECK_INT(again.senders[0].network, 0x0a000001);
+    CHECK_STR(again.senders[0].certificate_name, "CN=a,O=b");
+    CHECK_INT(again.tls_port, 2762);
+    CHECK_STR(again.tls_key, "k.pem");
+    CHECK_INT(again.destinations[0].tls, 1);
+    struct credentials_files files = conf_destination_files(&again, &again.destinations[0], 7);
+    CHECK_STR(files.certificate, "c.pem");
+    CHECK_STR(files.ca, "b.pem");
+    CHECK_INT(files.user, 7);
     free(first);
     free(second);
 }
