@@ -51,7 +51,7 @@ static int open_for_reading(const char *path, const char *what, FILE **file, str
 static int read_certificates(const char *path, const char *what, STACK_OF(X509) * *out,
                              struct fault_note *why)
 {
-    FILE *file;
+    FILE *file = NULL;
     int rc = open_for_reading(path, what, &file, why);
     if (rc != 0)
         return rc;
@@ -70,7 +70,7 @@ static int read_certificates(const char *path, const char *what, STACK_OF(X509) 
 
 static int read_crl(const char *path, STACK_OF(X509_CRL) * *out, struct fault_note *why)
 {
-    FILE *file;
+    FILE *file = NULL;
     *out = sk_X509_CRL_new_null();
     if (path[0] == '\0')
         return 0;
@@ -98,7 +98,7 @@ static int no_password(char *buffer, int size, int writing, void *user)
 // The permissions are those of the file that is then read, not of a name that may change meanwhile.
 static int read_key(const struct credentials_files *files, EVP_PKEY **key, struct fault_note *why)
 {
-    FILE *file;
+    FILE *file = NULL;
     struct stat st;
     int rc = open_for_reading(files->key, "private key", &file, why);
     if (rc != 0)
@@ -198,7 +198,7 @@ int credentials_load(const struct credentials_files *files, int64_t now_us, stru
 
 int credentials_refresh(struct credentials **credentials, int64_t now_us, struct fault_note *why)
 {
-    struct credentials *fresh;
+    struct credentials *fresh = NULL;
     int rc = credentials_load(&(*credentials)->files, now_us, &fresh, why);
     if (rc != 0)
         return rc;
