@@ -79,6 +79,8 @@ static const struct conf_key keys[] = {
      "Space that stays free on the spool's disk; below it objects are answered A700."},
     {"receive", "quiet_s", TYPE_REAL, FIELD(quiet_s), 0.1, 86400, "60", NULL,
      "A series is complete when its sender has no association open and nothing came for this long."},
+    {"receive", "commitment", TYPE_BOOL, FIELD(commitment), 0, 0, "true", NULL,
+     "Answer senders that ask whether their images are kept (storage commitment). They are for keep_days."},
 
     {"work", "backend", TYPE_CHOICE, FIELD(backend), 0, 0, "auto", "auto|cpu|cuda|ref", "What computes."},
     {"work", "weights", TYPE_PATH, FIELD(weights), 0, CONF_PATH_SIZE - 1, "", NULL,
@@ -134,6 +136,12 @@ static const struct conf_key sender_keys[] = {
      NULL,
      "Host name or address in its certificate, or the whole subject as CN=mr1,O=Hospital. Without both: any "
      "of a known CA."},
+    {"senders", "report_port", TYPE_INT, SENDER_FIELD(report_port), 0, 65535, "0", NULL,
+     "TCP port where it takes storage commitment reports; 0: only on the association that asked."},
+    {"senders", "report_host", TYPE_TEXT, SENDER_FIELD(report_host), 0, CONF_TEXT_SIZE - 1, "", NULL,
+     "Host name or address of that port. Empty: the address that the request came from."},
+    {"senders", "report_tls", TYPE_BOOL, SENDER_FIELD(report_tls), 0, 0, "false", NULL,
+     "Report with TLS, with the files of node.tls."},
 };
 static const struct conf_key destination_keys[] = {
     {"destinations", "name", TYPE_TEXT, DESTINATION_FIELD(name), 1, 32, NULL, NULL,
@@ -474,7 +482,10 @@ static int check_tls(struct reader *reader, const struct conf *conf, yaml_mark_t
     if (conf->port == conf->tls_port)
         return error_at(reader, mark, "bad 'node.tls': 'port' is that of 'node', %lld",
                         (long long)conf->port);
-    if (conf->tls_port != 0) {
+    int is_used = conf->tls_port != 0;
+    for (size_t i = 0; i < conf->n_senders; i++)
+        is_used = is_used || conf->senders[i].report_tls;
+    if (is_used) {
         struct credentials_files files = conf_node_files(conf, 0);
         rc = check_files(reader, mark, "node.tls", &files);
     }

@@ -24,6 +24,9 @@ struct conf_sender {
     uint32_t network, mask;                           // the same, host byte order
     char certificate_sha256[CREDENTIALS_SHA256_SIZE]; // fingerprints; empty: any that our CA vouches for
     char certificate_name[CONF_TEXT_SIZE];            // name in it; empty: any
+    char report_host[CONF_TEXT_SIZE];                 // empty: where the request came from
+    int64_t report_port;                              // 0: none
+    int report_tls;
 };
 
 // A PACS that derived series are sent to.
@@ -56,6 +59,7 @@ struct conf {
     double acse_timeout_s, dimse_timeout_s, association_limit_s;
     int64_t max_object_mb, disk_reserve_mb;
     double quiet_s;
+    int commitment; // answer storage commitment requests
 
     char backend[16];             // auto, cpu, cuda, ref
     char weights[CONF_PATH_SIZE]; // empty: the weights that were installed with the program
