@@ -5,8 +5,10 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "dicom_map/dcmtk/scp.h"
+#include "scp/commitment.h"
 #include "scp/confine.h"
 #include "scp/object.h"
+#include "spool/commitment.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,11 +18,15 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+enum { MAX_REQUESTS = 1000 }; // of storage commitment, in one association
+
 struct association {
     const struct association_request *request;
     char name[64]; // of the folder
     struct object object;
     unsigned n_stored, n_failed;
+    char sender[17];
+    int n_requests, n_told; // of storage commitment: numbers 1 .. n_requests; up to n_told the peer was told
 };
 
 // Makes, locks and enters the folder of this association, and gives up everything else. The folder gets the
@@ -89,6 +95,7 @@ static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
         log_error("association refused: %s", why.text);
         return DCM_ANSWER_CONGESTION;
     }
+    snprintf(association->sender, sizeof association->sender, "%s", peer->calling_ae);
     log_info("association %s from '%s'%s", association->name, peer->calling_ae,
              peer->certificate ? " with TLS" : "");
     return DCM_ANSWER_ACCEPT;
@@ -142,6 +149,59 @@ static void store_cancel(void *user)
     object_cancel(&association->object);
 }
 
+static int commit_request(void *user, const struct commitment *request, int *number, struct fault_note *why)
+{
+    struct association *association = user;
+    uint32_t address = association->request->address;
+    int64_t free_bytes = file_free_bytes(".");
+    char path[32];
+    if (association->n_requests >= MAX_REQUESTS)
+        return fault_set(why, FAULT_TOO_LARGE, "more than %d requests in one association", MAX_REQUESTS);
+    if (free_bytes >= 0 && free_bytes < association->object.limits.reserve_bytes)
+        return fault_set(why, FAULT_NO_SPACE, "disk below its reserve: %lld MB free",
+                         (long long)(free_bytes >> 20));
+    struct spool_commitment file = {
+        .state = SPOOL_COMMITMENT_CHECKING, .created_us = clock_wall_us(), .request = *request};
+    file.changed_us = file.created_us;
+    snprintf(file.sender, sizeof file.sender, "%s", association->sender);
+    snprintf(file.address, sizeof file.address, "%u.%u.%u.%u", address >> 24, address >> 16 & 255u,
+             address >> 8 & 255u, address & 255u);
+    *number = ++association->n_requests;
+    snprintf(path, sizeof path, "%d%s", *number, COMMITMENT_REQUEST_SUFFIX);
+    int rc = spool_commitment_write(path, &file, why);
+    if (rc != 0)
+        log_warning("association %s: commitment request refused: %s", association->name, why->text);
+    return rc;
+}
+
+// The indexer writes an outcome beside the request that it took away.
+static int commit_outcome(void *user, int *number, struct commitment *outcome)
+{
+    struct association *association = user;
+    for (int i = association->n_told + 1; i <= association->n_requests; i++) {
+        char path[32];
+        struct spool_commitment file;
+        snprintf(path, sizeof path, "%d%s", i, COMMITMENT_OUTCOME_SUFFIX);
+        if (access(path, F_OK) != 0 || spool_commitment_read(path, &file, NULL) != 0)
+            continue;
+        *outcome = file.request; // its items with it
+        *number = i;
+        association->n_told = i;
+        return 1;
+    }
+    return 0;
+}
+
+static void commit_reported(void *user, int number)
+{
+    struct association *association = user;
+    struct fault_note why;
+    char path[32];
+    snprintf(path, sizeof path, "%d%s", number, COMMITMENT_REPORTED_SUFFIX);
+    if (file_write_atomic(path, "", 0, &why) != 0) // then it is reported once more
+        log_warning("association %s: %s", association->name, why.text);
+}
+
 int association_serve(int fd, const struct association_request *request)
 {
     const struct conf *conf = request->conf;
@@ -151,7 +211,10 @@ int association_serve(int fd, const struct association_request *request)
                    .limits = {.max_bytes = conf->max_object_mb << 20,
                               .reserve_bytes = conf->disk_reserve_mb << 20}},
     };
-    struct dcm_scp_options options = {conf->acse_timeout_s, conf->dimse_timeout_s, request->credentials};
+    struct dcm_scp_options options = {.commitment = conf->commitment,
+                                      .acse_timeout_s = conf->acse_timeout_s,
+                                      .dimse_timeout_s = conf->dimse_timeout_s,
+                                      .credentials = request->credentials};
     struct dcm_scp_callbacks callbacks = {
         .user = &association,
         .associate = associate,
@@ -159,6 +222,9 @@ int association_serve(int fd, const struct association_request *request)
         .store_data = store_data,
         .store_end = store_end,
         .store_cancel = store_cancel,
+        .commit_request = commit_request,
+        .commit_outcome = commit_outcome,
+        .commit_reported = commit_reported,
     };
     struct fault_note why = {0};
     int active;

@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "dicom_map/prescan.h"
 #include "scp/association.h"
+#include "scp/commitment.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -185,8 +186,13 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
         const char *name = entry->d_name;
         if (has_suffix(name, ".dcm"))
             rc = index_file(spool, conf, folder, name, round, why);
+        else if (has_suffix(name, COMMITMENT_REQUEST_SUFFIX))
+            rc = commitment_take(spool, folder->name, folder->path, name, why);
+        else if (has_suffix(name, COMMITMENT_REPORTED_SUFFIX))
+            rc = commitment_end(spool, folder->name, folder->path, name, why);
         else if (!folder->is_open &&
-                 (has_suffix(name, ".tmp") || strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
+                 (has_suffix(name, ".tmp") || has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) ||
+                  strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
             char path[SPOOL_PATH_SIZE + 280];
             snprintf(path, sizeof path, "%s/%s", folder->path, name);
             file_ops.unlink(path); // never acknowledged; tried again next round if it fails
@@ -197,6 +203,15 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
     if (rc == 0 && !folder->is_open && n_left == 0)
         rmdir(folder->path); // not empty after all: next round
     return rc;
+}
+
+static int association_is_open(void *user, const char *name)
+{
+    const struct folders *folders = user;
+    for (size_t i = 0; i < folders->n; i++)
+        if (strcmp(folders->items[i].name, name) == 0)
+            return folders->items[i].is_open;
+    return 0;
 }
 
 int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
@@ -210,6 +225,8 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
         rc = index_folder(spool, conf, &folders.items[i], round, why);
     if (rc == 0)
         rc = spool_gather(spool, conf->quiet_s, clock_wall_us(), is_open, &folders, &round->n_jobs, why);
+    if (rc == 0)
+        rc = commitment_round(spool, conf, association_is_open, &folders, &round->n_commitments, why);
     free(folders.items);
     return rc;
 }

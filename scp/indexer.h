@@ -15,7 +15,7 @@
 
 // What one round did.
 struct indexer_round {
-    size_t n_new, n_duplicate, n_conflict, n_bad, n_jobs;
+    size_t n_new, n_duplicate, n_conflict, n_bad, n_jobs, n_commitments;
 };
 
 // One round over everything there. Errors end the round, not the data: the next round takes up what is left.

@@ -12,8 +12,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store", "aside",
-                                                          "derived",  "work",  "reports"};
+static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store",   "aside",      "derived",
+                                                          "work",     "reports", "commitments"};
 
 static const char *const schema =
     "CREATE TABLE IF NOT EXISTS object(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,"
@@ -233,20 +233,58 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
     return db_end(spool, rc, why);
 }
 
-// Whether the file of an object row is where one may be; "A-N.dcm" waits as "A/N.dcm".
-static int file_is_there(const struct spool *spool, const char *name, const char *place)
+enum { FILE_PATH_SIZE = SPOOL_PATH_SIZE + SPOOL_NAME_SIZE };
+
+// Finds the file of an object row where one may be; "A-N.dcm" waits as "A/N.dcm". 1 when it is there.
+static int find_file(const struct spool *spool, const char *name, const char *place,
+                     char path[FILE_PATH_SIZE])
 {
-    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
-    snprintf(path, sizeof path, "%s/%s",
+    snprintf(path, FILE_PATH_SIZE, "%s/%s",
              spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
     if (access(path, F_OK) == 0)
         return 1;
     const char *dash = strrchr(name, '-');
     if (dash == NULL)
         return 0;
-    snprintf(path, sizeof path, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name,
+    snprintf(path, FILE_PATH_SIZE, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name,
              dash + 1);
     return access(path, F_OK) == 0;
+}
+
+int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct spool_object *object,
+                      char *path, int *found, int *is_disputed, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    sqlite3_stmt *statement = db_prepare(spool, why,
+                                         "SELECT name, sop_class, digest, place, sender, size FROM object"
+                                         " WHERE sop_uid=?1 ORDER BY place='aside', id",
+                                         "t", sop_instance_uid);
+    if (statement == NULL)
+        return why->fault;
+    int rc;
+    *found = *is_disputed = 0;
+    path[0] = '\0';
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char place[8];
+        db_text(statement, 3, place, sizeof place);
+        if (strcmp(place, "store") != 0) {
+            *is_disputed = 1;
+            continue;
+        }
+        *found = 1;
+        memset(object, 0, sizeof *object);
+        snprintf(object->sop_instance_uid, sizeof object->sop_instance_uid, "%s", sop_instance_uid);
+        db_text(statement, 0, object->name, sizeof object->name);
+        db_text(statement, 1, object->sop_class_uid, sizeof object->sop_class_uid);
+        db_text(statement, 2, object->digest, sizeof object->digest);
+        db_text(statement, 4, object->sender, sizeof object->sender);
+        object->size_bytes = sqlite3_column_int64(statement, 5);
+        if (!find_file(spool, object->name, place, path))
+            path[0] = '\0';
+    }
+    sqlite3_finalize(statement);
+    return rc;
 }
 
 int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *why)
@@ -265,7 +303,8 @@ int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *wh
         db_text(statement, 0, name, sizeof name);
         db_text(statement, 1, place, sizeof place);
         db_text(statement, 2, series_uid, sizeof series_uid);
-        if (file_is_there(spool, name, place))
+        char path[FILE_PATH_SIZE];
+        if (find_file(spool, name, place, path))
             continue;
         ++*n_lost;
         rc = db_run(spool, why,

@@ -25,12 +25,13 @@ void spool_close(struct spool *spool); // NULL is fine
 
 // The folders inside.
 enum spool_folder {
-    SPOOL_INCOMING, // incoming/<association>/<n>.dcm: durable and acknowledged, not yet in the queue
-    SPOOL_STORE,    // store/<name>: in the queue
-    SPOOL_ASIDE,    // aside/<name>: other bytes under a known UID
-    SPOOL_DERIVED,  // derived/<name>/IM0001.dcm ...: complete derived series
-    SPOOL_WORK,     // work/<name>/: half-done derived series; replaced when its job is done again
-    SPOOL_REPORTS,  // reports/<name>.json: one per processed stack; <name>.png where pictures are wanted
+    SPOOL_INCOMING,    // incoming/<association>/<n>.dcm: durable and acknowledged, not yet in the queue
+    SPOOL_STORE,       // store/<name>: in the queue
+    SPOOL_ASIDE,       // aside/<name>: other bytes under a known UID
+    SPOOL_DERIVED,     // derived/<name>/IM0001.dcm ...: complete derived series
+    SPOOL_WORK,        // work/<name>/: half-done derived series; replaced when its job is done again
+    SPOOL_REPORTS,     // reports/<name>.json: one per processed stack; <name>.png where pictures are wanted
+    SPOOL_COMMITMENTS, // commitments/<association>-<n>.commit: senders' requests, see commitment.h
     SPOOL_N_FOLDERS
 };
 const char *spool_folder(const struct spool *spool, enum spool_folder folder);
@@ -57,6 +58,12 @@ enum spool_verdict {
 // move.
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why);
+
+// The object that is kept under a SOP Instance UID. *found = 0 when there is none; *is_disputed: other bytes
+// came under its UID. `path`, of SPOOL_PATH_SIZE + SPOOL_NAME_SIZE bytes: where its file lies, empty when it
+// is lost.
+int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct spool_object *object,
+                      char *path, int *found, int *is_disputed, struct fault_note *why);
 
 // Every object row whose file is neither in the store nor waiting in incoming: its series becomes FAILED
 // (LOST_FILE). Returns their number in *n_lost.

@@ -14,8 +14,10 @@
 #include <cstring>
 #include <new>
 #include <string>
+#include <unistd.h>
 
 extern "C" {
+#include "dicom_map/dcmtk/commitment.h"
 #include "dicom_map/dcmtk/scp.h"
 #include "dicom_map/dcmtk/tls.h"
 }
@@ -31,8 +33,10 @@ const char *const storage_syntaxes[] = {
     UID_LittleEndianExplicitTransferSyntax, UID_LittleEndianImplicitTransferSyntax,
     UID_JPEGProcess14SV1TransferSyntax,     UID_JPEGProcess14TransferSyntax,
     UID_JPEGLSLosslessTransferSyntax,       UID_RLELosslessTransferSyntax};
-const char *const verification_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
-                                             UID_LittleEndianImplicitTransferSyntax};
+constexpr size_t max_request_bytes = 4u << 20; // of a commitment request
+constexpr int outcome_poll_us = 50 * 1000;
+const char *const plain_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
+                                      UID_LittleEndianImplicitTransferSyntax};
 
 // One object on its way in: the first fault is latched and the rest of its bytes swallowed, because a
 // consumer that reports an error makes DCMTK wait for PDVs that never come.
@@ -233,8 +237,13 @@ class Association
         }
         const char *verification[] = {UID_VerificationSOPClass};
         OFCondition condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
-            params, verification, 1, const_cast<const char **>(verification_syntaxes),
-            sizeof verification_syntaxes / sizeof verification_syntaxes[0]);
+            params, verification, 1, const_cast<const char **>(plain_syntaxes),
+            sizeof plain_syntaxes / sizeof plain_syntaxes[0]);
+        const char *commitment[] = {DCM_COMMITMENT_CLASS};
+        if (condition.good() && options_.commitment)
+            condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
+                params, commitment, 1, const_cast<const char **>(plain_syntaxes),
+                sizeof plain_syntaxes / sizeof plain_syntaxes[0], ASC_SC_ROLE_SCU); // the peer's role
         if (condition.good())
             condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
                 params, const_cast<const char **>(storage_classes),
@@ -246,9 +255,43 @@ class Association
         return condition.good() ? 0 : fault_of(condition, why_);
     }
 
+    // Until the peer says something: reports outcomes that have become known. One report at a time.
+    int wait_for_peer()
+    {
+        for (double waited_s = 0; n_unreported_ > 0 && reporting_ < 0 &&
+                                  waited_s < options_.dimse_timeout_s && !ASC_dataWaiting(association_, 0);
+             waited_s += outcome_poll_us * 1e-6) {
+            commitment outcome = {};
+            if (!callbacks_.commit_outcome(callbacks_.user, &reporting_, &outcome)) {
+                reporting_ = -1;
+                usleep(outcome_poll_us);
+                continue;
+            }
+            report_id_ = association_->nextMsgID++;
+            const int rc = dcm_commitment_send(association_, report_id_, &outcome, why_);
+            free(outcome.items);
+            if (rc != 0)
+                return rc;
+        }
+        return 0;
+    }
+
+    void end_report(const T_DIMSE_N_EventReportRSP &response)
+    {
+        if (reporting_ < 0 || response.MessageIDBeingRespondedTo != report_id_)
+            return;
+        if (response.DimseStatus == STATUS_N_Success)
+            callbacks_.commit_reported(callbacks_.user, reporting_);
+        reporting_ = -1;
+        n_unreported_--; // refused: it is reported elsewhere later
+    }
+
     int loop()
     {
         for (;;) {
+            const int wait_rc = wait_for_peer();
+            if (wait_rc != 0)
+                return wait_rc;
             T_DIMSE_Message message;
             T_ASC_PresentationContextID id;
             DcmDataset *detail = nullptr;
@@ -272,6 +315,11 @@ class Association
                     DIMSE_sendEchoResponse(association_, id, &message.msg.CEchoRQ, STATUS_Success, nullptr);
             else if (message.CommandField == DIMSE_C_STORE_RQ)
                 condition = store(id, message.msg.CStoreRQ);
+            else if (message.CommandField == DIMSE_N_ACTION_RQ && options_.commitment)
+                condition = commit(id, message.msg.NActionRQ);
+            else if (message.CommandField == DIMSE_N_EVENT_REPORT_RSP && reporting_ >= 0 &&
+                     message.msg.NEventReportRSP.DataSetType == DIMSE_DATASET_NULL)
+                end_report(message.msg.NEventReportRSP);
             else {
                 ASC_abortAssociation(association_);
                 return fault_set(why_, FAULT_PEER_ABORTED,
@@ -325,6 +373,114 @@ class Association
         return respond(id, command, object.fault, note);
     }
 
+    OFCondition commit(T_ASC_PresentationContextID id, const T_DIMSE_N_ActionRQ &command)
+    {
+        T_ASC_PresentationContext context;
+        OFCondition condition = ASC_findAcceptedPresentationContext(association_->params, id, &context);
+        Bytes bytes = {nullptr, 0, 0};
+        fault_note note = {};
+        unsigned status = STATUS_N_InvalidArgumentValue;
+        if (condition.good() && command.DataSetType != DIMSE_DATASET_NULL)
+            condition = receive_bytes(id, bytes);
+        if (condition.good()) {
+            if (strcmp(context.abstractSyntax, DCM_COMMITMENT_CLASS) != 0 ||
+                strcmp(command.RequestedSOPClassUID, DCM_COMMITMENT_CLASS) != 0)
+                status = STATUS_N_NoSuchSOPClass;
+            else if (strcmp(command.RequestedSOPInstanceUID, DCM_COMMITMENT_INSTANCE) != 0)
+                status = STATUS_N_NoSuchSOPInstance;
+            else if (command.ActionTypeID != 1)
+                status = STATUS_N_NoSuchAction;
+            else if (command.DataSetType != DIMSE_DATASET_NULL)
+                status = take_request(bytes, context.acceptedTransferSyntax, &note);
+            condition = respond_action(id, command, status, note);
+        }
+        free(bytes.data);
+        return condition;
+    }
+
+    struct Bytes {
+        unsigned char *data;
+        size_t size;
+        int fault;
+    };
+
+    // A request's data set in memory; beyond the limit it is read and dropped.
+    OFCondition receive_bytes(T_ASC_PresentationContextID id, Bytes &bytes)
+    {
+        static const auto append = [](void *user, const void *data, size_t size, fault_note *) -> int {
+            Bytes &into = *static_cast<Bytes *>(user);
+            if (size > max_request_bytes - into.size)
+                return FAULT_TOO_LARGE;
+            void *grown = realloc(into.data, into.size + size);
+            if (grown == nullptr)
+                return FAULT_NO_MEMORY;
+            into.data = static_cast<unsigned char *>(grown);
+            memcpy(into.data + into.size, data, size);
+            into.size += size;
+            return 0;
+        };
+        dcm_scp_callbacks callbacks = {};
+        callbacks.user = &bytes;
+        callbacks.store_data = append;
+        Object object = {&callbacks, nullptr, 0};
+        Consumer consumer(object);
+        Stream stream(&consumer);
+        T_ASC_PresentationContextID data_id = id;
+        const OFCondition condition =
+            DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
+                                       &data_id, &stream, nullptr, nullptr);
+        bytes.fault = object.fault;
+        return condition;
+    }
+
+    unsigned take_request(const Bytes &bytes, const char *transfer_syntax, fault_note *note)
+    {
+        commitment request = {};
+        int number;
+        int rc = bytes.fault;
+        if (rc == 0)
+            rc = dcm_commitment_parse(bytes.data, bytes.size, transfer_syntax, &request, note);
+        if (rc == 0)
+            rc = callbacks_.commit_request(callbacks_.user, &request, &number, note);
+        free(request.items);
+        if (rc == 0) {
+            n_unreported_++;
+            return STATUS_N_Success;
+        }
+        if (rc == FAULT_BAD_UID || rc == FAULT_BAD_HEADER)
+            return STATUS_N_InvalidArgumentValue;
+        if (rc == FAULT_TOO_LARGE || rc == FAULT_NO_SPACE || rc == FAULT_NO_MEMORY)
+            return STATUS_N_ResourceLimitation;
+        return STATUS_N_ProcessingFailure;
+    }
+
+    OFCondition respond_action(T_ASC_PresentationContextID id, const T_DIMSE_N_ActionRQ &command,
+                               unsigned status, const fault_note &note)
+    {
+        T_DIMSE_Message message;
+        memset(&message, 0, sizeof message);
+        message.CommandField = DIMSE_N_ACTION_RSP;
+        T_DIMSE_N_ActionRSP &response = message.msg.NActionRSP;
+        response.MessageIDBeingRespondedTo = command.MessageID;
+        response.DimseStatus = static_cast<DIC_US>(status);
+        copy_text(response.AffectedSOPClassUID, sizeof response.AffectedSOPClassUID,
+                  command.RequestedSOPClassUID);
+        copy_text(response.AffectedSOPInstanceUID, sizeof response.AffectedSOPInstanceUID,
+                  command.RequestedSOPInstanceUID);
+        response.ActionTypeID = command.ActionTypeID;
+        response.DataSetType = DIMSE_DATASET_NULL;
+        response.opts =
+            O_NACTION_AFFECTEDSOPCLASSUID | O_NACTION_AFFECTEDSOPINSTANCEUID | O_NACTION_ACTIONTYPEID;
+        DcmDataset detail;
+        char comment[65]; // LO
+        copy_text(comment, sizeof comment, note.text);
+        if (comment[0] != '\0')
+            detail.putAndInsertString(DCM_ErrorComment, comment);
+        return DIMSE_sendMessageUsingMemoryData(association_, id, &message,
+                                                comment[0] != '\0' ? &detail : nullptr, nullptr, nullptr,
+                                                nullptr, nullptr);
+    }
+
     // The command must name an object that its context was negotiated for.
     int check(const dcm_store_request &request, const T_ASC_PresentationContext &context, fault_note *note)
     {
@@ -364,6 +520,9 @@ class Association
     T_ASC_Network *network_ = nullptr;
     T_ASC_Association *association_ = nullptr;
     dcm_tls *tls_ = nullptr;
+    int n_unreported_ = 0; // commitment requests of this association
+    int reporting_ = -1;   // which of them the peer is being told of
+    DIC_US report_id_ = 0; // of that message
 };
 
 } // namespace

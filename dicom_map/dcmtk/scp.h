@@ -10,6 +10,7 @@
 #include "core/credentials.h"
 #include "core/digest.h"
 #include "core/fault.h"
+#include "dicom_map/commitment.h"
 
 #include <stddef.h>
 
@@ -55,9 +56,18 @@ struct dcm_scp_callbacks {
     int (*store_end)(void *user, const struct dcm_store_request *request, struct fault_note *why);
     // The object begun came to nothing (a fault above, or the association broke); clean up.
     void (*store_cancel)(void *user);
+    // The next three are for storage commitment and may be NULL without it.
+    // A request. 0 only when it is durable; *number is how the next two call it.
+    int (*commit_request)(void *user, const struct commitment *request, int *number, struct fault_note *why);
+    // While nothing else happens: a request whose outcome is known. Returns 1 and fills *number and *outcome
+    // (its items are given: free), or 0.
+    int (*commit_outcome)(void *user, int *number, struct commitment *outcome);
+    // The peer confirmed the report of that outcome.
+    void (*commit_reported)(void *user, int number);
 };
 
 struct dcm_scp_options {
+    int commitment;                        // accept Storage Commitment Push Model (as SCP)
     double acse_timeout_s;                 // for the association request
     double dimse_timeout_s;                // between messages and PDVs
     const struct credentials *credentials; // TLS, with acse_timeout_s for its handshake; NULL: none. Borrowed

@@ -14,6 +14,7 @@
 #include <new>
 
 extern "C" {
+#include "dicom_map/dcmtk/commitment.h"
 #include "dicom_map/dcmtk/scu.h"
 #include "dicom_map/dcmtk/tls.h"
 }
@@ -102,9 +103,14 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
     ASC_setPresentationAddresses(params, OFStandard::getHostName().c_str(), address);
     const char *explicit_le[] = {UID_LittleEndianExplicitTransferSyntax};
     const char *implicit_le[] = {UID_LittleEndianImplicitTransferSyntax};
-    ASC_addPresentationContext(params, 1, UID_VerificationSOPClass, implicit_le, 1);
-    ASC_addPresentationContext(params, 3, UID_MRImageStorage, explicit_le, 1);
-    ASC_addPresentationContext(params, 5, UID_MRImageStorage, implicit_le, 1);
+    const char *both_le[] = {UID_LittleEndianExplicitTransferSyntax, UID_LittleEndianImplicitTransferSyntax};
+    if (options.is_report) {
+        ASC_addPresentationContext(params, 1, DCM_COMMITMENT_CLASS, both_le, 2, ASC_SC_ROLE_SCP);
+    } else {
+        ASC_addPresentationContext(params, 1, UID_VerificationSOPClass, implicit_le, 1);
+        ASC_addPresentationContext(params, 3, UID_MRImageStorage, explicit_le, 1);
+        ASC_addPresentationContext(params, 5, UID_MRImageStorage, implicit_le, 1);
+    }
     condition = ASC_requestAssociation(scu.network, params, &scu.association);
     if (condition == DUL_ASSOCIATIONREJECTED) {
         char words[256];
@@ -124,8 +130,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
                          condition.text());
     }
     if (ASC_countAcceptedPresentationContexts(scu.association->params) == 0)
-        return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no MR images", options.called_ae,
-                         address);
+        return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no %s", options.called_ae, address,
+                         options.is_report ? "storage commitment reports" : "MR images");
     return 0;
 }
 
@@ -163,6 +169,35 @@ int store_file(dcm_scu &scu, const char *path, unsigned *status, fault_note *why
         return fault_of(scu, condition, why);
     *status = response.DimseStatus;
     return fault_of_status(*status, why);
+}
+
+int report(dcm_scu &scu, const commitment &outcome, fault_note *why)
+{
+    const DIC_US message_id = scu.association->nextMsgID++;
+    int rc = dcm_commitment_send(scu.association, message_id, &outcome, why);
+    if (rc != 0) {
+        scu.broken = true;
+        return rc;
+    }
+    T_DIMSE_Message message;
+    T_ASC_PresentationContextID id = 0;
+    DcmDataset *detail = nullptr;
+    memset(&message, 0, sizeof message);
+    const OFCondition condition =
+        DIMSE_receiveCommand(scu.association, DIMSE_NONBLOCKING, scu.dimse_timeout_s, &id, &message, &detail);
+    std::unique_ptr<DcmDataset> owner(detail);
+    if (condition.bad())
+        return fault_of(scu, condition, why);
+    const T_DIMSE_N_EventReportRSP &response = message.msg.NEventReportRSP;
+    if (message.CommandField != DIMSE_N_EVENT_REPORT_RSP || response.DataSetType != DIMSE_DATASET_NULL ||
+        response.MessageIDBeingRespondedTo != message_id) {
+        scu.broken = true;
+        return fault_set(why, FAULT_PEER_ABORTED, "peer answered a report with something else");
+    }
+    return response.DimseStatus == STATUS_N_Success
+               ? 0
+               : fault_set(why, FAULT_PEER_REFUSED, "peer answered the report with 0x%04x",
+                           static_cast<unsigned>(response.DimseStatus));
 }
 
 int caught(fault_note *why)
@@ -218,6 +253,16 @@ extern "C" int dcm_scu_store(struct dcm_scu *scu, const char *path, unsigned *st
     *status = 0xffff;
     try {
         return store_file(*scu, path, status, why);
+    } catch (...) {
+        scu->broken = true;
+        return caught(why);
+    }
+}
+
+extern "C" int dcm_scu_report(struct dcm_scu *scu, const struct commitment *outcome, struct fault_note *why)
+{
+    try {
+        return report(*scu, *outcome, why);
     } catch (...) {
         scu->broken = true;
         return caught(why);

@@ -8,6 +8,7 @@
 
 #include "core/credentials.h"
 #include "core/fault.h"
+#include "dicom_map/commitment.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -25,11 +26,13 @@ struct dcm_scu_options {
     // what the peer's certificate must be (credentials_peer_is); both empty: `host`.
     const struct credentials *credentials;
     const char *certificate_sha256, *certificate_name;
+    int is_report; // for dcm_scu_report alone
 };
 
 // Opens an association that proposes Verification and MR Image Storage (explicit VR little endian in one
-// context, implicit in another). *scu is given to the caller (dcm_scu_close). Errors: CONNECT,
-// TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
+// context, implicit in another), or, with is_report, Storage Commitment Push Model with ourselves as SCP.
+// *scu is given to the caller (dcm_scu_close). Errors: CONNECT, TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED
+// when none of ours was accepted.
 int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why);
 
 // C-ECHO. Errors: NOT_NEGOTIATED, PEER_ABORTED, TIMEOUT, PEER_REFUSED.
@@ -39,6 +42,10 @@ int dcm_scu_echo(struct dcm_scu *scu, struct fault_note *why);
 // warnings (B000, B006, B007). Errors: IO, NOT_DICOM (our file), NOT_NEGOTIATED, PEER_BUSY (A7xx, 0110,
 // 0213), PEER_REFUSED (all other statuses), PEER_ABORTED, TIMEOUT.
 int dcm_scu_store(struct dcm_scu *scu, const char *path, unsigned *status, struct fault_note *why);
+
+// N-EVENT-REPORT of a commitment's outcome (PS3.4 J.3.3). 0: the peer confirmed it. Errors: NOT_NEGOTIATED,
+// PEER_REFUSED, PEER_ABORTED, TIMEOUT.
+int dcm_scu_report(struct dcm_scu *scu, const struct commitment *outcome, struct fault_note *why);
 
 // Releases (or aborts, after a failure) the association and frees. NULL is fine.
 void dcm_scu_close(struct dcm_scu *scu);

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scp/commitment.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "dicom_map/prescan.h"
+#include "spool/commitment.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Seconds that an instance unknown to the queue is waited for, and that an open association has to tell an
+// outcome.
+static const double unknown_wait_s = 5, offer_s = 10;
+
+struct round {
+    struct spool *spool;
+    const struct conf *conf;
+    int (*is_open)(void *user, const char *association);
+    void *user;
+    int64_t now_us;
+    size_t n_checked;
+};
+
+// ---- between an association's folder and the spool
+
+static int remove_file(const char *path, struct fault_note *why)
+{
+    if (file_ops.unlink(path) != 0 && errno != ENOENT)
+        return fault_set_errno(why, errno, "cannot remove '%s'", path);
+    return 0;
+}
+
+// "A/7.reported" belongs to "A-7.commit".
+static void spool_path(const struct spool *spool, const char *association, const char *file,
+                       char path[SPOOL_PATH_SIZE + 128])
+{
+    snprintf(path, SPOOL_PATH_SIZE + 128, "%s/%s-%.*s%s", spool_folder(spool, SPOOL_COMMITMENTS), association,
+             (int)strcspn(file, "."), file, COMMITMENT_REQUEST_SUFFIX);
+}
+
+int commitment_take(const struct spool *spool, const char *association, const char *folder, const char *file,
+                    struct fault_note *why)
+{
+    char from[SPOOL_PATH_SIZE + 280], to[SPOOL_PATH_SIZE + 128];
+    struct spool_commitment request, known;
+    snprintf(from, sizeof from, "%s/%s", folder, file);
+    spool_path(spool, association, file, to);
+    int rc = spool_commitment_read(from, &request, why);
+    if (rc == FAULT_BAD_HEADER) { // written whole or not at all: somebody's hand
+        char bad[SPOOL_PATH_SIZE + 284];
+        log_error("a commitment request cannot be read, kept as '.bad': %s", why->text);
+        snprintf(bad, sizeof bad, "%s.bad", from);
+        return file_ops.rename(from, bad) == 0 ? 0 : fault_set_errno(why, errno, "cannot rename '%s'", from);
+    }
+    if (rc != 0)
+        return rc;
+    if (spool_commitment_read(to, &known, NULL) == 0) // from before a crash
+        spool_commitment_done(&known);
+    else
+        rc = spool_commitment_write(to, &request, why);
+    if (rc == 0)
+        rc = remove_file(from, why);
+    if (rc == 0)
+        log_info("commitment %s-%.*s: '%s' asks for %zu instances, transaction '%s'", association,
+                 (int)strcspn(file, "."), file, request.sender, request.request.n,
+                 request.request.transaction_uid);
+    spool_commitment_done(&request);
+    return rc;
+}
+
+int commitment_end(const struct spool *spool, const char *association, const char *folder, const char *file,
+                   struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + 280], request[SPOOL_PATH_SIZE + 128];
+    int n = (int)strcspn(file, ".");
+    spool_path(spool, association, file, request);
+    int rc = remove_file(request, why);
+    snprintf(path, sizeof path, "%s/%.*s%s", folder, n, file, COMMITMENT_OUTCOME_SUFFIX);
+    if (rc == 0)
+        rc = remove_file(path, why);
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    if (rc == 0)
+        rc = remove_file(path, why); // last: until then it is done again
+    if (rc == 0)
+        log_info("commitment %s-%.*s: reported on its own association", association, n, file);
+    return rc;
+}
+
+// ---- checking
+
+// Whether what lies on the disk is what was received.
+static int is_intact(const struct round *round, const struct spool_object *object, const char *path)
+{
+    struct prescan scan;
+    struct fault_note why;
+    if (prescan_file(path, (size_t)round->conf->max_object_mb << 20, &scan, &why) != 0) {
+        log_error("kept object '%s' cannot be read any more: %s", object->name, why.text);
+        return 0;
+    }
+    if (strcmp(scan.digest, object->digest) != 0) {
+        log_error("kept object '%s' is damaged: its bytes are not those that were received", object->name);
+        return 0;
+    }
+    return 1;
+}
+
+// *waits: the instance is unknown, and may still come.
+static int check_item(const struct round *round, struct commitment_item *item, int *waits,
+                      struct fault_note *why)
+{
+    struct spool_object object;
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    int found, is_disputed;
+    int rc =
+        spool_find_object(round->spool, item->sop_instance_uid, &object, path, &found, &is_disputed, why);
+    if (rc != 0)
+        return rc;
+    *waits = !found;
+    if (!found || path[0] == '\0')
+        item->reason = COMMITMENT_NO_SUCH_INSTANCE;
+    else if (strcmp(object.sop_class_uid, item->sop_class_uid) != 0)
+        item->reason = COMMITMENT_CLASS_CONFLICT;
+    else if (is_disputed) // a person decides which bytes stand
+        item->reason = COMMITMENT_PROCESSING_FAILURE;
+    else
+        item->reason = COMMITMENT_KEPT;
+    return 0;
+}
+
+// Reads every file that is still a candidate; after the cheap look above, because it takes long.
+static int check_files(const struct round *round, struct commitment_item *item, struct fault_note *why)
+{
+    struct spool_object object;
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    int found, is_disputed;
+    if (item->reason != COMMITMENT_KEPT)
+        return 0;
+    int rc =
+        spool_find_object(round->spool, item->sop_instance_uid, &object, path, &found, &is_disputed, why);
+    if (rc == 0 && (!found || path[0] == '\0' || !is_intact(round, &object, path)))
+        item->reason = COMMITMENT_PROCESSING_FAILURE;
+    return rc;
+}
+
+// Fills every item's reason. *is_done = 0: to be asked again.
+static int check(const struct round *round, struct spool_commitment *commitment, int *is_done,
+                 struct fault_note *why)
+{
+    struct commitment *request = &commitment->request;
+    int may_wait = (double)(round->now_us - commitment->created_us) < unknown_wait_s * 1e6;
+    int rc = 0, waits;
+    *is_done = 0;
+    for (size_t i = 0; i < request->n && rc == 0; i++) {
+        rc = check_item(round, &request->items[i], &waits, why);
+        if (rc == 0 && waits && may_wait)
+            return 0;
+    }
+    for (size_t i = 0; i < request->n && rc == 0; i++)
+        rc = check_files(round, &request->items[i], why);
+    *is_done = rc == 0;
+    return rc;
+}
+
+static size_t n_failed(const struct commitment *outcome)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < outcome->n; i++)
+        n += outcome->items[i].reason != COMMITMENT_KEPT;
+    return n;
+}
+
+// "A-7.commit" as association "A" and "7".
+static int split_name(const char *name, char association[SPOOL_NAME_SIZE], char number[16])
+{
+    const char *dash = strchr(name, '-');
+    if (dash == NULL || dash - name >= SPOOL_NAME_SIZE)
+        return 0;
+    snprintf(association, SPOOL_NAME_SIZE, "%.*s", (int)(dash - name), name);
+    snprintf(number, 16, "%.*s", (int)strcspn(dash + 1, "."), dash + 1);
+    return 1;
+}
+
+static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    struct round *round = user;
+    struct spool_commitment commitment;
+    char association[SPOOL_NAME_SIZE], number[16], outcome[SPOOL_PATH_SIZE + 128];
+    if (!split_name(name, association, number))
+        return 0;
+    int is_done = 0, rc = spool_commitment_read(path, &commitment, why);
+    if (rc != 0) { // gone meanwhile, or not ours
+        if (rc == FAULT_BAD_HEADER)
+            log_error("a commitment request cannot be read: %s", why->text);
+        return rc == FAULT_NO_MEMORY ? rc : 0;
+    }
+    int is_open = round->is_open(round->user, association);
+    if (commitment.state == SPOOL_COMMITMENT_CHECKING) {
+        rc = check(round, &commitment, &is_done, why);
+        if (rc == 0 && is_done) {
+            commitment.state = is_open ? SPOOL_COMMITMENT_OFFERED : SPOOL_COMMITMENT_WAITING;
+            commitment.changed_us = round->now_us;
+            rc = spool_commitment_write(path, &commitment, why);
+            snprintf(outcome, sizeof outcome, "%s/%s/%s%s", spool_folder(round->spool, SPOOL_INCOMING),
+                     association, number, COMMITMENT_OUTCOME_SUFFIX);
+            if (rc == 0 && is_open && spool_commitment_write(outcome, &commitment, why) != 0)
+                log_warning("commitment %s-%s: %s", association, number, why->text); // told elsewhere then
+            if (rc == 0)
+                log_info("commitment %s-%s: %zu of %zu instances are kept", association, number,
+                         commitment.request.n - n_failed(&commitment.request), commitment.request.n);
+            round->n_checked++;
+        }
+    } else if (commitment.state == SPOOL_COMMITMENT_OFFERED &&
+               (!is_open || (double)(round->now_us - commitment.changed_us) > offer_s * 1e6)) {
+        commitment.state = SPOOL_COMMITMENT_WAITING;
+        commitment.changed_us = round->now_us;
+        rc = spool_commitment_write(path, &commitment, why);
+    }
+    spool_commitment_done(&commitment);
+    return rc;
+}
+
+int commitment_round(struct spool *spool, const struct conf *conf,
+                     int (*is_open)(void *user, const char *association), void *user, size_t *n_checked,
+                     struct fault_note *why)
+{
+    struct round round = {
+        .spool = spool, .conf = conf, .is_open = is_open, .user = user, .now_us = clock_wall_us()};
+    int rc = spool_commitment_list(spool, one_request, &round, why);
+    *n_checked = round.n_checked;
+    return rc;
+}

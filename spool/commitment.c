@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "spool/commitment.h"
+
+#include "core/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_FILE = 4 << 20 };
+
+static const char *const state_names[] = {"CHECKING", "OFFERED", "WAITING", "HELD"};
+enum { N_STATES = sizeof state_names / sizeof state_names[0] };
+static const char *const first_line = "isoslice commitment 1";
+
+// ---- writing
+
+int spool_commitment_write(const char *path, const struct spool_commitment *commitment,
+                           struct fault_note *why)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (out == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold a commitment request");
+    fprintf(out, "%s\nsender %s\naddress %s\nstate %s\n", first_line, commitment->sender, commitment->address,
+            state_names[commitment->state]);
+    fprintf(out, "created_us %lld\nchanged_us %lld\nnot_before_us %lld\nattempts %d\n",
+            (long long)commitment->created_us, (long long)commitment->changed_us,
+            (long long)commitment->not_before_us, commitment->attempts);
+    fputs("note ", out);
+    for (const char *p = commitment->note; *p != '\0'; p++)
+        fputc(*p == '\n' ? ' ' : *p, out);
+    fprintf(out, "\ntransaction %s\n", commitment->request.transaction_uid);
+    for (size_t i = 0; i < commitment->request.n; i++) {
+        const struct commitment_item *item = &commitment->request.items[i];
+        fprintf(out, "item %s %s %u\n", item->sop_class_uid, item->sop_instance_uid, item->reason);
+    }
+    fputs("end\n", out);
+    int rc = fclose(out) != 0 || text == NULL
+                 ? fault_set(why, FAULT_NO_MEMORY, "cannot hold a commitment request")
+                 : file_write_atomic(path, text, size, why);
+    free(text);
+    return rc;
+}
+
+// ---- reading
+
+static int read_item(const char *line, struct commitment *request)
+{
+    struct commitment_item *item = &request->items[request->n];
+    char end;
+    if (sscanf(line, "item %64[0-9.] %64[0-9.] %u%c", item->sop_class_uid, item->sop_instance_uid,
+               &item->reason, &end) != 3)
+        return 0;
+    request->n++;
+    return 1;
+}
+
+static int read_state(const char *name, enum spool_commitment_state *state)
+{
+    for (int i = 0; i < N_STATES; i++)
+        if (strcmp(state_names[i], name) == 0) {
+            *state = (enum spool_commitment_state)i;
+            return 1;
+        }
+    return 0;
+}
+
+static int read_number(const char *text, int64_t *value)
+{
+    char *end;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    return *text != '\0' && *end == '\0' && errno == 0;
+}
+
+// One line, without its end. Returns 0 when it is none of ours.
+static int read_line(const char *line, struct spool_commitment *out)
+{
+    const char *space = strchr(line, ' ');
+    const char *value = space ? space + 1 : "";
+    size_t n = space ? (size_t)(space - line) : strlen(line);
+    int64_t number = 0;
+#define IS(name) (n == strlen(name) && strncmp(line, name, n) == 0)
+    if (IS("item"))
+        return read_item(line, &out->request);
+    if (IS("sender"))
+        return snprintf(out->sender, sizeof out->sender, "%s", value) < (int)sizeof out->sender;
+    if (IS("address"))
+        return snprintf(out->address, sizeof out->address, "%s", value) < (int)sizeof out->address;
+    if (IS("transaction"))
+        return snprintf(out->request.transaction_uid, UID_SIZE, "%s", value) < UID_SIZE;
+    if (IS("note"))
+        return snprintf(out->note, sizeof out->note, "%s", value) >= 0;
+    if (IS("state"))
+        return read_state(value, &out->state);
+    if (!read_number(value, &number))
+        return 0;
+    if (IS("created_us"))
+        out->created_us = number;
+    else if (IS("changed_us"))
+        out->changed_us = number;
+    else if (IS("not_before_us"))
+        out->not_before_us = number;
+    else if (IS("attempts"))
+        out->attempts = (int)number;
+    else
+        return 0;
+#undef IS
+    return 1;
+}
+
+int spool_commitment_read(const char *path, struct spool_commitment *out, struct fault_note *why)
+{
+    void *data = NULL;
+    size_t size, n_lines = 0;
+    int rc = file_read(path, MAX_FILE, &data, &size, why);
+    if (rc != 0)
+        return rc;
+    memset(out, 0, sizeof *out);
+    char *text = data;
+    for (char *p = text; (p = strchr(p, '\n')) != NULL; p++)
+        n_lines++;
+    out->request.items = calloc(n_lines + 1, sizeof *out->request.items);
+    if (out->request.items == NULL)
+        rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold a commitment request");
+    int is_first = 1, has_end = 0;
+    for (char *line = text, *end; rc == 0 && !has_end && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        *end = '\0';
+        if (!is_first && strcmp(line, "end") == 0)
+            has_end = 1;
+        else if (is_first ? strcmp(line, first_line) != 0 : !read_line(line, out))
+            rc = fault_set(why, FAULT_BAD_HEADER, "'%s' has a bad line: '%.80s'", path, line);
+        is_first = 0;
+    }
+    if (rc == 0 && (!has_end || out->request.n == 0 || !uid_is_valid(out->request.transaction_uid)))
+        rc = fault_set(why, FAULT_BAD_HEADER, "'%s' is not a whole commitment request", path);
+    free(data);
+    if (rc != 0)
+        spool_commitment_done(out);
+    return rc;
+}
+
+void spool_commitment_done(struct spool_commitment *commitment)
+{
+    free(commitment->request.items);
+    commitment->request.items = NULL;
+    commitment->request.n = 0;
+}
+
+// ---- all of them
+
+static int is_request(const struct dirent *entry)
+{
+    size_t n = strlen(entry->d_name);
+    return entry->d_name[0] == 'a' && n > 7 && strcmp(entry->d_name + n - 7, ".commit") == 0;
+}
+
+int spool_commitment_list(const struct spool *spool,
+                          int (*each)(void *user, const char *path, const char *name, struct fault_note *why),
+                          void *user, struct fault_note *why)
+{
+    const char *folder = spool_folder(spool, SPOOL_COMMITMENTS);
+    struct dirent **entries = NULL;
+    int rc = 0, n = scandir(folder, &entries, is_request, alphasort); // names begin with the time
+    if (n < 0)
+        return fault_set_errno(why, errno, "cannot read directory '%s'", folder);
+    for (int i = 0; i < n; i++) {
+        char path[SPOOL_PATH_SIZE + 280];
+        snprintf(path, sizeof path, "%s/%s", folder, entries[i]->d_name);
+        if (rc == 0)
+            rc = each(user, path, entries[i]->d_name, why);
+        free(entries[i]);
+    }
+    free(entries);
+    return rc;
+}
