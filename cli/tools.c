@@ -104,7 +104,10 @@ static int check_tls(const struct conf *conf)
     struct credentials *credentials = NULL;
     uid_t user = user_of_node(conf);
     int n = 0;
-    if (conf->tls_port != 0) {
+    int is_used = conf->tls_port != 0;
+    for (size_t i = 0; i < conf->n_senders; i++)
+        is_used = is_used || (conf->commitment && conf->senders[i].report_tls);
+    if (is_used) {
         struct credentials_files files = conf_node_files(conf, user);
         if (credentials_load(&files, clock_wall_us(), &credentials, &why) == 0)
             credentials_warn(credentials, clock_wall_us(), say_warning, "node.tls");

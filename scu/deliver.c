@@ -130,11 +130,10 @@ static void tell(const struct spool_delivery *delivery, const struct fault_note 
                   fault_name(outcome->fault), outcome->text);
 }
 
-static int lock_destination(const struct conf *conf, const struct conf_destination *destination,
-                            struct fault_note *why)
+int deliver_lock(const struct conf *conf, const char *name, struct fault_note *why)
 {
     char path[CONF_PATH_SIZE + 64];
-    snprintf(path, sizeof path, "%s/send-%s.lock", conf->spool, destination->name);
+    snprintf(path, sizeof path, "%s/send-%s.lock", conf->spool, name);
     for (char *p = path + strlen(conf->spool) + 1; *p != '\0'; p++)
         if (*p == '/')
             *p = '_';
@@ -143,7 +142,7 @@ static int lock_destination(const struct conf *conf, const struct conf_destinati
         return fault_set_errno(why, errno, "cannot open '%s'", path);
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         close(fd);
-        return fault_set(why, FAULT_IO, "another process sends to '%s' already", destination->name);
+        return fault_set(why, FAULT_IO, "another process sends to '%s' already", name);
     }
     return fd; // held until the process ends
 }
@@ -155,7 +154,7 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
     char owner[SPOOL_OWNER_SIZE];
     snprintf(owner, sizeof owner, "send:%d", (int)getpid());
     int rc = spool_open(conf->spool, &spool, why);
-    int lock = rc == 0 ? lock_destination(conf, destination, why) : -1;
+    int lock = rc == 0 ? deliver_lock(conf, destination->name, why) : -1;
     if (rc == 0 && lock < 0)
         rc = lock;
     if (rc == 0)

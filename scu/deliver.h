@@ -33,6 +33,10 @@ int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_
                 const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
                 struct fault_note *why);
 
+// Takes the lock file "send-<name>.lock" in the spool, until the process ends or closes the descriptor that
+// is returned. Errors: IO, also when another process has it.
+int deliver_lock(const struct conf *conf, const char *name, struct fault_note *why);
+
 // Deliveries to this destination until *stop. Takes a lock file in the spool, so that there is one such
 // process. `keeper` holds its credentials; `reload_asked` says whether they are to be read again, before the
 // next connection.

@@ -9,6 +9,7 @@
 #include "core/notify.h"
 #include "dicom_map/dcmtk/scp.h"
 #include "scu/deliver.h"
+#include "scu/report.h"
 #include "spool/spool.h"
 
 #include <signal.h>
@@ -19,16 +20,19 @@
 
 enum { RESTART_S = 1 };
 
-struct sender {
-    pid_t pid; // 0: not running
+struct sender { // of deliveries to one destination, or of commitment reports
+    pid_t pid;  // 0: not running
     double not_before_s;
     struct keeper keeper;
 };
 
 struct sending {
     struct conf conf;
-    struct sender senders[CONF_MAX_DESTINATIONS]; // as the destinations
+    struct sender senders[CONF_MAX_DESTINATIONS + 1]; // as the destinations, then the reports
+    size_t n_senders;
 };
+
+static const char *const reports_name = "commitment reports";
 
 static void start(const struct conf *conf, size_t i, struct sender *sender)
 {
@@ -38,10 +42,12 @@ static void start(const struct conf *conf, size_t i, struct sender *sender)
         return;
     struct fault_note why;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    int rc =
-        deliver_run(conf, &conf->destinations[i], &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
+    int rc = i < conf->n_destinations
+                 ? deliver_run(conf, &conf->destinations[i], &sender->keeper, daemon_reload_asked,
+                               &daemon_stop, &why)
+                 : report_run(conf, &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
     if (rc != 0)
-        log_error("sending to '%s' ended: %s: %s", conf->destinations[i].name, fault_name((enum fault)rc),
+        log_error("sending to '%s' ended: %s: %s", sender->keeper.whose, fault_name((enum fault)rc),
                   why.text);
     _exit(rc == 0 ? 0 : 1);
 }
@@ -66,7 +72,7 @@ static void hold_orphan(void *user, const struct spool_row *row)
 static void reload(struct sending *sending)
 {
     struct fault_note why;
-    for (size_t i = 0; i < sending->conf.n_destinations; i++) {
+    for (size_t i = 0; i < sending->n_senders; i++) {
         struct sender *sender = &sending->senders[i];
         if (sender->keeper.credentials != NULL)
             credentials_refresh(&sender->keeper.credentials, clock_wall_us(), &why); // its process says how
@@ -95,15 +101,15 @@ static int run(void *user, struct fault_note *why)
     while (!daemon_stop) {
         int status;
         pid_t pid;
-        for (size_t i = 0; i < conf->n_destinations; i++)
+        for (size_t i = 0; i < sending->n_senders; i++)
             if (senders[i].pid == 0 && clock_monotonic_s() >= senders[i].not_before_s)
                 start(conf, i, &senders[i]);
         while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-            for (size_t i = 0; i < conf->n_destinations; i++)
+            for (size_t i = 0; i < sending->n_senders; i++)
                 if (senders[i].pid == pid) {
                     senders[i].pid = 0;
                     log_error("the process that sends to '%s' ended (status 0x%x); starting it again",
-                              conf->destinations[i].name, (unsigned)status);
+                              senders[i].keeper.whose, (unsigned)status);
                 }
         if (daemon_reload_asked())
             reload(sending);
@@ -111,12 +117,25 @@ static int run(void *user, struct fault_note *why)
         usleep(200 * 1000);
     }
     notify_manager("STOPPING=1");
-    for (size_t i = 0; i < conf->n_destinations; i++)
+    for (size_t i = 0; i < sending->n_senders; i++)
         if (senders[i].pid > 0)
             kill(senders[i].pid, SIGTERM);
     while (waitpid(-1, NULL, 0) > 0) {
     }
     return 0;
+}
+
+static int load_reports(struct sending *sending, struct fault_note *why)
+{
+    struct keeper *keeper = &sending->senders[sending->n_senders++].keeper;
+    int with_tls = 0;
+    keeper->whose = reports_name;
+    for (size_t i = 0; i < sending->conf.n_senders; i++)
+        with_tls = with_tls || sending->conf.senders[i].report_tls;
+    if (!with_tls)
+        return 0;
+    struct credentials_files files = conf_node_files(&sending->conf, geteuid());
+    return credentials_load(&files, clock_wall_us(), &keeper->credentials, why);
 }
 
 static int load(void *user, const char *path, enum log_level *level, struct fault_note *why)
@@ -131,7 +150,8 @@ static int load(void *user, const char *path, enum log_level *level, struct faul
         rc = deliver_credentials(&sending->conf, &sending->conf.destinations[i], geteuid(),
                                  &keeper->credentials, why);
     }
-    return rc;
+    sending->n_senders = sending->conf.n_destinations;
+    return rc == 0 && sending->conf.commitment ? load_reports(sending, why) : rc;
 }
 
 int main(int argc, char **argv)
@@ -145,7 +165,7 @@ int main(int argc, char **argv)
         .user = &sending,
     };
     int exit_code = daemon_main(argc, argv, &daemon);
-    for (size_t i = 0; i < CONF_MAX_DESTINATIONS; i++)
+    for (size_t i = 0; i < sending.n_senders; i++)
         credentials_free(sending.senders[i].keeper.credentials);
     return exit_code;
 }

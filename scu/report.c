@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scu/report.h"
+
+#include "core/clock.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "dicom_map/dcmtk/scu.h"
+#include "scu/deliver.h"
+#include "spool/commitment.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { POLL_MS = 300 };
+
+struct reporter {
+    const struct conf *conf;
+    struct keeper *keeper;
+    volatile int *stop;
+    int is_start; // the held ones get another chance, as the configuration may be another
+};
+
+static const struct conf_sender *find_route(const struct conf *conf, const char *ae_title)
+{
+    for (size_t i = 0; i < conf->n_senders; i++)
+        if (conf->senders[i].report_port != 0 && strcmp(conf->senders[i].ae_title, ae_title) == 0)
+            return &conf->senders[i];
+    return NULL;
+}
+
+static int send_report(const struct reporter *reporter, const struct conf_sender *sender,
+                       const struct spool_commitment *commitment, struct fault_note *why)
+{
+    const struct conf *conf = reporter->conf;
+    struct dcm_scu *scu = NULL;
+    struct dcm_scu_options options = {
+        .calling_ae = conf->ae_title,
+        .called_ae = commitment->sender,
+        .host = sender->report_host[0] != '\0' ? sender->report_host : commitment->address,
+        .port = sender->report_port,
+        .connect_timeout_s = conf->connect_timeout_s,
+        .dimse_timeout_s = conf->dimse_timeout_s,
+        .credentials = sender->report_tls ? reporter->keeper->credentials : NULL,
+        .certificate_sha256 = sender->certificate_sha256,
+        .certificate_name = sender->certificate_name,
+        .is_report = 1,
+    };
+    int rc = dcm_scu_open(&options, &scu, why);
+    if (rc == 0)
+        rc = dcm_scu_report(scu, &commitment->request, why);
+    dcm_scu_close(scu);
+    return rc;
+}
+
+static int end(const char *path, const char *name, const struct spool_commitment *commitment,
+               struct fault_note *why)
+{
+    if (file_ops.unlink(path) != 0) // told once more then
+        return fault_set(why, FAULT_IO, "cannot remove '%s'", path);
+    log_info("commitment %.*s: reported to '%s'", (int)strcspn(name, "."), name, commitment->sender);
+    return 0;
+}
+
+// Notes a failed attempt: again later, or given up.
+static int postpone(const struct reporter *reporter, const char *path, const char *name,
+                    struct spool_commitment *commitment, const struct fault_note *fault, int hold,
+                    struct fault_note *why)
+{
+    const struct conf *conf = reporter->conf;
+    int64_t now_us = clock_wall_us();
+    commitment->not_before_us = now_us + (int64_t)(1e6 * deliver_pause_s(conf, commitment->attempts));
+    commitment->attempts++;
+    if ((double)(commitment->not_before_us - commitment->created_us) > conf->give_up_h * 3600e6)
+        hold = 1;
+    commitment->state = hold ? SPOOL_COMMITMENT_HELD : SPOOL_COMMITMENT_WAITING;
+    commitment->changed_us = now_us;
+    snprintf(commitment->note, sizeof commitment->note, "%s: %s", fault_name(fault->fault), fault->text);
+    if (hold)
+        log_error("commitment %.*s of '%s' is held: %s", (int)strcspn(name, "."), name, commitment->sender,
+                  fault->text);
+    else
+        log_warning("commitment %.*s: report to '%s' will be tried again: %s", (int)strcspn(name, "."), name,
+                    commitment->sender, fault->text);
+    return spool_commitment_write(path, commitment, why);
+}
+
+static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    const struct reporter *reporter = user;
+    struct spool_commitment commitment;
+    struct fault_note fault = {0};
+    if (*reporter->stop || spool_commitment_read(path, &commitment, &fault) != 0)
+        return 0; // the indexer says what cannot be read
+    int64_t now_us = clock_wall_us();
+    int is_due = commitment.state == SPOOL_COMMITMENT_WAITING && commitment.not_before_us <= now_us;
+    int rc = 0;
+    if (commitment.state == SPOOL_COMMITMENT_HELD && reporter->is_start) {
+        is_due = 1;
+        commitment.attempts = 0;
+        commitment.created_us = now_us; // of the new chance
+    }
+    if (is_due) {
+        const struct conf_sender *sender = find_route(reporter->conf, commitment.sender);
+        if (sender == NULL) {
+            fault_set(&fault, FAULT_CONFIG, "no entry of this sender has a report_port");
+            rc = postpone(reporter, path, name, &commitment, &fault, 1, why);
+        } else if (send_report(reporter, sender, &commitment, &fault) == 0) {
+            rc = end(path, name, &commitment, why);
+        } else {
+            rc = postpone(reporter, path, name, &commitment, &fault, 0, why);
+        }
+    }
+    spool_commitment_done(&commitment);
+    return rc;
+}
+
+int report_run(const struct conf *conf, struct keeper *keeper, int (*reload_asked)(void), volatile int *stop,
+               struct fault_note *why)
+{
+    struct spool *spool = NULL;
+    struct reporter reporter = {.conf = conf, .keeper = keeper, .stop = stop, .is_start = 1};
+    int rc = spool_open(conf->spool, &spool, why);
+    int lock = rc == 0 ? deliver_lock(conf, "reports", why) : -1;
+    if (rc == 0 && lock < 0)
+        rc = lock;
+    while (rc == 0 && !*stop) {
+        keeper_tick(keeper, reload_asked());
+        if (spool_commitment_list(spool, one_request, &reporter, why) != 0) {
+            log_error("reporting storage commitment: %s", why->text);
+            usleep(1000 * 1000);
+        }
+        reporter.is_start = 0;
+        usleep(POLL_MS * 1000);
+    }
+    if (lock >= 0)
+        close(lock);
+    spool_close(spool);
+    return rc;
+}
