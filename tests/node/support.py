@@ -303,15 +303,23 @@ def element(group, number, value):
     return struct.pack('<HHI', group, number, len(value)) + value
 
 
+def item(kind, body):
+    """An item of an association PDU."""
+    return struct.pack('>BBH', kind, 0, len(body)) + body
+
+
+def context_item(number, abstract, *syntaxes):
+    return item(0x20, struct.pack('>BBBB', number, 0, 0, 0) + item(0x30, abstract.encode()) +
+                b''.join(item(0x40, syntax.encode()) for syntax in syntaxes))
+
+
 class RawSender:
-    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE', connection=None):
-        """connection: an open one to use, e.g. with TLS."""
+    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE', connection=None, more=b''):
+        """connection: an open one to use, e.g. with TLS; more: contexts after the first, as items."""
         self.socket = connection or socket.create_connection(('127.0.0.1', port), timeout=20)
-        item = lambda kind, body: struct.pack('>BBH', kind, 0, len(body)) + body
-        context = b'\x01\0\0\0' + item(0x30, abstract.encode()) + item(0x40, syntax.encode())
         user = item(0x51, struct.pack('>I', 65536)) + item(0x52, b'1.2.3.4')
         body = struct.pack('>HH', 1, 0) + called.ljust(16).encode() + calling.ljust(16).encode() + bytes(32) + \
-            item(0x10, b'1.2.840.10008.3.1.1.1') + item(0x20, context) + item(0x50, user)
+            item(0x10, b'1.2.840.10008.3.1.1.1') + context_item(1, abstract, syntax) + more + item(0x50, user)
         self.socket.sendall(struct.pack('>BBI', 1, 0, len(body)) + body)
         self.answer = self.pdu()
 
@@ -335,8 +343,8 @@ class RawSender:
             data += part
         return data
 
-    def pdv(self, flags, data):
-        body = struct.pack('>IBB', len(data) + 2, 1, flags) + data
+    def pdv(self, flags, data, context=1):
+        body = struct.pack('>IBB', len(data) + 2, context, flags) + data
         self.socket.sendall(struct.pack('>BBI', 4, 0, len(body)) + body)
 
     def command(self, sop_class=MR, sop_instance='1.2.3'):

@@ -367,7 +367,7 @@ def bad_files_are_refused_at_start():
         done = isoslice('check-config', node.config, ok=(2,))
         for where in ('node.tls: ', "destination 'pacs': "):
             check(any(where in line and sentence in line for line in done.stderr.splitlines()), 'check-config said %r' % done.stderr)
-    node = TlsNode(ca, ca.issue('soon', days=(-300, 10)), 104, destination={'tls': True})
+    node = TlsNode(ca, ca.issue('soon', days=(-300, 9.5)), 104, destination={'tls': True})
     done = isoslice('check-config', node.config)
     check('expires in 9 days' in done.stderr, 'check-config said %r' % done.stderr)
     node.start('receive', 'send')
