@@ -61,7 +61,9 @@ static const struct conf_key keys[] = {
     {"node.tls", "ca", TYPE_PATH, FIELD(tls_ca), 0, CONF_PATH_SIZE - 1, "", NULL,
      "Certificates (PEM) of those who may vouch for peers. A peer without such a certificate is refused."},
     {"node.tls", "crl", TYPE_PATH, FIELD(tls_crl), 0, CONF_PATH_SIZE - 1, "", NULL,
-     "Their revocation lists (PEM); once named, a list that has expired refuses everybody. Empty: none."},
+     "Their revocation lists (PEM), one for every CA that issued a peer's certificate; where it is missing "
+     "or has "
+     "expired, its peers are refused. Empty: none are asked for."},
 
     {"receive", "max_associations", TYPE_INT, FIELD(max_associations), 1, 1000, "32", NULL,
      "Associations at a time; more are rejected as a local limit."},

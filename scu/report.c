@@ -100,7 +100,12 @@ static int one_request(void *user, const char *path, const char *name, struct fa
         commitment.attempts = 0;
         commitment.created_us = now_us; // of the new chance
     }
-    if (is_due) {
+    if (!is_due && commitment.state == SPOOL_COMMITMENT_HELD && reporter->conf->keep_days > 0 &&
+        now_us - commitment.changed_us > reporter->conf->keep_days * 86400 * 1000000) {
+        if (file_ops.unlink(path) == 0)
+            log_info("commitment %.*s of '%s' is forgotten: held for %lld days", (int)strcspn(name, "."),
+                     name, commitment.sender, (long long)reporter->conf->keep_days);
+    } else if (is_due) {
         const struct conf_sender *sender = find_route(reporter->conf, commitment.sender);
         if (sender == NULL) {
             fault_set(&fault, FAULT_CONFIG, "no entry of this sender has a report_port");

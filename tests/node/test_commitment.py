@@ -313,6 +313,10 @@ def bad_requests():
         sender.pdv(3, message(0x8100, affected_class=PUSH, answers=999, data=0x0101, status=0), COMMITMENT)  # answers nothing
         equal(sender.receive()[0], None, 'what follows an answer to nothing')
         equal(node.echo(), 0, 'echo afterwards')
+        # nesting without end: at worst it ends its own association
+        nested = struct.pack('<HHIHHI', 0x0008, 0x1115, 0xffffffff, 0xfffe, 0xe000, 0xffffffff) * 200000
+        check(Committer(node).ask([], '', data=nested) in (None, 0x0115), 'the status of endless nesting')
+        equal(node.echo(), 0, 'echo after endless nesting')
     finally:
         node.stop()
     node = Node(receive__commitment=False).start('receive')
