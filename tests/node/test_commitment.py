@@ -312,6 +312,7 @@ def bad_requests():
         equal(sender.report().kept, names[:1], 'its report')
         sender.pdv(3, message(0x8100, affected_class=PUSH, answers=999, data=0x0101, status=0), COMMITMENT)  # answers nothing
         equal(sender.receive()[0], None, 'what follows an answer to nothing')
+        sender.close()
         equal(node.echo(), 0, 'echo afterwards')
         # nesting without end: at worst it ends its own association
         nested = struct.pack('<HHIHHI', 0x0008, 0x1115, 0xffffffff, 0xfffe, 0xe000, 0xffffffff) * 200000
@@ -326,6 +327,7 @@ def bad_requests():
         at = at if at >= 0 else sender.answer[1].find(struct.pack('>BBHB', 0x21, 0, 25, COMMITMENT))
         check(at >= 0, 'no answer to the context')
         equal(sender.answer[1][at + 6], 3, 'result of the context when it is switched off')
+        sender.close()
     finally:
         node.stop()
 
