@@ -10,7 +10,7 @@
 
 #include <stddef.h>
 
-enum { COMMITMENT_MAX_ITEMS = 10000 };
+enum { COMMITMENT_MAX_ITEMS = 5000 };
 
 // Failure Reason (0008,1197), PS3.3 C.14.1.1.
 enum commitment_reason {

@@ -530,6 +530,21 @@ int prescan_memory(const void *data, size_t size, struct prescan *out, struct fa
     return rc;
 }
 
+int prescan_dataset(const void *data, size_t size, int explicit_vr, struct fault_note *why)
+{
+    struct prescan found = {.samples = 1, .frames = 1};
+    struct walk *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold the state of a scan");
+    w->data = data;
+    w->size = size;
+    w->out = &found;
+    w->why = why;
+    int rc = walk_dataset(w, explicit_vr);
+    free(w);
+    return rc;
+}
+
 int prescan_file(const char *path, size_t limit, struct prescan *out, struct fault_note *why)
 {
     void *data = NULL;

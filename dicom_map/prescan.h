@@ -48,7 +48,11 @@ struct prescan {
 // (deflated, big endian), NO_MEMORY.
 int prescan_memory(const void *data, size_t size, struct prescan *out, struct fault_note *why);
 
-// The same for a file of at most `limit` bytes. Also IO, TOO_LARGE.
+// Checks a data set that has no file meta information, in explicit or implicit VR little endian, as a message
+// brings one: lengths, nesting and counts as above; nothing is required to be in it. Errors: as above.
+int prescan_dataset(const void *data, size_t size, int explicit_vr, struct fault_note *why);
+
+// The same as prescan_memory for a file of at most `limit` bytes. Also IO, TOO_LARGE.
 int prescan_file(const char *path, size_t limit, struct prescan *out, struct fault_note *why);
 
 #endif

@@ -12,6 +12,7 @@
 
 extern "C" {
 #include "dicom_map/dcmtk/commitment.h"
+#include "dicom_map/prescan.h"
 }
 
 namespace
@@ -79,7 +80,11 @@ extern "C" int dcm_commitment_parse(const void *data, size_t size, const char *t
                                     struct commitment *out, struct fault_note *why)
 {
     commitment parsed = {};
-    int rc;
+    fault_note note = {};
+    const int explicit_vr = strcmp(transfer_syntax, UID_LittleEndianImplicitTransferSyntax) != 0;
+    int rc = prescan_dataset(data, size, explicit_vr, &note); // DCMTK follows nesting without end
+    if (rc != 0)
+        return fault_set(why, rc == FAULT_NO_MEMORY ? FAULT_NO_MEMORY : FAULT_BAD_HEADER, "%s", note.text);
     try {
         DcmInputBufferStream stream;
         DcmDataset dataset;

@@ -2,7 +2,7 @@
 //
 // One association as acceptor, from the connected socket to the release. DIMSE and the upper layer are
 // DCMTK's; what becomes of the bytes is the caller's. Nothing of a data set is parsed here but that of a
-// commitment request, of at most 4 MB: one that breaks the parser ends its own association. Not here:
+// commitment request, pre-scanned first, of at most 4 MB. Not here:
 // listening, files, access lists. Plain C; called in a process of its own per association.
 
 #ifndef ISOSLICE_DICOM_MAP_DCMTK_SCP_H
