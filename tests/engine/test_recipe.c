@@ -470,8 +470,8 @@ static void of_something_else(void)
     CHECK_OK(finetune_load(&subject.run, "out", &found, &minutes, &why));
     CHECK_INT(subject.run.step, 3);
     close_subject(&subject);
-    CHECK_OK(file_write_atomic("out/state",
-                               "isoslice training state 1\nstage mr\nstep 1\nminutes 1\nseed 3\n", 61, &why));
+    static const char other[] = "isoslice training state 1\nstage mr\nstep 1\nminutes 1\nseed 3\n";
+    CHECK_OK(file_write_atomic("out/state", other, strlen(other), &why));
     open_subject(&subject, "average=0.9");
     CHECK_FAULT(finetune_load(&subject.run, "out", &found, &minutes, &why), FAULT_BAD_HEADER);
     close_subject(&subject);
