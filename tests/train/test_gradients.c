@@ -84,6 +84,8 @@ static void open_pairs(struct trainer *trainer, struct model *model, int width)
     struct sr_cut cuts[BATCH];
     struct sr_recipe recipe = sr_recipe_default();
     recipe.slices = 3;
+    recipe.targets = 1;
+    recipe.detail = 0; // the samples for which the weights below keep every sum away from zero
     CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
     CHECK_INT(pairs.slices, 3);
     for (int i = 0; i < BATCH; i++)
