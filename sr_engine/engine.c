@@ -243,9 +243,10 @@ static void clear_report(struct sr_report *report)
 {
     memset(report, 0, sizeof *report);
     for (int i = 0; i < SR_N_METHODS; i++)
-        report->in_plane.psnr_db[i] = report->left_out.psnr_db[i] = NAN;
+        report->in_plane.psnr_db[i] = report->left_out.psnr_db[i] = report->control.psnr_db[i] = NAN;
     snprintf(report->in_plane.note, sizeof report->in_plane.note, "not asked for");
     snprintf(report->left_out.note, sizeof report->left_out.note, "not asked for");
+    snprintf(report->control.note, sizeof report->control.note, "not asked for");
 }
 
 static int finetune(struct run *run, struct fault_note *why)
@@ -286,6 +287,8 @@ static int check(struct run *run, struct fault_note *why)
             rc = quality_in_plane(&how, &run->pairs, &run->report->in_plane, why);
         if (rc == 0)
             rc = quality_left_out(&how, &run->pairs, &run->report->left_out, why);
+        if (rc == 0)
+            rc = quality_control(&how, &run->pairs, &run->report->control, why);
     }
     note_workspace(run, &limits);
     run->report->seconds_check = clock_monotonic_s() - start;

@@ -75,6 +75,7 @@ struct sr_report {
     double loss_first, loss_last;           // mean L1 of the first and the last tenth of the steps
     struct sr_quality in_plane;             // held-out in-plane patches
     struct sr_quality left_out;             // every second acquired slice left out and predicted
+    struct sr_quality control;              // the same in plane, where nothing differs from slice to slice
     double seconds_finetune, seconds_check, seconds_interpolate;
     size_t workspace_bytes; // most that was held at once
 };

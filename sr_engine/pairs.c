@@ -456,9 +456,9 @@ struct span {
     int first, depth, from, to;
 };
 
-static struct span find_span(const struct pairs *pairs, int axis, struct pairs_place place)
+static struct span find_span(const struct pairs *pairs, int axis, struct pairs_place place, int factor)
 {
-    int factor = pairs->factor[axis], length = length_of(pairs, axis);
+    int length = length_of(pairs, axis);
     struct span span = {.from = axis == 1 ? place.row : place.column};
     span.to = span.from + (axis == 1 ? place.rows : place.columns) - 1;
     int before = CONTEXT_SLICES, after = CONTEXT_SLICES;
@@ -473,27 +473,29 @@ static struct span find_span(const struct pairs *pairs, int axis, struct pairs_p
     return span;
 }
 
-int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
-                     struct fault_note *why)
+// Room for a check whose slices lie `factor` pixels apart; what to fill in lies in *span and *from, the first
+// column.
+static int open_check(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int factor,
+                      struct span *span, int *from_column, struct fault_note *why)
 {
     struct pairs_place held = pairs->places[place];
-    struct span span = find_span(pairs, axis, held);
-    int factor = pairs->factor[axis], across = length_of(pairs, 3 - axis);
+    int across = length_of(pairs, 3 - axis);
     int from = axis == 1 ? held.column : held.row, size = axis == 1 ? held.columns : held.rows;
     int left = from < MARGIN ? from : MARGIN,
         right = across - from - size < MARGIN ? across - from - size : MARGIN;
+    *span = find_span(pairs, axis, held, factor);
+    *from_column = from - left;
     memset(check, 0, sizeof *check);
-    if (span.to <= span.from) {
+    if (span->to <= span->from) {
         fault_set(why, FAULT_NOTHING_TO_DO, "a held-out place holds no gap of %d pixels", factor);
         return FAULT_NOTHING_TO_DO;
     }
-    check->depth = span.depth;
+    check->depth = span->depth;
     check->rows = smaller(MAX_ROWS, pairs->depth);
     check->columns = left + size + right;
-    check->sampling = (struct sr_sampling){factor, pairs->profile, factor};
     check->first_column = left;
     check->n_columns = size;
-    size_t plane = (size_t)check->rows * (size_t)check->columns, most = (size_t)(span.to - span.from);
+    size_t plane = (size_t)check->rows * (size_t)check->columns, most = (size_t)(span->to - span->from);
     check->stack = malloc((size_t)check->depth * plane * sizeof *check->stack);
     check->truth = malloc(most * plane * sizeof *check->truth);
     check->planes = malloc(most * sizeof *check->planes);
@@ -503,16 +505,45 @@ int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int a
         return FAULT_NO_MEMORY;
     }
     for (int d = 0; d < check->depth; d++)
-        degrade_plane(pairs, axis, span.first + d * factor, from - left, check->columns, check->rows,
+        degrade_plane(pairs, axis, span->first + d * factor, *from_column, check->columns, check->rows,
                       check->stack + (size_t)d * plane);
-    int seen = 0;
+    return 0;
+}
+
+int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
+                     struct fault_note *why)
+{
+    struct span span;
+    int factor = pairs->factor[axis], column, seen = 0;
+    int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
+    if (rc != 0)
+        return rc;
+    check->sampling = (struct sr_sampling){factor, pairs->profile, factor};
     for (int along = span.from; along < span.to; along++) {
         int off = along - span.first;
         if (off % factor == 0 || seen++ % stride != 0)
             continue;
         check->planes[check->n_planes] = (struct sr_plane){off / factor, (double)(off % factor) / factor};
-        copy_plane(pairs, axis, along, from - left, check->columns, check->rows,
-                   check->truth + check->n_planes * plane);
+        copy_plane(pairs, axis, along, column, check->columns, check->rows,
+                   check->truth + check->n_planes * (size_t)check->rows * (size_t)check->columns);
+        check->n_planes++;
+    }
+    return 0;
+}
+
+int pairs_control_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place,
+                       struct fault_note *why)
+{
+    struct span span;
+    int factor = 2 * pairs->factor[axis], column;
+    int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
+    if (rc != 0)
+        return rc;
+    check->sampling = (struct sr_sampling){2, pairs->profile / 2, factor};
+    for (int along = span.from + factor / 2; along < span.to; along += factor) {
+        check->planes[check->n_planes] = (struct sr_plane){(along - span.first) / factor, 0.5};
+        degrade_plane(pairs, axis, along, column, check->columns, check->rows,
+                      check->truth + check->n_planes * (size_t)check->rows * (size_t)check->columns);
         check->n_planes++;
     }
     return 0;

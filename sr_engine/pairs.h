@@ -91,6 +91,11 @@ struct pairs_check {
 // rows. Errors: NO_MEMORY; NOTHING_TO_DO when the place holds no whole gap along that axis.
 int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
                      struct fault_note *why);
+// What leaving every second slice out would be if the slices lay along `axis`: the place blurred by the
+// slice's profile, retained at twice the true factor, and midway between them, blurred alike, the truth.
+// Errors: as above.
+int pairs_control_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place,
+                       struct fault_note *why);
 void pairs_check_done(struct pairs_check *check);
 
 #endif

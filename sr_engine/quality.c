@@ -102,14 +102,16 @@ int quality_check(const struct quality_method *method, const struct pairs_check 
     return rc;
 }
 
-int quality_in_plane(const struct quality_method *method, const struct pairs *pairs,
-                     struct sr_quality *quality, struct fault_note *why)
+// All held-out places along both axes.
+static int check_places(const struct quality_method *method, const struct pairs *pairs, int is_control,
+                        struct sr_quality *quality, struct fault_note *why)
 {
     double sum = 0, count = 0;
     for (int place = 0; place < pairs->n_places; place++)
         for (int axis = 1; axis <= 2; axis++) {
             struct pairs_check check;
-            int rc = pairs_check_init(&check, pairs, axis, place, 1, why);
+            int rc = is_control ? pairs_control_init(&check, pairs, axis, place, why)
+                                : pairs_check_init(&check, pairs, axis, place, 1, why);
             if (rc == FAULT_NOTHING_TO_DO)
                 continue;
             if (rc == 0)
@@ -118,14 +120,28 @@ int quality_in_plane(const struct quality_method *method, const struct pairs *pa
             if (rc != 0)
                 return rc;
         }
+    int times = is_control ? 2 : 1;
     quality->measured = count > 0;
     if (count > 0)
         quality->psnr_db[method->method] = quality_psnr(sum / count);
     snprintf(quality->note, sizeof quality->note,
              count > 0 ? "%d places, %.0f values, factors %d and %d"
                        : "the image is too small to hold %d places out",
-             count > 0 ? pairs->n_places : PAIRS_MAX_PLACES, count, pairs->factor[1], pairs->factor[2]);
+             count > 0 ? pairs->n_places : PAIRS_MAX_PLACES, count, times * pairs->factor[1],
+             times * pairs->factor[2]);
     return 0;
+}
+
+int quality_in_plane(const struct quality_method *method, const struct pairs *pairs,
+                     struct sr_quality *quality, struct fault_note *why)
+{
+    return check_places(method, pairs, 0, quality, why);
+}
+
+int quality_control(const struct quality_method *method, const struct pairs *pairs,
+                    struct sr_quality *quality, struct fault_note *why)
+{
+    return check_places(method, pairs, 1, quality, why);
 }
 
 // --------------------------------------------------------------------------------------------- slices left
@@ -200,8 +216,21 @@ static double gain_of(const struct sr_quality *quality, enum sr_method method)
     return quality->measured ? quality->psnr_db[method] - quality->psnr_db[SR_LINEAR] : 0;
 }
 
-// How far below linear a method may be on the slices left out, dB; see quality.h.
+// How far below linear a method may be on the slices left out where there is no control, dB; see quality.h.
 static const double LEFT_OUT_TOLERANCE_DB = 0.5;
+
+// What a method is worth, dB over linear; NaN when it was not run, HUGE_VAL negative when it is out.
+static double worth_of(const struct sr_report *report, enum sr_method method)
+{
+    double in_plane = gain_of(&report->in_plane, method), left_out = gain_of(&report->left_out, method);
+    if (!(in_plane >= 0) || isnan(left_out))
+        return -HUGE_VAL;
+    if (report->left_out.measured && report->control.measured && report->in_plane.measured)
+        return in_plane + fmin(0, left_out - gain_of(&report->control, method));
+    if (left_out < -LEFT_OUT_TOLERANCE_DB)
+        return -HUGE_VAL;
+    return (in_plane + left_out) / ((report->in_plane.measured != 0) + (report->left_out.measured != 0));
+}
 
 void quality_choose(struct sr_report *report)
 {
@@ -209,12 +238,9 @@ void quality_choose(struct sr_report *report)
     enum sr_method best = SR_LINEAR;
     double most = 0;
     for (enum sr_method method = SR_CUBIC; n_tests > 0 && method < SR_N_METHODS; method++) {
-        double in_plane = gain_of(&report->in_plane, method), left_out = gain_of(&report->left_out, method);
-        if (!(in_plane >= 0) || !(left_out >= -LEFT_OUT_TOLERANCE_DB)) // NaN: was not run
-            continue;
-        double gain = (in_plane + left_out) / n_tests;
-        if (gain > most) {
-            most = gain;
+        double worth = worth_of(report, method);
+        if (worth > most) {
+            most = worth;
             best = method;
         }
     }
@@ -227,6 +253,7 @@ void quality_choose(struct sr_report *report)
                  n_tests == 2 ? "the two tests together" : "the test that could be made");
     else
         snprintf(report->reason, sizeof report->reason,
-                 "largest mean gain over linear, %.2f dB (in plane %+.2f, left out %+.2f)", most,
-                 gain_of(&report->in_plane, best), gain_of(&report->left_out, best));
+                 "worth most over linear, %.2f dB (in plane %+.2f, left out %+.2f, of which expected %+.2f)",
+                 most, gain_of(&report->in_plane, best), gain_of(&report->left_out, best),
+                 gain_of(&report->control, best));
 }

@@ -88,11 +88,12 @@ static void say_quality(const char *name, const struct sr_quality *quality, char
 // ASCII; goes into the derived objects.
 static void say_result(const struct sr_report *report, char *out, size_t size)
 {
-    char in_plane[160], left_out[160];
+    char in_plane[160], left_out[160], control[160];
     say_quality("in-plane patches", &report->in_plane, in_plane, sizeof in_plane);
     say_quality("acquired slices left out", &report->left_out, left_out, sizeof left_out);
-    snprintf(out, size, "Delivered: %s. PSNR on this subject's held-out data: %s; %s.",
-             sr_method_name(report->delivered), in_plane, left_out);
+    say_quality("the same in plane", &report->control, control, sizeof control);
+    snprintf(out, size, "Delivered: %s. PSNR on this subject's held-out data: %s; %s; %s.",
+             sr_method_name(report->delivered), in_plane, left_out, control);
 }
 
 // Everything that decides pixels and is not source, weights or algorithm revision.
@@ -268,6 +269,7 @@ static void add_outcome(json_t *object, const struct process_outcome *outcome)
     json_object_set_new(object, "loss_last", number_or_null(report->loss_last));
     json_object_set_new(object, "in_plane_patches", quality_json(&report->in_plane));
     json_object_set_new(object, "acquired_slices_left_out", quality_json(&report->left_out));
+    json_object_set_new(object, "control_of_left_out", quality_json(&report->control));
     json_object_set_new(object, "seconds",
                         json_pack("{sfsfsf}", "finetune", report->seconds_finetune, "check",
                                   report->seconds_check, "interpolate", report->seconds_interpolate));
