@@ -460,8 +460,7 @@ int command_bench(int argc, char **argv)
         switch (c) {
         case BACKEND:
             bench.backend = optarg;
-            ok = strcmp(optarg, "auto") == 0 || strcmp(optarg, "cpu") == 0 || strcmp(optarg, "cuda") == 0 ||
-                 strcmp(optarg, "ref") == 0;
+            ok = command_is_backend(optarg);
             break;
         case THREADS:
             ok = command_parse_int(optarg, 0, 1024, &value);

@@ -213,8 +213,7 @@ static int set_engine(struct evaluation *evaluation, int option)
         return is_number;
     default:
         engine->backend = optarg;
-        return strcmp(optarg, "auto") == 0 || strcmp(optarg, "cpu") == 0 || strcmp(optarg, "cuda") == 0 ||
-               strcmp(optarg, "ref") == 0;
+        return command_is_backend(optarg);
     }
 }
 

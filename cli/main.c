@@ -77,6 +77,15 @@ static void print_help(FILE *out)
           out);
 }
 
+int command_is_backend(const char *text)
+{
+    static const char *const names[] = {"auto", "cpu", "cuda", "ref"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(text, names[i]) == 0)
+            return 1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     umask(077); // everything we write may hold patient data

@@ -129,8 +129,7 @@ static int parse(struct run *run, int argc, char **argv)
             break;
         case BACKEND:
             backend = optarg;
-            ok = strcmp(optarg, "auto") == 0 || strcmp(optarg, "cpu") == 0 || strcmp(optarg, "cuda") == 0 ||
-                 strcmp(optarg, "ref") == 0;
+            ok = command_is_backend(optarg);
             break;
         case NO_FINETUNE:
             no_finetune = 1;

@@ -116,8 +116,7 @@ static int set_option(struct subject *subject, int option, const char **weights)
         return command_parse_real(optarg, 0.001, 1e6, &subject->job.every_minutes);
     default:
         engine->backend = optarg;
-        return strcmp(optarg, "auto") == 0 || strcmp(optarg, "cpu") == 0 || strcmp(optarg, "cuda") == 0 ||
-               strcmp(optarg, "ref") == 0;
+        return command_is_backend(optarg);
     }
 }
 

@@ -251,8 +251,7 @@ static int set_job(struct train *train, int option)
         return 1;
     case BACKEND:
         job->backend = optarg;
-        return strcmp(optarg, "auto") == 0 || strcmp(optarg, "cpu") == 0 || strcmp(optarg, "cuda") == 0 ||
-               strcmp(optarg, "ref") == 0;
+        return command_is_backend(optarg);
     case THREADS:
         return parse_whole(optarg, 0, 1024, &job->threads);
     default:

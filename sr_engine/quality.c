@@ -219,7 +219,7 @@ static double gain_of(const struct sr_quality *quality, enum sr_method method)
 // How far below linear a method may be on the slices left out where there is no control, dB; see quality.h.
 static const double LEFT_OUT_TOLERANCE_DB = 0.5;
 
-// What a method is worth, dB over linear; NaN when it was not run, HUGE_VAL negative when it is out.
+// What a method is worth, dB over linear; minus infinity when it was not run or is out.
 static double worth_of(const struct sr_report *report, enum sr_method method)
 {
     double in_plane = gain_of(&report->in_plane, method), left_out = gain_of(&report->left_out, method);
