@@ -192,7 +192,7 @@ class Node:
 
 
 class Orthanc:
-    def __init__(self):
+    def __init__(self, **settings):
         self.http, self.dicom = free_port(), free_port()
         os.makedirs('orthanc', exist_ok=True)
         with open('orthanc/orthanc.json', 'w') as f:
@@ -200,7 +200,7 @@ class Orthanc:
                        'IndexDirectory': os.path.abspath('orthanc/db'), 'Plugins': [], 'HttpPort': self.http,
                        'RemoteAccessAllowed': False, 'AuthenticationEnabled': False, 'DicomAet': 'TESTPACS',
                        'DicomCheckCalledAet': True, 'DicomPort': self.dicom, 'DicomAlwaysAllowEcho': True,
-                       'DicomAlwaysAllowStore': True, 'OverwriteInstances': False, 'StableAge': 1}, f)
+                       'DicomAlwaysAllowStore': True, 'OverwriteInstances': False, 'StableAge': 1, **settings}, f)
         self.process = None
 
     def start(self):
@@ -314,10 +314,11 @@ def context_item(number, abstract, *syntaxes):
 
 
 class RawSender:
-    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE', connection=None, more=b''):
+    def __init__(self, port, abstract=MR, syntax=EXPLICIT, calling='SENDER', called='ISOSLICE', connection=None, more=b'',
+                 max_pdu=65536):
         """connection: an open one to use, e.g. with TLS; more: contexts after the first, as items."""
         self.socket = connection or socket.create_connection(('127.0.0.1', port), timeout=20)
-        user = item(0x51, struct.pack('>I', 65536)) + item(0x52, b'1.2.3.4')
+        user = item(0x51, struct.pack('>I', max_pdu)) + item(0x52, b'1.2.3.4')
         body = struct.pack('>HH', 1, 0) + called.ljust(16).encode() + calling.ljust(16).encode() + bytes(32) + \
             item(0x10, b'1.2.840.10008.3.1.1.1') + context_item(1, abstract, syntax) + more + item(0x50, user)
         self.socket.sendall(struct.pack('>BBI', 1, 0, len(body)) + body)
