@@ -21,6 +21,7 @@ struct file_ops file_ops = {
     .open = real_open,
     .write = write,
     .fsync = fsync,
+    .fdatasync = fdatasync,
     .close = close,
     .rename = rename,
     .unlink = unlink,
@@ -55,6 +56,11 @@ static ssize_t crash_write(int fd, const void *data, size_t size)
 static int crash_fsync(int fd)
 {
     return crash_here() ? -1 : fsync(fd);
+}
+
+static int crash_fdatasync(int fd)
+{
+    return crash_here() ? -1 : fdatasync(fd);
 }
 
 static int crash_close(int fd)
@@ -92,8 +98,8 @@ void file_arm_crash_point(void)
     char *end;
     crash_countdown = strtol(spec, &end, 10);
     crash_errno = *end == ':' ? (int)strtol(end + 1, NULL, 10) : 0;
-    file_ops = (struct file_ops){crash_open,   crash_write,  crash_fsync, crash_close,
-                                 crash_rename, crash_unlink, crash_mkdir};
+    file_ops = (struct file_ops){crash_open,  crash_write,  crash_fsync,  crash_fdatasync,
+                                 crash_close, crash_rename, crash_unlink, crash_mkdir};
 }
 
 // ---- writing

@@ -18,6 +18,7 @@ struct file_ops {
     int (*open)(const char *path, int flags, mode_t mode);
     ssize_t (*write)(int fd, const void *data, size_t size);
     int (*fsync)(int fd);
+    int (*fdatasync)(int fd);
     int (*close)(int fd);
     int (*rename)(const char *from, const char *to);
     int (*unlink)(const char *path);

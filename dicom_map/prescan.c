@@ -490,7 +490,7 @@ static int judge_pixels(const struct walk *w)
     return 0;
 }
 
-int prescan_memory(const void *data, size_t size, struct prescan *out, struct fault_note *why)
+int prescan_structure(const void *data, size_t size, struct prescan *out, struct fault_note *why)
 {
     struct prescan found = {.samples = 1, .frames = 1};
     struct walk *w = calloc(1, sizeof *w);
@@ -523,10 +523,20 @@ int prescan_memory(const void *data, size_t size, struct prescan *out, struct fa
     if (rc == 0)
         rc = judge_pixels(w);
     if (rc == 0)
-        rc = digest_of(w->data + found.dataset_offset, size - found.dataset_offset, found.digest, why);
-    if (rc == 0)
         *out = found;
     free(w);
+    return rc;
+}
+
+int prescan_memory(const void *data, size_t size, struct prescan *out, struct fault_note *why)
+{
+    struct prescan found;
+    int rc = prescan_structure(data, size, &found, why);
+    if (rc == 0)
+        rc = digest_of((const char *)data + found.dataset_offset, size - found.dataset_offset, found.digest,
+                       why);
+    if (rc == 0)
+        *out = found;
     return rc;
 }
 

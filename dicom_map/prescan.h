@@ -48,6 +48,9 @@ struct prescan {
 // (deflated, big endian), NO_MEMORY.
 int prescan_memory(const void *data, size_t size, struct prescan *out, struct fault_note *why);
 
+// The same without the digest, for who makes it while the bytes arrive; out->digest stays empty.
+int prescan_structure(const void *data, size_t size, struct prescan *out, struct fault_note *why);
+
 // Checks a data set that has no file meta information, in explicit or implicit VR little endian, as a message
 // brings one: lengths, nesting and counts as above; nothing is required to be in it. Errors: as above.
 int prescan_dataset(const void *data, size_t size, int explicit_vr, struct fault_note *why);

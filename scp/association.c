@@ -22,16 +22,29 @@ enum { MAX_REQUESTS = 1000 }; // of storage commitment, in one association
 
 struct association {
     const struct association_request *request;
-    char name[64]; // of the folder
+    char name[64];   // of the folder
+    int incoming_fd; // the folder of all, to sync its name; -1: done
     struct object object;
     unsigned n_stored, n_failed;
     char sender[17];
     int n_requests, n_told; // of storage commitment: numbers 1 .. n_requests; up to n_told the peer was told
 };
 
+// Only tells the indexer who has an association open.
+static int write_sender(const char *calling_ae, struct fault_note *why)
+{
+    int fd = file_ops.open(ASSOCIATION_SENDER_FILE, O_WRONLY | O_CREAT, 0600);
+    if (fd < 0)
+        return fault_set_errno(why, errno, "cannot create '%s'", ASSOCIATION_SENDER_FILE);
+    int rc = file_write_all(fd, calling_ae, strlen(calling_ae), ASSOCIATION_SENDER_FILE, why);
+    if (file_ops.close(fd) != 0 && rc == 0)
+        rc = fault_set_errno(why, errno, "cannot close '%s'", ASSOCIATION_SENDER_FILE);
+    return rc;
+}
+
 // Makes, locks and enters the folder of this association, and gives up everything else. The folder gets the
 // name that the indexer looks for once it is locked: unlocked and empty it would be taken for a finished one
-// and removed.
+// and removed. Nothing is synced yet: most associations that only ask for an echo never need it.
 static int enter_folder(struct association *association, const struct dcm_peer *peer, struct fault_note *why)
 {
     char hidden[CONF_PATH_SIZE + 128], path[CONF_PATH_SIZE + 128];
@@ -41,22 +54,33 @@ static int enter_folder(struct association *association, const struct dcm_peer *
              (int)getpid());
     snprintf(hidden, sizeof hidden, "%s/.%s", incoming, association->name);
     int rc = file_join(path, sizeof path, incoming, association->name, why);
-    if (rc == 0)
-        rc = file_make_directory(hidden, why);
     if (rc != 0)
         return rc;
+    association->incoming_fd = open(incoming, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (association->incoming_fd < 0 || file_ops.mkdir(hidden, 0700) != 0)
+        return fault_set_errno(why, errno, "cannot make '%s'", hidden);
     int fd =
         open(hidden, O_RDONLY | O_DIRECTORY | O_CLOEXEC); // held, and so the lock, until the process ends
     if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0 || chdir(hidden) != 0)
         return fault_set_errno(why, errno, "cannot enter '%s'", hidden);
-    rc = file_write_atomic(ASSOCIATION_SENDER_FILE, peer->calling_ae, strlen(peer->calling_ae), why);
+    rc = write_sender(peer->calling_ae, why);
     if (rc == 0 && file_ops.rename(hidden, path) != 0)
         rc = fault_set_errno(why, errno, "cannot rename '%s'", hidden);
     if (rc == 0)
-        rc = file_sync_directory(incoming, why);
-    if (rc == 0)
         rc = confine_to_folder(".", &active, why);
     return rc;
+}
+
+// Before the first thing that is kept: the folder's own name.
+static int sync_folder(struct association *association, struct fault_note *why)
+{
+    if (association->incoming_fd < 0)
+        return 0;
+    if (file_ops.fsync(association->incoming_fd) != 0)
+        return fault_set_errno(why, errno, "cannot sync the folder of associations");
+    close(association->incoming_fd);
+    association->incoming_fd = -1;
+    return 0;
 }
 
 // Among the listed senders of this AE title and address, one whose certificate it is.
@@ -115,7 +139,9 @@ static int store_begin(void *user, const struct dcm_store_request *request, stru
 {
     struct association *association = user;
     struct object_command command = command_of(request);
-    int rc = object_begin(&association->object, &command, why);
+    int rc = sync_folder(association, why);
+    if (rc == 0)
+        rc = object_begin(&association->object, &command, why);
     if (rc != 0) {
         association->n_failed++;
         log_warning("association %s: object refused: %s", association->name, why->text);
@@ -149,6 +175,12 @@ static void store_cancel(void *user)
     object_cancel(&association->object);
 }
 
+static void store_settle(void *user)
+{
+    struct association *association = user;
+    object_settle(&association->object);
+}
+
 static int commit_request(void *user, const struct commitment *request, int *number, struct fault_note *why)
 {
     struct association *association = user;
@@ -168,7 +200,9 @@ static int commit_request(void *user, const struct commitment *request, int *num
              address >> 8 & 255u, address & 255u);
     *number = ++association->n_requests;
     snprintf(path, sizeof path, "%d%s", *number, COMMITMENT_REQUEST_SUFFIX);
-    int rc = spool_commitment_write(path, &file, why);
+    int rc = sync_folder(association, why);
+    if (rc == 0)
+        rc = spool_commitment_write(path, &file, why);
     if (rc != 0)
         log_warning("association %s: commitment request refused: %s", association->name, why->text);
     return rc;
@@ -207,6 +241,7 @@ int association_serve(int fd, const struct association_request *request)
     const struct conf *conf = request->conf;
     struct association association = {
         .request = request,
+        .incoming_fd = -1,
         .object = {.fd = -1,
                    .limits = {.max_bytes = conf->max_object_mb << 20,
                               .reserve_bytes = conf->disk_reserve_mb << 20}},
@@ -222,6 +257,7 @@ int association_serve(int fd, const struct association_request *request)
         .store_data = store_data,
         .store_end = store_end,
         .store_cancel = store_cancel,
+        .store_settle = store_settle,
         .commit_request = commit_request,
         .commit_outcome = commit_outcome,
         .commit_reported = commit_reported,
@@ -240,6 +276,7 @@ int association_serve(int fd, const struct association_request *request)
         return rc;
     }
     rc = dcm_scp_serve(fd, &options, &callbacks, &why);
+    object_finish(&association.object);
     const char *name = association.name;
     if (rc != 0 && name[0] == '\0')
         log_warning("no association with %u.%u.%u.%u: %s: %s", request->address >> 24,

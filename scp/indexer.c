@@ -7,6 +7,7 @@
 #include "dicom_map/prescan.h"
 #include "scp/association.h"
 #include "scp/commitment.h"
+#include "scp/object.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { POLL_MS = 200, PURGE_INTERVAL_S = 3600, HIDDEN_KEEP_S = 3600 };
+enum { POLL_MS = 200, PURGE_INTERVAL_S = 3600, HIDDEN_KEEP_S = 3600, GROUP_FILES = 128 };
 
 // One association's folder as a round finds it.
 struct folder {
@@ -127,45 +128,98 @@ static int move_file(const struct spool *spool, const char *path, const char *na
     return rc;
 }
 
-static int index_file(struct spool *spool, const struct conf *conf, const struct folder *folder,
-                      const char *file, struct indexer_round *round, struct fault_note *why)
+// Files that were read and become rows together, and are moved together.
+struct group {
+    struct pending {
+        char path[SPOOL_PATH_SIZE + 280];
+        struct spool_object object;
+        enum spool_verdict verdict;
+    } items[GROUP_FILES];
+    size_t n;
+};
+
+static int end_group(struct spool *spool, struct group *group, struct indexer_round *round,
+                     struct fault_note *why)
 {
-    char path[SPOOL_PATH_SIZE + 280];
+    size_t n = group->n;
+    group->n = 0;
+    int rc = n > 0 ? spool_group_begin(spool, why) : 0;
+    if (n == 0 || rc != 0)
+        return rc;
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = spool_index(spool, &group->items[i].object, clock_wall_us(), &group->items[i].verdict, why);
+    rc = spool_group_end(spool, rc, why);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        const struct pending *pending = &group->items[i];
+        round->n_new += pending->verdict == SPOOL_NEW;
+        round->n_duplicate += pending->verdict == SPOOL_DUPLICATE;
+        if (pending->verdict == SPOOL_CONFLICT) {
+            round->n_conflict++;
+            log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series "
+                      "'%s' is held",
+                      pending->object.sop_instance_uid, pending->object.series_uid);
+        }
+        rc = move_file(spool, pending->path, pending->object.name, pending->verdict, why);
+    }
+    return rc;
+}
+
+static int index_file(struct spool *spool, const struct conf *conf, const struct folder *folder,
+                      const char *file, struct group *group, struct indexer_round *round,
+                      struct fault_note *why)
+{
+    struct pending *pending = &group->items[group->n];
+    struct spool_object *object = &pending->object;
     struct prescan scan;
-    struct spool_object object = {0};
     struct stat st;
-    enum spool_verdict verdict;
-    snprintf(path, sizeof path, "%s/%s", folder->path, file);
-    snprintf(object.name, sizeof object.name, "%s-%.24s", folder->name, file);
-    int rc = prescan_file(path, (size_t)conf->max_object_mb << 20, &scan, why);
+    memset(pending, 0, sizeof *pending);
+    snprintf(pending->path, sizeof pending->path, "%s/%s", folder->path, file);
+    snprintf(object->name, sizeof object->name, "%s-%.24s", folder->name, file);
+    int rc = prescan_file(pending->path, (size_t)conf->max_object_mb << 20, &scan, why);
     if (rc == FAULT_IO || rc == FAULT_NO_MEMORY)
         return rc;
     if (rc != 0) { // it was sound when it was acknowledged: kept, and said
         char bad[SPOOL_PATH_SIZE + 284];
-        log_error("received object '%s' can no longer be read, kept as '.bad': %s", object.name, why->text);
-        snprintf(bad, sizeof bad, "%s.bad", path);
+        log_error("received object '%s' can no longer be read, kept as '.bad': %s", object->name, why->text);
+        snprintf(bad, sizeof bad, "%s.bad", pending->path);
         round->n_bad++;
-        return file_ops.rename(path, bad) == 0 ? 0 : fault_set_errno(why, errno, "cannot rename '%s'", path);
+        return file_ops.rename(pending->path, bad) == 0
+                   ? 0
+                   : fault_set_errno(why, errno, "cannot rename '%s'", pending->path);
     }
-    snprintf(object.sop_class_uid, sizeof object.sop_class_uid, "%s", scan.sop_class_uid);
-    snprintf(object.sop_instance_uid, sizeof object.sop_instance_uid, "%s", scan.sop_instance_uid);
-    snprintf(object.series_uid, sizeof object.series_uid, "%s", scan.series_uid);
-    snprintf(object.study_uid, sizeof object.study_uid, "%s", scan.study_uid);
-    snprintf(object.digest, sizeof object.digest, "%s", scan.digest);
-    snprintf(object.sender, sizeof object.sender, "%s", scan.source_ae[0] ? scan.source_ae : folder->sender);
-    object.size_bytes = stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
-    rc = spool_index(spool, &object, clock_wall_us(), &verdict, why);
-    if (rc != 0)
+    snprintf(object->sop_class_uid, sizeof object->sop_class_uid, "%s", scan.sop_class_uid);
+    snprintf(object->sop_instance_uid, sizeof object->sop_instance_uid, "%s", scan.sop_instance_uid);
+    snprintf(object->series_uid, sizeof object->series_uid, "%s", scan.series_uid);
+    snprintf(object->study_uid, sizeof object->study_uid, "%s", scan.study_uid);
+    snprintf(object->digest, sizeof object->digest, "%s", scan.digest);
+    snprintf(object->sender, sizeof object->sender, "%s",
+             scan.source_ae[0] ? scan.source_ae : folder->sender);
+    object->size_bytes = stat(pending->path, &st) == 0 ? (int64_t)st.st_size : 0;
+    group->n++;
+    return group->n == GROUP_FILES ? end_group(spool, group, round, why) : 0;
+}
+
+// A temporary file of an association that is over. Whole, it may have been acknowledged and lost its final
+// name in a crash: it gets it again, and the next round finds it. Else it never was.
+static int settle_temporary(const struct folder *folder, const char *file, const struct conf *conf,
+                            int *is_kept, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + 280], final[SPOOL_PATH_SIZE + 280];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", folder->path, file);
+    snprintf(final, sizeof final, "%s/%.*s.dcm", folder->path, (int)(strlen(file) - strlen(".tmp")), file);
+    int rc = stat(path, &st) == 0 && st.st_size > 0
+                 ? object_is_whole(path, (size_t)conf->max_object_mb << 20, why)
+                 : 0;
+    if (rc < 0)
         return rc;
-    round->n_new += verdict == SPOOL_NEW;
-    round->n_duplicate += verdict == SPOOL_DUPLICATE;
-    if (verdict == SPOOL_CONFLICT) {
-        round->n_conflict++;
-        log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series '%s' "
-                  "is held",
-                  object.sop_instance_uid, object.series_uid);
+    *is_kept = rc;
+    if (rc == 0) {
+        file_ops.unlink(path); // tried again next round if it fails
+        return 0;
     }
-    return move_file(spool, path, object.name, verdict, why);
+    log_info("association %s: '%s' is whole, taken over after a crash", folder->name, file);
+    return file_ops.rename(path, final) == 0 ? 0 : fault_set_errno(why, errno, "cannot rename '%s'", path);
 }
 
 static int has_suffix(const char *name, const char *suffix)
@@ -175,7 +229,7 @@ static int has_suffix(const char *name, const char *suffix)
 }
 
 static int index_folder(struct spool *spool, const struct conf *conf, const struct folder *folder,
-                        struct indexer_round *round, struct fault_note *why)
+                        struct group *group, struct indexer_round *round, struct fault_note *why)
 {
     DIR *dir = opendir(folder->path);
     if (dir == NULL)
@@ -184,22 +238,27 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
     struct dirent *entry;
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
         const char *name = entry->d_name;
+        int is_kept = 0;
         if (has_suffix(name, ".dcm"))
-            rc = index_file(spool, conf, folder, name, round, why);
+            rc = index_file(spool, conf, folder, name, group, round, why);
         else if (has_suffix(name, COMMITMENT_REQUEST_SUFFIX))
             rc = commitment_take(spool, folder->name, folder->path, name, why);
         else if (has_suffix(name, COMMITMENT_REPORTED_SUFFIX))
             rc = commitment_end(spool, folder->name, folder->path, name, why);
-        else if (!folder->is_open &&
-                 (has_suffix(name, ".tmp") || has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) ||
-                  strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
+        else if (!folder->is_open && has_suffix(name, ".tmp"))
+            rc = settle_temporary(folder, name, conf, &is_kept, why);
+        else if (!folder->is_open && (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) ||
+                                      strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
             char path[SPOOL_PATH_SIZE + 280];
             snprintf(path, sizeof path, "%s/%s", folder->path, name);
-            file_ops.unlink(path); // never acknowledged; tried again next round if it fails
+            file_ops.unlink(path); // of no use any more; tried again next round if it fails
         } else if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
             n_left++;
+        n_left += is_kept;
     }
     closedir(dir);
+    if (rc == 0)
+        rc = end_group(spool, group, round, why);
     if (rc == 0 && !folder->is_open && n_left == 0)
         rmdir(folder->path); // not empty after all: next round
     return rc;
@@ -219,10 +278,14 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
 {
     // Open or not is read first: a folder seen closed shows all of its files below.
     struct folders folders = {0};
+    struct group *group = calloc(1, sizeof *group);
     memset(round, 0, sizeof *round);
+    if (group == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold a group of objects");
     int rc = list_folders(spool, &folders, why);
     for (size_t i = 0; i < folders.n && rc == 0; i++)
-        rc = index_folder(spool, conf, &folders.items[i], round, why);
+        rc = index_folder(spool, conf, &folders.items[i], group, round, why);
+    free(group);
     if (rc == 0)
         rc = spool_gather(spool, conf->quiet_s, clock_wall_us(), is_open, &folders, &round->n_jobs, why);
     if (rc == 0)
@@ -231,21 +294,31 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
     return rc;
 }
 
-int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
+// Rows against files, once what a crash left in the incoming folders has been taken up.
+static int reconcile(struct spool *spool, struct fault_note *why)
 {
-    struct spool *spool = NULL;
     size_t n_lost;
-    int rc = spool_open(conf->spool, &spool, why);
-    if (rc == 0)
-        rc = spool_check_files(spool, &n_lost, why);
+    int rc = spool_check_files(spool, &n_lost, why);
     if (rc == 0 && n_lost > 0)
         log_error("%zu received objects are in the queue but not on the disk; their series are FAILED",
                   n_lost);
+    return rc;
+}
+
+int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
+{
+    struct spool *spool = NULL;
+    int is_reconciled = 0;
     double next_purge_s = 0;
+    int rc = spool_open(conf->spool, &spool, why);
     while (rc == 0 && !*stop) {
         struct indexer_round round;
         size_t n_purged = 0;
         int round_rc = indexer_round(spool, conf, &round, why);
+        if (round_rc == 0 && !is_reconciled) {
+            round_rc = reconcile(spool, why);
+            is_reconciled = round_rc == 0;
+        }
         if (round_rc == 0 && clock_monotonic_s() >= next_purge_s) {
             next_purge_s = clock_monotonic_s() + PURGE_INTERVAL_S;
             round_rc = spool_purge(spool, conf->keep_days, clock_wall_us(), &n_purged, why);

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -32,7 +33,8 @@
 
 enum {
     N_REJECTING = 16,
-    STOP_GRACE_S = 10
+    STOP_GRACE_S = 10,
+    INDEXER_NICE = 10
 }; // processes beyond the limit that only say so; beyond those we hang up
 
 struct child {
@@ -64,7 +66,7 @@ static int listen_at(const struct conf *conf, int64_t port, struct fault_note *w
     if (fd < 0)
         return fault_set_errno(why, errno, "cannot make a socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 64) != 0) {
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, SOMAXCONN) != 0) {
         int saved = errno;
         close(fd);
         return fault_set_errno(why, saved, "cannot listen at %s:%lld", conf->bind, (long long)port);
@@ -97,6 +99,7 @@ static void start_indexer(struct listener *listener)
     become_child(1);
     close_listening(listener);
     credentials_free(listener->keeper.credentials); // it has no use for a key
+    setpriority(PRIO_PROCESS, 0, INDEXER_NICE);     // rows can wait, senders should not
     int rc = indexer_run(&listener->conf, &daemon_stop, &why);
     if (rc != 0)
         log_error("indexer: %s: %s", fault_name((enum fault)rc), why.text);

@@ -12,6 +12,7 @@
 
 struct spool {
     sqlite3 *db;
+    int in_group; // one transaction around several calls is open
     char root[SPOOL_PATH_SIZE];
     char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
 };

@@ -213,7 +213,7 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
     struct fault_note local;
     char known_series[UID_SIZE] = "";
     why = why ? why : &local;
-    int rc = db_begin(spool, why);
+    int rc = spool->in_group ? 0 : db_begin(spool, why);
     if (rc != 0)
         return rc;
     rc = find_by_uid(spool, object, verdict, known_series, why);
@@ -230,6 +230,19 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
         if (rc == 0)
             rc = mark_conflict(spool, object->series_uid, now_us, why);
     }
+    return spool->in_group ? rc : db_end(spool, rc, why);
+}
+
+int spool_group_begin(struct spool *spool, struct fault_note *why)
+{
+    int rc = db_begin(spool, why);
+    spool->in_group = rc == 0;
+    return rc;
+}
+
+int spool_group_end(struct spool *spool, int rc, struct fault_note *why)
+{
+    spool->in_group = 0;
     return db_end(spool, rc, why);
 }
 

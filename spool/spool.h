@@ -54,10 +54,15 @@ enum spool_verdict {
     SPOOL_KNOWN_ASIDE, // this very file is in the queue already as conflicting: move it aside
 };
 
-// One transaction. The caller moves the file afterwards; done twice, the second answer leads to the same
-// move.
+// One transaction, or part of a group's. The caller moves the file once it is committed; done twice, the
+// second answer leads to the same move.
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why);
+
+// A group: everything that spool_index is asked in between is one transaction, and one sync. spool_group_end
+// commits when `rc` is 0, else nothing of it happened; it returns the first fault.
+int spool_group_begin(struct spool *spool, struct fault_note *why);
+int spool_group_end(struct spool *spool, int rc, struct fault_note *why);
 
 // The object that is kept under a SOP Instance UID. *found = 0 when there is none; *is_disputed: other bytes
 // came under its UID. `path`, of SPOOL_PATH_SIZE + SPOOL_NAME_SIZE bytes: where its file lies, empty when it

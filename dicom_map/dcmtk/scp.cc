@@ -12,8 +12,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <new>
 #include <string>
+#include <sys/socket.h>
 #include <unistd.h>
 
 extern "C" {
@@ -148,6 +151,7 @@ class Association
 
     int serve(int fd)
     {
+        fd_ = fd;
         dcmExternalSocketHandle.set(fd);
         OFCondition condition =
             ASC_initializeNetwork(NET_ACCEPTOR, 0, timeout_of(options_.acse_timeout_s), &network_);
@@ -370,7 +374,11 @@ class Association
             object.fault = callbacks_.store_end(callbacks_.user, &request, &note);
         if (object.fault != 0 && began)
             callbacks_.store_cancel(callbacks_.user);
-        return respond(id, command, object.fault, note);
+        cork(1);
+        condition = respond(id, command, object.fault, note);
+        cork(0);
+        callbacks_.store_settle(callbacks_.user);
+        return condition;
     }
 
     OFCondition commit(T_ASC_PresentationContextID id, const T_DIMSE_N_ActionRQ &command)
@@ -491,6 +499,12 @@ class Association
         return 0;
     }
 
+    // DCMTK writes a PDU in two pieces, each a segment and a wake-up of the peer without this.
+    void cork(int on)
+    {
+        setsockopt(fd_, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+    }
+
     OFCondition respond(T_ASC_PresentationContextID id, const T_DIMSE_C_StoreRQ &command, int fault,
                         const fault_note &note)
     {
@@ -513,6 +527,7 @@ class Association
         return DIMSE_sendStoreResponse(association_, id, &command, &response, &detail);
     }
 
+    int fd_ = -1;
     const dcm_scp_options &options_;
     const dcm_scp_callbacks &callbacks_;
     fault_note *why_;

@@ -43,7 +43,7 @@ struct dcm_store_request {
 };
 
 // All are called in the calling process, in this order: associate, then per object store_begin, store_data
-// (any number of times), store_end.
+// (any number of times), store_end, store_settle.
 struct dcm_scp_callbacks {
     void *user;
     enum dcm_answer (*associate)(void *user, const struct dcm_peer *peer);
@@ -57,6 +57,8 @@ struct dcm_scp_callbacks {
     int (*store_end)(void *user, const struct dcm_store_request *request, struct fault_note *why);
     // The object begun came to nothing (a fault above, or the association broke); clean up.
     void (*store_cancel)(void *user);
+    // The peer has its answer, whatever it was: time for what need not delay it.
+    void (*store_settle)(void *user);
     // The next three are for storage commitment and may be NULL without it.
     // A request. 0 only when it is durable; *number is how the next two call it.
     int (*commit_request)(void *user, const struct commitment *request, int *number, struct fault_note *why);

@@ -323,6 +323,8 @@ class RawSender:
             item(0x10, b'1.2.840.10008.3.1.1.1') + context_item(1, abstract, syntax) + more + item(0x50, user)
         self.socket.sendall(struct.pack('>BBI', 1, 0, len(body)) + body)
         self.answer = self.pdu()
+        at = self.answer[1].find(b'\x51\0\0\4')
+        self.max_pdu = struct.unpack('>I', self.answer[1][at + 4:at + 8])[0] if at >= 0 else 0  # that the node takes
 
     def pdu(self):
         """(type, body) of the next PDU; (None, b'') when the connection ended."""
