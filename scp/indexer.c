@@ -298,8 +298,12 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
 static int reconcile(struct spool *spool, struct fault_note *why)
 {
     size_t n_lost;
+    double start_s = clock_monotonic_s();
     int rc = spool_check_files(spool, &n_lost, why);
-    if (rc == 0 && n_lost > 0)
+    if (rc != 0)
+        return rc;
+    log_info("files and rows reconciled in %.1f s", clock_monotonic_s() - start_s);
+    if (n_lost > 0)
         log_error("%zu received objects are in the queue but not on the disk; their series are FAILED",
                   n_lost);
     return rc;

@@ -21,6 +21,7 @@ static const char *const schema =
     " digest TEXT NOT NULL, sender TEXT NOT NULL, size INTEGER NOT NULL, received_us INTEGER NOT NULL,"
     " place TEXT NOT NULL CHECK(place IN ('store','aside')));"
     "CREATE UNIQUE INDEX IF NOT EXISTS object_uid ON object(sop_uid) WHERE place='store';"
+    "CREATE INDEX IF NOT EXISTS object_sop ON object(sop_uid);" // the one above knows the store only
     "CREATE INDEX IF NOT EXISTS object_series ON object(series_uid);"
     "CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL UNIQUE,"
     " sender TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN ('GATHERING','QUEUED','CONFLICT','FAILED')),"
@@ -33,6 +34,7 @@ static const char *const schema =
     " steps INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT "
     "'');"
     "CREATE INDEX IF NOT EXISTS job_state ON job(state);"
+    "CREATE INDEX IF NOT EXISTS job_series ON job(series_uid);"
     "CREATE TABLE IF NOT EXISTS result(id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " job_id INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE, stack_index INTEGER NOT NULL,"
     " verdict INTEGER NOT NULL, note TEXT NOT NULL, derived_name TEXT NOT NULL, derived_uid TEXT NOT NULL,"
@@ -46,6 +48,7 @@ static const char *const schema =
     "DEFAULT "
     "'');"
     "CREATE INDEX IF NOT EXISTS delivery_state ON delivery(state);"
+    "CREATE INDEX IF NOT EXISTS delivery_result ON delivery(result_id);"
     "CREATE TABLE IF NOT EXISTS sent(delivery_id INTEGER NOT NULL REFERENCES delivery(id) ON DELETE CASCADE,"
     " idx INTEGER NOT NULL, status INTEGER NOT NULL, confirmed INTEGER NOT NULL, PRIMARY KEY(delivery_id, "
     "idx));";

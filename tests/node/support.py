@@ -121,11 +121,11 @@ class Node:
                 f.write('destinations:\n  - %s\n' % json.dumps({'name': 'pacs', 'ae_title': 'TESTPACS', 'host': '127.0.0.1',
                                                                'port': pacs_port, **(destination or {})}))
 
-    def start(self, *names, env=None):
+    def start(self, *names, env=None, wait=True):
         for name in names or ('receive', 'work', 'send'):
             self.processes[name] = subprocess.Popen([program('isoslice-' + name), '--config', self.config],
                                                     stderr=self.log, env={**os.environ, **(env or {})})
-        if 'receive' in (names or ('receive',)) and not env:
+        if 'receive' in (names or ('receive',)) and wait and not env:
             self.wait_listening()
         return self
 
@@ -166,14 +166,22 @@ class Node:
         return [(line[:16].strip(), line[16:].strip()) for line in lines]
 
     def stored(self):
-        """SOP instance UID -> file, of everything acknowledged and kept."""
+        """SOP instance UID -> file, of everything acknowledged and kept: what is sealed counts before it is renamed."""
+        while True:
+            try:
+                return self.stored_now()
+            except FileNotFoundError:
+                pass  # moved meanwhile: look again
+
+    def stored_now(self):
         import pydicom
         found = {}
-        for path in glob.glob(self.spool + '/store/*.dcm') + glob.glob(self.spool + '/incoming/*/*.dcm'):
-            try:
-                found[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
-            except FileNotFoundError:
-                pass  # moved to the store meanwhile: the next call sees it there
+        for path in (glob.glob(self.spool + '/incoming/*/*.tmp') + glob.glob(self.spool + '/incoming/*/*.dcm') +
+                     glob.glob(self.spool + '/store/*.dcm')):
+            with open(path, 'rb') as f:
+                if f.read(13) != b'ISOSLICE SEAL':
+                    continue
+            found[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = path
         return found
 
     def idle(self):

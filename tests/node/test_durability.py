@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was acknowledged is kept: through a power cut at every system call of a reception, through kill -9 under load, with two hundred
+associations and a hundred thousand objects. Each test in an empty directory of its own."""
+import collections
+import glob
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+
+import pydicom
+
+from support import *
+
+TRACED = 'openat,write,pwrite64,ftruncate,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,fsync,fdatasync,chdir,lseek,close'
+
+
+# ---- a disk that loses what was not synced
+
+class Inode:
+    def __init__(self, is_folder):
+        self.is_folder = is_folder
+        self.now = {} if is_folder else bytearray()  # name -> Inode, or bytes
+        self.safe = {} if is_folder else b''
+
+    def sync(self):
+        self.safe = dict(self.now) if self.is_folder else bytes(self.now)
+
+
+class Disk:
+    """Follows the file calls of one process below one folder."""
+
+    def __init__(self, root):
+        self.root, self.inode = root, Inode(True)
+        self.cwd, self.open = None, {}  # descriptor -> [Inode, offset]
+
+    def find(self, path):
+        """(folder, name) of a path, or (None, None) outside."""
+        if path.startswith(self.root):
+            folder, parts = self.inode, path[len(self.root):].strip('/').split('/')
+        elif path.startswith('/') or self.cwd is None:
+            return None, None
+        else:
+            folder, parts = self.cwd, [p for p in path.split('/') if p != '.'] or ['']
+        for part in parts[:-1]:
+            folder = folder.now[part]
+        return folder, parts[-1]
+
+    def lookup(self, path):
+        folder, name = self.find(path)
+        return folder if folder is None or name == '' else folder.now.get(name)
+
+    def call(self, name, args, result):
+        """One call that succeeded; returns what it changed or made safe."""
+        if name == 'openat':
+            folder, leaf = self.find(args[1])
+            if folder is not None:
+                inode = self.lookup(args[1])
+                if inode is None:
+                    inode = folder.now[leaf] = Inode(False)
+                self.open[result] = [inode, 0]
+        elif name in ('mkdir', 'mkdirat'):
+            folder, leaf = self.find(args[name == 'mkdirat'])
+            if folder is not None:
+                folder.now[leaf] = Inode(True)
+        elif name == 'chdir':
+            self.cwd = self.lookup(args[0])
+        elif name in ('rename', 'renameat', 'renameat2'):
+            old, new = (args[0], args[1]) if name == 'rename' else (args[1], args[3])
+            (a, leaf_a), (b, leaf_b) = self.find(old), self.find(new)
+            b.now[leaf_b] = a.now.pop(leaf_a)
+        elif name in ('unlink', 'unlinkat'):
+            folder, leaf = self.find(args[name == 'unlinkat'])
+            folder.now.pop(leaf)
+        elif name == 'close':
+            self.open.pop(int(args[0]), None)
+        elif int(args[0]) in self.open:
+            entry = self.open[int(args[0])]
+            inode, at = entry
+            if name in ('write', 'pwrite64'):
+                at = int(args[3]) if name == 'pwrite64' else at
+                inode.now[at:at + result] = args[1][:result]
+                entry[1] = at + result if name == 'write' else entry[1]
+            elif name == 'lseek':
+                entry[1] = result
+            elif name == 'ftruncate':
+                inode.now[int(args[1]):] = bytes(max(0, int(args[1]) - len(inode.now)))
+            else:
+                inode.sync()
+
+    def after_cut(self, names, data):
+        """{path: bytes} that a power cut leaves. names: 'kept' or 'lost'; data: 'kept', 'lost' or 'garbled'; of what was not synced."""
+        found = {}
+
+        def walk(folder, path):
+            for name, inode in (folder.now if names == 'kept' else folder.safe).items():
+                if inode.is_folder:
+                    found[path + name + '/'] = None
+                    walk(inode, path + name + '/')
+                elif data == 'garbled' and inode.now != inode.safe:
+                    found[path + name] = bytes(b ^ 0x5a if inode.safe[i:i + 1] != bytes([b]) else b for i, b in enumerate(inode.now))
+                else:
+                    found[path + name] = bytes(inode.now if data == 'kept' else inode.safe)
+
+        walk(self.inode, '')
+        return found
+
+
+def text_of(argument):
+    """strace -xx -y: "\\x61" as bytes decoded, 3</path> as 3."""
+    if argument.startswith('"'):
+        return bytes(int(h, 16) for h in re.findall(r'\\x(..)', argument))
+    return re.match(r'[^<]*', argument).group(0)
+
+
+def calls_of(path):
+    """(name, arguments, result) of every call that succeeded; paths as text, data as bytes."""
+    for line in open(path):
+        match = re.match(r'(\w+)\((.*)\) += (\d+)', line)
+        if not match:
+            continue
+        name, inside, result = match.group(1), match.group(2), int(match.group(3))
+        args = [text_of(a) for a in re.findall(r'"[^"]*"|[^,"\s][^,"]*', inside)]
+        if name not in ('write', 'pwrite64'):
+            args = [a.decode() if isinstance(a, bytes) else a for a in args]
+        yield name, args, result
+
+
+def acknowledged_in(data):
+    """SOP Instance UID that a written piece of a PDU says is stored, or None."""
+    if element(0, 0x0100, struct.pack('<H', 0x8001)) not in data or element(0, 0x0900, b'\0\0') not in data:
+        return None
+    at = data.index(struct.pack('<HH', 0, 0x1000))
+    n = struct.unpack('<I', data[at + 4:at + 8])[0]
+    return data[at + 8:at + 8 + n].rstrip(b'\0').decode()
+
+
+def trace_reception(node, paths):
+    """Sends `paths` in one association with every file call of its process on record; returns the record's path."""
+    tracer = subprocess.Popen(['strace', '-ff', '-y', '-xx', '-s', '1000000', '-e', 'trace=' + TRACED, '-o', os.path.abspath('trace'),
+                               '-p', str(node.processes['receive'].pid)], stderr=subprocess.PIPE, text=True)
+    check('attached' in tracer.stderr.readline(), 'strace did not attach')
+    sender = RawSender(node.port)
+    equal(sender.answer[0], 2, 'association')
+    for path in paths:
+        equal(sender.store(dataset_of(path), sop_instance=str(pydicom.dcmread(path).SOPInstanceUID)), 0, 'status of ' + path)
+    sender.close()
+    wait_for('the folder gone', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
+    tracer.terminate()
+    tracer.wait()
+    traces = [p for p in glob.glob('trace.*') if any(name == 'chdir' for name, _, _ in calls_of(p))]
+    equal(len(traces), 1, 'processes that enter a folder')
+    return traces[0]
+
+
+def power_cut_at_every_call():
+    """A power cut after every file call of a reception, with what was not synced kept, lost or garbled: what had been acknowledged is
+    there after a restart with its bytes, and nothing is taken for an image that is none."""
+    good = phantom('source', matrix=32, slices=5)[:3]
+    want = {str(pydicom.dcmread(p).SOPInstanceUID): dataset_of(p) for p in good}
+    node = Node(receive__quiet_s=3600).start('receive')
+    try:
+        trace = trace_reception(node, good)
+    finally:
+        node.stop()
+    disk, acknowledged, states = Disk(node.spool + '/incoming'), set(), {}
+    for name, args, result in calls_of(trace):
+        uid = acknowledged_in(args[1]) if name == 'write' else None
+        if uid:
+            acknowledged.add(uid)
+        disk.call(name, args, result)
+        for names in ('kept', 'lost'):
+            for data in ('kept', 'lost', 'garbled'):
+                state = disk.after_cut(names, data)
+                key = tuple(sorted((p, b if b is None else bytes(b)) for p, b in state.items())), frozenset(acknowledged)
+                states.setdefault(key, (state, set(acknowledged), '%s: names %s, data %s' % (name, names, data)))
+    equal(acknowledged, set(want), 'acknowledged')
+    check(len(states) > 40, 'only %d different states' % len(states))
+    n_kept = collections.Counter()
+    for state, must, what in states.values():
+        shutil.rmtree('spool', ignore_errors=True)
+        for path, content in sorted(state.items()):
+            path = os.path.join(node.spool, 'incoming', path)
+            os.makedirs(path if content is None else os.path.dirname(path), mode=0o700, exist_ok=True)
+            if content is not None:
+                open(path, 'wb').write(content)
+        os.makedirs(node.spool, mode=0o700, exist_ok=True)
+        node.start('receive', wait=False)
+        try:
+            wait_for('indexed after ' + what, 20,
+                     lambda: os.path.exists(node.spool + '/queue.db') and not glob.glob(node.spool + '/incoming/a*'))
+            kept = node.stored()
+            check(must <= set(kept), 'lost after a cut at %s: %s' % (what, must - set(kept)))
+            for uid, path in kept.items():
+                equal(dataset_of(path), want[uid], 'bytes after a cut at ' + what)
+            n_kept[len(kept)] += 1
+        finally:
+            node.kill('receive')
+    check(all(n_kept[n] > 0 for n in range(len(good) + 1)), 'states by images kept: %s' % n_kept)
+    print('%d states, by images kept: %s' % (len(states), dict(n_kept)))
+
+
+def rows_outlive_names():
+    """A power cut after which the queue has its rows, but no rename of a file is on the disk: every file finds its place again."""
+    good = phantom('source', matrix=32, slices=6)
+    node = Node(receive__quiet_s=3600).start('receive')
+    try:
+        storescu(node, good)
+        wait_for('indexed', 20, lambda: len(glob.glob(node.spool + '/store/*.dcm')) == len(good))
+        wait_for('no folder left', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        node.kill('receive')
+        for path in glob.glob(node.spool + '/store/*.dcm'):
+            association, name = os.path.basename(path).rsplit('-', 1)
+            os.makedirs(node.spool + '/incoming/' + association, exist_ok=True)
+            os.rename(path, '%s/incoming/%s/%s' % (node.spool, association, name.replace('.dcm', '.tmp')))
+        node.start('receive')
+        wait_for('in the store again', 20, lambda: len(glob.glob(node.spool + '/store/*.dcm')) == len(good))
+        equal([(r['state'], r['images']) for r in node.rows('series')], [('GATHERING', len(good))], 'series')
+    finally:
+        node.stop()
+
+
+def synced_before_answered():
+    """By the calls of the process itself: every answer follows a sync of that object's file, whose name was synced before."""
+    good = phantom('source', matrix=32, slices=9)
+    node = Node(receive__quiet_s=3600).start('receive')
+    try:
+        trace = trace_reception(node, good)
+    finally:
+        node.stop()
+    disk, answers, n_syncs = Disk(node.spool + '/incoming'), 0, 0
+    for name, args, result in calls_of(trace):
+        if name == 'write' and acknowledged_in(args[1]):
+            answers += 1
+            safe = [inode for folder in disk.inode.safe.values() if folder.is_folder
+                    for inode in folder.safe.values() if inode.safe.startswith(b'ISOSLICE SEAL')]
+            equal(len(safe), answers, 'sealed and synced files with synced names before answer %d' % answers)
+        disk.call(name, args, result)
+        n_syncs += name in ('fsync', 'fdatasync')
+    equal(answers, len(good), 'answers')
+    check(n_syncs <= len(good) + 6, '%d syncs for %d objects' % (n_syncs, len(good)))
+    print('%d answers, %d syncs' % (answers, n_syncs))
+
+
+# ---- load
+
+def with_uid(data, old, i, series=None):
+    """A data set with another SOP Instance UID of the same length."""
+    return data.replace(old, (b'1.2.826.0.1.%012d' % (10 ** 11 + i)).ljust(len(old), b'7'))
+
+
+def image(matrix):
+    path = phantom('source', matrix=matrix, slices=5)[0]
+    return dataset_of(path), str(pydicom.dcmread(path).SOPInstanceUID).encode()
+
+
+def keep_sending(port, first, n, data, uid, acknowledged):
+    """Sends n images until each was acknowledged, over as many associations as it takes; appends their numbers."""
+    left = list(range(first, first + n))
+    while left:
+        try:
+            sender = RawSender(port)
+            if sender.answer[0] != 2:
+                raise OSError('not accepted')
+            while left:
+                other = with_uid(data, uid, left[0])
+                name = with_uid(uid, uid, left[0]).decode()
+                status = sender.store(other, sop_instance=name)
+                if status is None:
+                    raise OSError('association broke')
+                if status == 0:
+                    acknowledged.append(left.pop(0))
+        except OSError:
+            time.sleep(0.05)
+
+
+def killed_under_load():
+    """kill -9 of the listener, of the indexer and of associations, 50 times at random moments while 4 senders bring 2,000 images."""
+    data, uid = image(32)
+    n_senders, n_each, n_kills = 4, 500, 50
+    rng = random.Random(3)
+    node = Node(receive__quiet_s=3600, receive__max_associations_per_address=32).start('receive')
+    acknowledged = [[] for _ in range(n_senders)]
+    threads = [threading.Thread(target=keep_sending, args=(node.port, i * n_each, n_each, data, uid, acknowledged[i]), daemon=True)
+               for i in range(n_senders)]
+    kills = collections.Counter()
+    try:
+        [t.start() for t in threads]
+        start = time.monotonic()
+        while any(t.is_alive() for t in threads):
+            n_done = sum(map(len, acknowledged))
+            check(time.monotonic() - start < 300, 'only %d images after 300 s' % n_done)
+            if sum(kills.values()) < n_kills and n_done * n_kills >= sum(kills.values()) * n_senders * n_each:
+                time.sleep(rng.random() * 0.03)
+                listener = node.processes['receive'].pid
+                children = subprocess.run(['pgrep', '-P', str(listener)], capture_output=True, text=True).stdout.split()
+                if rng.random() < 0.3 or not children:
+                    node.kill('receive')
+                    node.start('receive', wait=False)
+                    kills['listener'] += 1
+                else:
+                    os.kill(int(rng.choice(children)), signal.SIGKILL)
+                    kills['child'] += 1
+            time.sleep(0.002)
+        equal(sum(kills.values()), n_kills, 'kills %s' % kills)
+        wait_for('indexed', 60, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        kept = node.stored()
+        want = {with_uid(uid, uid, i).decode(): with_uid(data, uid, i) for part in acknowledged for i in part}
+        equal(len(want), n_senders * n_each, 'acknowledged')
+        equal(set(kept) ^ set(want), set(), 'kept and acknowledged')
+        for name, path in kept.items():
+            equal(dataset_of(path), want[name], 'bytes of ' + name)
+        equal([r['images'] for r in node.rows('series')], [len(want)], 'objects in the queue')
+        print('%s, %.0f s' % (dict(kills), time.monotonic() - start))
+    finally:
+        node.stop()
+
+
+def private_mb(pid):
+    fields = dict(line.split(':', 1) for line in open('/proc/%s/smaps_rollup' % pid) if ':' in line)
+    return sum(int(fields[k].split()[0]) for k in ('Private_Clean', 'Private_Dirty')) / 1024
+
+
+def two_hundred_associations():
+    """Opened at once, an image through each while all are open, none above 20 MB of its own."""
+    data, uid = image(256)
+    n = 200
+    node = Node(receive__quiet_s=3600, receive__max_associations=250, receive__max_associations_per_address=250).start('receive')
+    senders, failures = [None] * n, []
+
+    def open_one(i):
+        try:
+            senders[i] = RawSender(node.port)
+        except OSError as e:
+            failures.append(e)
+
+    try:
+        threads = [threading.Thread(target=open_one, args=(i,)) for i in range(n)]
+        start = time.monotonic()
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+        took = time.monotonic() - start
+        equal(failures, [], 'failures')
+        equal({s.answer[0] for s in senders}, {2}, 'answers')
+        for i, sender in enumerate(senders):
+            equal(sender.store(with_uid(data, uid, i), sop_instance=with_uid(uid, uid, i).decode()), 0, 'status on association %d' % i)
+        pids = subprocess.run(['pgrep', '-P', str(node.processes['receive'].pid)], capture_output=True, text=True).stdout.split()
+        equal(len(pids), n + 1, 'processes beside the listener')
+        mb = sorted(private_mb(p) for p in pids)
+        if 'asan' not in subprocess.run(['ldd', program('isoslice-receive')], capture_output=True, text=True).stdout:
+            check(mb[-1] <= 20, 'private memory %.1f MB' % mb[-1])
+        [s.close() for s in senders]
+        wait_for('all kept', 60, lambda: len(node.stored()) == n and not glob.glob(node.spool + '/incoming/a*'))
+        print('%d associations in %.2f s, private memory at most %.1f MB' % (n, took, mb[-1]))
+    finally:
+        node.stop()
+
+
+def hundred_thousand_objects():
+    """A spool of 100,000 objects, 2,000 of which a crash left before their rows and 1,000 before their move, is reconciled within 30 s."""
+    data, uid = image(32)
+    n, n_unmoved, n_new = 100000, 1000, 2000
+    node = Node(receive__quiet_s=3600).start('receive')
+    sender = RawSender(node.port)
+    equal(sender.store(data, sop_instance=uid.decode()), 0, 'status')
+    sender.close()
+    wait_for('indexed', 20, lambda: glob.glob(node.spool + '/store/*.dcm') and not glob.glob(node.spool + '/incoming/a*'))
+    node.stop()
+    original = glob.glob(node.spool + '/store/*.dcm')[0]
+    bytes_of_original = open(original, 'rb').read()
+    queue = sqlite3.connect(node.spool + '/queue.db')
+    row = list(queue.execute('SELECT * FROM object').fetchone())
+    names = [d[0] for d in queue.execute('SELECT * FROM object').description]
+
+    def rows():
+        for i in range(1, n - n_new):
+            made = dict(zip(names, row))
+            made.update(name='a%dp1-%d.dcm' % (i // 1000, i), sop_uid='1.2.826.0.2.%d' % i)
+            yield [made[k] for k in names if k != 'id']
+    with queue:
+        queue.executemany('INSERT INTO object(%s) VALUES(%s)' % (','.join(k for k in names if k != 'id'), ','.join('?' * (len(names) - 1))),
+                          rows())
+    queue.close()
+    for i in range(1, n):
+        folder = node.spool + ('/incoming/a%dp1' % (i // 1000) if i >= n - n_new - n_unmoved else '/store')
+        name = '%d.dcm' % i if 'incoming' in folder else 'a%dp1-%d.dcm' % (i // 1000, i)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if i >= n - n_new:
+            open(folder + '/' + name, 'wb').write(with_uid(bytes_of_original, uid, i))
+        elif i >= n - n_new - n_unmoved:
+            open(folder + '/' + name, 'wb').write(bytes_of_original.replace(uid, (b'1.2.826.0.2.%d' % i).ljust(len(uid), b'\0')))
+        else:
+            if i % 50000 == 1:
+                original = '%s/original%d' % (node.spool, i)  # ext4 takes 65,000 links to a file
+                open(original, 'wb').write(bytes_of_original)
+            os.link(original, folder + '/' + name)
+    start = time.monotonic()
+    node.start('receive', wait=False)
+    try:
+        wait_for('reconciled', 120, lambda: 'reconciled' in open('node.log').read().split('stopping')[-1])
+        took = time.monotonic() - start
+        equal([(r['state'], r['images']) for r in node.rows('series')], [('GATHERING', n)], 'series')
+        equal(glob.glob(node.spool + '/incoming/a*'), [], 'incoming')
+        check(took <= 30, 'took %.1f s' % took)
+        print('%d objects reconciled in %.1f s' % (n, took))
+    finally:
+        node.stop()
+
+
+TESTS = {
+    'crash.receive.power_cut_at_every_call': power_cut_at_every_call,
+    'crash.receive.rows_outlive_names': rows_outlive_names,
+    'crash.receive.killed_under_load': killed_under_load,
+    'unit.receive.synced_before_answered': synced_before_answered,
+    'unit.receive.two_hundred_associations': two_hundred_associations,
+    'unit.receive.hundred_thousand_objects': hundred_thousand_objects,
+}
+
+if __name__ == '__main__':
+    run_named(TESTS)
