@@ -11,6 +11,7 @@
 #define COMMAND_CONFIG_FILE "/etc/isoslice/isoslice.yaml" // where --config is looked for by default
 
 int command_run(int argc, char **argv);
+int command_inspect(int argc, char **argv);
 int command_node(int argc, char **argv);
 int command_queue(int argc, char **argv);
 int command_echo(int argc, char **argv);

@@ -19,6 +19,7 @@ static const struct {
     const char *help;
 } commands[] = {
     {"run", command_run, "turn a folder of DICOM files into isotropic derived series"},
+    {"inspect", command_inspect, "say what would become of DICOM files, and why"},
     {"node", command_node, "receive, work and send, all three daemons as children"},
     {"queue", command_queue, "look at the queue and decide: list, show, retry, hold, release"},
     {"echo", command_echo, "ask a destination whether it answers (C-ECHO)"},

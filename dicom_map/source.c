@@ -225,6 +225,7 @@ static void take_stack(const struct source *source, struct stack *stack, size_t 
     entry->members = stack->members;
     entry->z_mm = stack->z_mm;
     memcpy(entry->normal, stack->normal, sizeof entry->normal);
+    memcpy(item->normal, stack->normal, sizeof item->normal);
     stack->members = NULL;
     stack->z_mm = NULL;
     if (stack->verdict != FAULT_OK)

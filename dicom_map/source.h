@@ -29,6 +29,7 @@ struct source_item {
     double slice_mm;          // median distance of slice centres
     double thickness_mm;      // Slice Thickness; 0 when absent
     double gap_mm;            // slice_mm - thickness_mm; negative: overlap
+    double normal[3];         // of the planes: row x column
     const double *z_mm;       // [depth] positions along the normal, ascending; owned by the source
 };
 

@@ -151,7 +151,7 @@ def card_names_the_weights():
 
 
 def help_everywhere():
-    for command in ('run', 'node', 'queue', 'echo', 'check-config', 'phantom', 'new-weights', 'train', 'eval'):
+    for command in ('run', 'inspect', 'node', 'queue', 'echo', 'check-config', 'phantom', 'new-weights', 'train', 'eval'):
         check('usage: isoslice ' + command in isoslice(command, '--help').stdout, command)
         check(command in isoslice('--help').stdout, command)
     check(isoslice('--version').stdout.startswith('isoslice '), 'version')
