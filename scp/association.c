@@ -2,11 +2,11 @@
 #include "scp/association.h"
 
 #include "core/clock.h"
+#include "core/confine.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "dicom_map/dcmtk/scp.h"
 #include "scp/commitment.h"
-#include "scp/confine.h"
 #include "scp/object.h"
 #include "spool/commitment.h"
 
@@ -42,6 +42,34 @@ static int write_sender(const char *calling_ae, struct fault_note *why)
     return rc;
 }
 
+static int keep_to_folder(const char *folder, struct fault_note *why)
+{
+    int rules;
+    int rc = confine_files_begin(&rules, why);
+    if (rc == 0)
+        rc = confine_files_add(rules, folder, CONFINE_WRITE, why);
+    return rc == 0 ? confine_files_enforce(rules, why) : rc;
+}
+
+// Gives up all that receiving does not need, before the peer's first byte is read. Memory: what the program
+// takes, and twice the largest object, which is read back whole.
+static int confine(const struct association_request *request, int64_t max_bytes, struct fault_note *why)
+{
+    const struct confine_limits limits = {
+        .memory_bytes = ((uint64_t)256 << 20) + 2 * (uint64_t)max_bytes,
+        .file_bytes = (uint64_t)max_bytes + (1 << 20),
+        .n_files = 64,
+    };
+    int rc = confine_resources(&limits, why);
+    if (rc == 0)
+        rc = confine_privileges(why);
+    if (rc == 0)
+        rc = keep_to_folder(request->incoming, why);
+    if (rc == 0)
+        rc = confine_calls(CONFINE_RECEIVER, why);
+    return rc;
+}
+
 // Makes, locks and enters the folder of this association, and gives up everything else. The folder gets the
 // name that the indexer looks for once it is locked: unlocked and empty it would be taken for a finished one
 // and removed. Nothing is synced yet: most associations that only ask for an echo never need it.
@@ -49,7 +77,6 @@ static int enter_folder(struct association *association, const struct dcm_peer *
 {
     char hidden[CONF_PATH_SIZE + 128], path[CONF_PATH_SIZE + 128];
     const char *incoming = association->request->incoming;
-    int active;
     snprintf(association->name, sizeof association->name, "a%lldp%d", (long long)clock_wall_us(),
              (int)getpid());
     snprintf(hidden, sizeof hidden, "%s/.%s", incoming, association->name);
@@ -67,7 +94,7 @@ static int enter_folder(struct association *association, const struct dcm_peer *
     if (rc == 0 && file_ops.rename(hidden, path) != 0)
         rc = fault_set_errno(why, errno, "cannot rename '%s'", hidden);
     if (rc == 0)
-        rc = confine_to_folder(".", &active, why);
+        rc = keep_to_folder(".", why);
     return rc;
 }
 
@@ -263,13 +290,10 @@ int association_serve(int fd, const struct association_request *request)
         .commit_reported = commit_reported,
     };
     struct fault_note why = {0};
-    int active;
     signal(SIGXFSZ, SIG_IGN); // EFBIG instead
     signal(SIGALRM, SIG_DFL);
     alarm((unsigned)conf->association_limit_s);
-    int rc = confine_resources(association.object.limits.max_bytes, &why);
-    if (rc == 0)
-        rc = confine_to_folder(request->incoming, &active, &why);
+    int rc = confine(request, association.object.limits.max_bytes, &why);
     if (rc != 0) {
         log_error("association dropped: cannot confine its process: %s", why.text);
         close(fd);

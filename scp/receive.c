@@ -5,6 +5,7 @@
 
 #include "conf/conf.h"
 #include "core/clock.h"
+#include "core/confine.h"
 #include "core/daemon.h"
 #include "core/file.h"
 #include "core/keeper.h"
@@ -122,6 +123,11 @@ static void reap(struct listener *listener)
                 listener->children[i].pid = 0;
         if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
             log_warning("association process %d ended: it lasted longer than allowed", (int)pid);
+        else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
+            log_error(
+                "association process %d was ended: it tried a system call that it must not make; what it had "
+                "acknowledged is kept",
+                (int)pid);
         else if (WIFSIGNALED(status))
             log_error("association process %d died of signal %d; what it had acknowledged is kept", (int)pid,
                       WTERMSIG(status));
@@ -225,6 +231,10 @@ static int run(void *user, struct fault_note *why)
         return listener->fd;
     if (conf->tls_port != 0 && (listener->tls_fd = listen_at(conf, conf->tls_port, why)) < 0)
         return listener->tls_fd;
+    if (!confine_has_landlock())
+        log_warning(
+            "this kernel has no Landlock: what an association may reach among the files is up to their "
+            "modes alone");
     tzset(); // before processes lose sight of the zone files
 
     sigset_t blocked, before;
