@@ -82,7 +82,8 @@ int command_node(int argc, char **argv)
                          &exit_code);
     if (config == NULL)
         return exit_code;
-    if (conf_load(config, &conf, &why) != 0)
+    struct user user; // this stays root, to start daemons again; they change
+    if (conf_load(config, &conf, &why) != 0 || user_find(conf.user, &user, &why) != 0)
         return command_fault("node", &why);
     ssize_t n = readlink("/proc/self/exe", folder, sizeof folder - 1);
     folder[n > 0 ? n : 0] = '\0';

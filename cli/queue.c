@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static void print_help(void)
 {
@@ -74,7 +75,12 @@ int command_queue(int argc, char **argv)
         return command_usage_error("queue", "unknown action '%s'", verb);
     if (is_list ? argc - at > 1 : argc == at)
         return command_usage_error("queue", is_list ? "list takes at most one state" : "needs an id");
+    struct user user = {0};
     int rc = conf_load(config, &conf, &why);
+    if (rc == 0 && geteuid() == 0) // what this writes must stay the daemons'
+        rc = user_find(conf.user, &user, &why);
+    if (rc == 0)
+        rc = user_become(&user, &why);
     if (rc == 0)
         rc = spool_open(conf.spool, &spool, &why);
     if (rc == 0 && is_list) {

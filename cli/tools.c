@@ -18,6 +18,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+// Who will run the node, as far as one can tell: node.user, or for root the owner of the spool.
+static uid_t user_of_node(const struct conf *conf)
+{
+    struct stat st;
+    struct user user;
+    if (conf->user[0] != '\0' && user_find(conf->user, &user, NULL) == 0)
+        return user.uid;
+    return geteuid() == 0 && stat(conf->spool, &st) == 0 ? st.st_uid : geteuid();
+}
+
 // ---- echo
 
 static int echo_one(const struct conf *conf, const struct conf_destination *destination,
@@ -26,7 +36,7 @@ static int echo_one(const struct conf *conf, const struct conf_destination *dest
     struct credentials *credentials = NULL;
     struct dcm_scu *scu = NULL;
     double start_s = clock_monotonic_s();
-    int rc = deliver_credentials(conf, destination, geteuid(), &credentials, why);
+    int rc = deliver_credentials(conf, destination, user_of_node(conf), &credentials, why);
     struct dcm_scu_options options = deliver_options(conf, destination, credentials);
     if (rc == 0)
         rc = dcm_scu_open(&options, &scu, why);
@@ -88,13 +98,6 @@ static void say_warning(void *user, int is_over, const char *text)
 {
     (void)is_over;
     fprintf(stderr, "isoslice check-config: warning: %s: %s\n", (const char *)user, text);
-}
-
-// Who will run the node, as far as one can tell: root asks for the owner of the spool.
-static uid_t user_of_node(const struct conf *conf)
-{
-    struct stat st;
-    return geteuid() == 0 && stat(conf->spool, &st) == 0 ? st.st_uid : geteuid();
 }
 
 // Everything about TLS that a daemon would refuse to start with; returns how many.
@@ -165,6 +168,9 @@ int command_check_config(int argc, char **argv)
         return command_usage_error("check-config", "needs one FILE");
     struct process_options process;
     if (conf_load(argv[optind], &conf, &why) != 0 || process_options_from_conf(&conf, &process, &why) != 0)
+        return command_fault("check-config", &why);
+    struct user user;
+    if (geteuid() == 0 && user_find(conf.user, &user, &why) != 0)
         return command_fault("check-config", &why);
     if (check_tls(&conf) > 0)
         return 2;

@@ -48,6 +48,10 @@ static const struct conf_key keys[] = {
      "TCP port to listen at without TLS; 0: none."},
     {"node", "spool", TYPE_PATH, FIELD(spool), 1, CONF_PATH_SIZE - 1, "/var/lib/isoslice", NULL,
      "Folder of everything received, computed and queued. Holds patient data: mode 0700."},
+    {"node", "user", TYPE_TEXT, FIELD(user), 0, USER_NAME_SIZE - 1, "", NULL,
+     "User that daemons become when root starts them, once ports are bound and keys are read; the spool must "
+     "be "
+     "theirs. A key that only root can read is not read again on SIGHUP. Empty: they stay who they are."},
     {"node", "log_level", TYPE_CHOICE, FIELD(log_level), 0, 0, "info", "error|warning|info|debug",
      "What is logged."},
     {"node", "station_name", TYPE_AE, FIELD(station_name), 1, 16, "ISOSLICE", NULL,
@@ -765,10 +769,13 @@ enum log_level conf_log_level(const struct conf *conf)
     return LOG_LEVEL_INFO;
 }
 
-int conf_load_daemon(void *conf, const char *path, enum log_level *level, struct fault_note *why)
+int conf_load_daemon(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why)
 {
+    struct conf *conf = user;
     int rc = conf_load(path, conf, why);
-    if (rc == 0)
-        *level = conf_log_level(conf);
-    return rc;
+    if (rc != 0)
+        return rc;
+    settings->level = conf_log_level(conf);
+    settings->spool = conf->spool;
+    return user_find(conf->user, &settings->user, why);
 }

@@ -8,8 +8,8 @@
 #define ISOSLICE_CONF_CONF_H
 
 #include "core/credentials.h"
+#include "core/daemon.h"
 #include "core/fault.h"
-#include "core/log.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -52,7 +52,8 @@ struct conf {
     char tls_certificate[CONF_PATH_SIZE], tls_key[CONF_PATH_SIZE], tls_ca[CONF_PATH_SIZE],
         tls_crl[CONF_PATH_SIZE];
     char spool[CONF_PATH_SIZE];
-    char log_level[16]; // error, warning, info, debug
+    char user[USER_NAME_SIZE]; // that daemons started by root become; empty: they stay root
+    char log_level[16];        // error, warning, info, debug
     char station_name[17];
 
     int64_t max_associations, max_associations_per_address;
@@ -121,7 +122,8 @@ int conf_parse_spacing(const char *text, int *mode, double *mm);
 // log_level as the log takes it.
 enum log_level conf_log_level(const struct conf *conf);
 
-// conf_load as the daemons' load (core/daemon.h): `conf` is a struct conf *; *level is its log_level.
-int conf_load_daemon(void *conf, const char *path, enum log_level *level, struct fault_note *why);
+// conf_load as the daemons' load (core/daemon.h): `conf` is a struct conf *. Errors: also CONFIG for
+// node.user.
+int conf_load_daemon(void *conf, const char *path, struct daemon_settings *settings, struct fault_note *why);
 
 #endif

@@ -207,6 +207,11 @@ int credentials_refresh(struct credentials **credentials, int64_t now_us, struct
     return 0;
 }
 
+int credentials_can_reload(const struct credentials *credentials)
+{
+    return access(credentials->files.key, R_OK) == 0;
+}
+
 void credentials_free(struct credentials *credentials)
 {
     if (credentials == NULL)

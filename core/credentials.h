@@ -38,6 +38,10 @@ int credentials_load(const struct credentials_files *files, int64_t now_us, stru
 // Reads the same files again. On a fault what was there stays in use.
 int credentials_refresh(struct credentials **credentials, int64_t now_us, struct fault_note *why);
 
+// Whether credentials_refresh could read the key as who this process is now: not when root read it and became
+// somebody else since.
+int credentials_can_reload(const struct credentials *credentials);
+
 // NULL is fine.
 void credentials_free(struct credentials *credentials);
 

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 volatile int daemon_stop;
 
@@ -75,21 +76,41 @@ int daemon_reload_asked(void)
     return sigtimedwait(&hangup, NULL, &at_once) == SIGHUP;
 }
 
+// For good, and only where a user was named.
+static int change_user(const struct daemon_settings *settings, struct fault_note *why)
+{
+    const struct user *user = &settings->user;
+    if (user->name[0] == '\0' && user->uid == 0)
+        log_warning("running as root: name another user in node.user, or start this as one");
+    if (!user->is_other)
+        return 0;
+    int rc = user_check_owner(user, settings->spool, why);
+    if (rc == 0)
+        rc = user_become(user, why);
+    if (rc == 0)
+        log_info("running as user '%s' from here on", user->name);
+    return rc;
+}
+
 int daemon_main(int argc, char **argv, const struct daemon *daemon)
 {
     struct fault_note why;
-    enum log_level level = LOG_LEVEL_INFO;
+    struct daemon_settings settings = {.level = LOG_LEVEL_INFO};
     int exit_code;
     const char *config = daemon_arguments(argc, argv, daemon->name, daemon->purpose, &exit_code);
     if (config == NULL)
         return exit_code;
-    if (daemon->load(daemon->user, config, &level, &why) != 0) {
+    if (daemon->load(daemon->user, config, &settings, &why) != 0) {
         fprintf(stderr, "%s: %s\n", daemon->name, why.text);
         return 2;
     }
     daemon_init();
-    log_init(daemon->name, level);
-    int rc = daemon->run(daemon->user, &why);
+    log_init(daemon->name, settings.level);
+    int rc = daemon->open != NULL ? daemon->open(daemon->user, &why) : 0;
+    if (rc == 0)
+        rc = change_user(&settings, &why);
+    if (rc == 0)
+        rc = daemon->run(daemon->user, &why);
     if (rc != 0)
         log_error("cannot go on: %s: %s", fault_name((enum fault)rc), why.text);
     return rc == 0 ? 0 : 1;

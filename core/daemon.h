@@ -8,6 +8,7 @@
 
 #include "core/fault.h"
 #include "core/log.h"
+#include "core/user.h"
 
 // Set by SIGTERM or SIGINT once daemon_init has run.
 extern volatile int daemon_stop;
@@ -23,18 +24,26 @@ void daemon_init(void);
 // for its own.
 int daemon_reload_asked(void);
 
+// What daemon_main needs of the configuration.
+struct daemon_settings {
+    enum log_level level;
+    struct user user;  // who to become
+    const char *spool; // which must be theirs; borrowed
+};
+
 // In what the daemons' mains differ.
 struct daemon {
     const char *name;    // of the program
     const char *purpose; // one sentence for --help
-    // Reads the configuration file into what `user` points at and says how much is to be logged.
-    int (*load)(void *user, const char *path, enum log_level *level, struct fault_note *why);
-    int (*run)(void *user, struct fault_note *why); // until daemon_stop
+    // Reads the configuration file into what `user` points at, and what only root may be able to read: keys.
+    int (*load)(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why);
+    int (*open)(void *user, struct fault_note *why); // what only root may be able to do: ports. May be NULL
+    int (*run)(void *user, struct fault_note *why);  // until daemon_stop
     void *user;
 };
 
-// The whole of main: arguments, configuration, daemon_init, log, run. Returns the exit code: 0, 1 when it
-// cannot go on, 2 for usage and configuration.
+// The whole of main: arguments, load, daemon_init, log, open, the change of user, run. Returns the exit code:
+// 0, 1 when it cannot go on, 2 for usage and configuration.
 int daemon_main(int argc, char **argv, const struct daemon *daemon);
 
 #endif

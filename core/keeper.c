@@ -29,6 +29,11 @@ void keeper_tick(struct keeper *keeper, int reload)
     }
     if (clock_monotonic_s() < keeper->next_warning_s)
         return;
+    if (!credentials_can_reload(keeper->credentials))
+        log_warning(
+            "TLS of %s: the key cannot be read by who this runs as: after it was changed, restart; SIGHUP "
+            "will not do",
+            keeper->whose);
     keeper->next_warning_s = clock_monotonic_s() + WARNING_INTERVAL_S;
     credentials_warn(keeper->credentials, clock_wall_us(), warn, keeper);
 }

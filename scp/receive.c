@@ -212,12 +212,23 @@ static void stop_children(struct listener *listener)
     }
 }
 
+static int open_ports(void *user, struct fault_note *why)
+{
+    struct listener *listener = user;
+    const struct conf *conf = &listener->conf;
+    listener->fd = listener->tls_fd = -1;
+    if (conf->port != 0 && (listener->fd = listen_at(conf, conf->port, why)) < 0)
+        return listener->fd;
+    if (conf->tls_port != 0 && (listener->tls_fd = listen_at(conf, conf->tls_port, why)) < 0)
+        return listener->tls_fd;
+    return 0;
+}
+
 static int run(void *user, struct fault_note *why)
 {
     struct listener *listener = user;
     struct spool *spool;
     int rc = spool_open(listener->conf.spool, &spool, why); // makes the folders; the indexer opens its own
-    listener->fd = listener->tls_fd = -1;
     if (rc != 0)
         return rc;
     snprintf(listener->incoming, sizeof listener->incoming, "%s", spool_folder(spool, SPOOL_INCOMING));
@@ -227,10 +238,6 @@ static int run(void *user, struct fault_note *why)
     if (listener->children == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu associations", listener->n_children);
     const struct conf *conf = &listener->conf;
-    if (conf->port != 0 && (listener->fd = listen_at(conf, conf->port, why)) < 0)
-        return listener->fd;
-    if (conf->tls_port != 0 && (listener->tls_fd = listen_at(conf, conf->tls_port, why)) < 0)
-        return listener->tls_fd;
     if (!confine_has_landlock())
         log_warning(
             "this kernel has no Landlock: what an association may reach among the files is up to their "
@@ -276,15 +283,15 @@ static int run(void *user, struct fault_note *why)
     return 0;
 }
 
-static int load(void *user, const char *path, enum log_level *level, struct fault_note *why)
+static int load(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why)
 {
     struct listener *listener = user;
-    int rc = conf_load_daemon(&listener->conf, path, level, why);
+    int rc = conf_load_daemon(&listener->conf, path, settings, why);
     if (rc == 0)
         rc = dcm_network_init(why);
     listener->keeper.whose = "reception";
     if (rc == 0 && listener->conf.tls_port != 0) {
-        struct credentials_files files = conf_node_files(&listener->conf, geteuid());
+        struct credentials_files files = conf_node_files(&listener->conf, settings->user.uid);
         rc = credentials_load(&files, clock_wall_us(), &listener->keeper.credentials, why);
     }
     return rc;
@@ -297,6 +304,7 @@ int main(int argc, char **argv)
         .name = "isoslice-receive",
         .purpose = "Storage SCP: receives MR images, makes each durable, then acknowledges it.",
         .load = load,
+        .open = open_ports,
         .run = run,
         .user = &listener,
     };

@@ -125,7 +125,7 @@ static int run(void *user, struct fault_note *why)
     return 0;
 }
 
-static int load_reports(struct sending *sending, struct fault_note *why)
+static int load_reports(struct sending *sending, uid_t user, struct fault_note *why)
 {
     struct keeper *keeper = &sending->senders[sending->n_senders++].keeper;
     int with_tls = 0;
@@ -134,24 +134,24 @@ static int load_reports(struct sending *sending, struct fault_note *why)
         with_tls = with_tls || sending->conf.senders[i].report_tls;
     if (!with_tls)
         return 0;
-    struct credentials_files files = conf_node_files(&sending->conf, geteuid());
+    struct credentials_files files = conf_node_files(&sending->conf, user);
     return credentials_load(&files, clock_wall_us(), &keeper->credentials, why);
 }
 
-static int load(void *user, const char *path, enum log_level *level, struct fault_note *why)
+static int load(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why)
 {
     struct sending *sending = user;
-    int rc = conf_load_daemon(&sending->conf, path, level, why);
+    int rc = conf_load_daemon(&sending->conf, path, settings, why);
     if (rc == 0)
         rc = dcm_network_init(why);
     for (size_t i = 0; i < sending->conf.n_destinations && rc == 0; i++) {
         struct keeper *keeper = &sending->senders[i].keeper;
         keeper->whose = sending->conf.destinations[i].name;
-        rc = deliver_credentials(&sending->conf, &sending->conf.destinations[i], geteuid(),
+        rc = deliver_credentials(&sending->conf, &sending->conf.destinations[i], settings->user.uid,
                                  &keeper->credentials, why);
     }
     sending->n_senders = sending->conf.n_destinations;
-    return rc == 0 && sending->conf.commitment ? load_reports(sending, why) : rc;
+    return rc == 0 && sending->conf.commitment ? load_reports(sending, settings->user.uid, why) : rc;
 }
 
 int main(int argc, char **argv)
