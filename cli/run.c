@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { EXIT_DERIVED = 0, EXIT_NOTHING = 3, EXIT_SOME_FAILED = 4 };
@@ -23,6 +24,7 @@ struct run {
     struct conf conf;
     struct process_options options;
     struct progress progress;
+    char work[CONF_PATH_SIZE]; // below OUT: all that the reader can write
     size_t n_derived, n_refused, n_failed;
     FILE *report_file;
 };
@@ -251,17 +253,15 @@ static int write_preview(const struct run *run, const struct process_images *ima
     return rc;
 }
 
-static int derive_item(struct run *run, const struct source *source, size_t i,
-                       struct process_outcome *outcome, struct fault_note *why)
+static int derive_item(struct run *run, struct reader *reader, size_t i, struct process_outcome *outcome,
+                       struct fault_note *why)
 {
-    char work[CONF_PATH_SIZE], final[CONF_PATH_SIZE + UID_SIZE];
+    char work[CONF_PATH_SIZE + 32], final[CONF_PATH_SIZE + UID_SIZE];
     struct process_images images = {0};
-    snprintf(work, sizeof work, "%s/.isoslice-%d", run->out, (int)getpid());
-    int rc = file_remove_tree(work, why);
+    snprintf(work, sizeof work, "%s/%zu", run->work, i);
+    int rc = file_make_directory(work, why);
     if (rc == 0)
-        rc = file_make_directory(work, why);
-    if (rc == 0)
-        rc = process_stack(source, i, &run->options, work, outcome, run->preview ? &images : NULL, why);
+        rc = process_stack(reader, i, &run->options, work, outcome, run->preview ? &images : NULL, why);
     progress_done(&run->progress);
     if (rc == 0)
         rc = file_join(final, sizeof final, run->out, outcome->derived.series_uid, why);
@@ -280,9 +280,9 @@ static int derive_item(struct run *run, const struct source *source, size_t i,
     return rc;
 }
 
-static int do_item(struct run *run, const struct source *source, size_t i, struct fault_note *why)
+static int do_item(struct run *run, struct reader *reader, size_t i, struct fault_note *why)
 {
-    const struct source_item *item = source_item(source, i);
+    const struct source_item *item = reader_item(reader, i);
     struct process_outcome outcome;
     if (item->verdict != FAULT_OK) {
         struct fault_note refusal = {.fault = item->verdict};
@@ -299,7 +299,7 @@ static int do_item(struct run *run, const struct source *source, size_t i, struc
     if (item->warnings[0] != '\0')
         printf("  warning: %s\n", item->warnings);
     fflush(stdout);
-    int rc = derive_item(run, source, i, &outcome, why);
+    int rc = derive_item(run, reader, i, &outcome, why);
     report_item(run, item, &outcome, rc == 0 ? NULL : why);
     if (rc == 0) {
         run->n_derived++;
@@ -316,13 +316,38 @@ static int do_item(struct run *run, const struct source *source, size_t i, struc
     return rc == FAULT_CANCELLED ? rc : 0;
 }
 
+// Opens IN in a process that can write below OUT only, which is therefore made first.
+static int open_in(struct run *run, struct reader **reader, struct fault_note *why)
+{
+    const char *paths[] = {run->in};
+    const struct reader_options options = {
+        .memory_bytes = READER_MEMORY_BYTES_ANY, .cpu_s = READER_OPEN_S_ANY, .output = run->work};
+    struct stat st;
+    if (stat(run->in, &st) != 0)
+        return fault_set_errno(why, errno, "cannot look at '%s'", run->in);
+    int is_new = stat(run->out, &st) != 0;
+    if (snprintf(run->work, sizeof run->work, "%s/.isoslice-%d", run->out, (int)getpid()) >=
+        (int)sizeof run->work)
+        return fault_set(why, FAULT_USAGE, "the path of OUT is too long");
+    int rc = file_remove_tree(run->work, why);
+    if (rc == 0)
+        rc = file_make_directory(run->work, why);
+    if (rc == 0)
+        rc = reader_open(paths, 1, &options, reader, why);
+    if (rc != 0) {
+        file_remove_tree(run->work, NULL);
+        if (is_new)
+            rmdir(run->out);
+    }
+    return rc;
+}
+
 static int run_all(struct run *run, struct fault_note *why)
 {
-    struct source *source = NULL;
-    const char *paths[] = {run->in};
-    int rc = source_open(paths, 1, &source, why);
-    if (rc == 0)
-        rc = file_make_directory(run->out, why);
+    struct reader *reader = NULL;
+    int rc = open_in(run, &reader, why);
+    if (rc != 0)
+        return rc;
     if (rc == 0 && run->report != NULL) {
         run->report_file = fopen(run->report, "we");
         if (run->report_file == NULL)
@@ -330,15 +355,16 @@ static int run_all(struct run *run, struct fault_note *why)
         else
             fputs("[", run->report_file);
     }
-    for (size_t i = 0; rc == 0 && i < source_n_items(source); i++)
-        rc = do_item(run, source, i, why);
+    for (size_t i = 0; rc == 0 && i < reader_n_items(reader); i++)
+        rc = do_item(run, reader, i, why);
     if (run->report_file != NULL) {
         fputs("\n]\n", run->report_file);
         int failed = ferror(run->report_file);
         if ((fclose(run->report_file) != 0 || failed) && rc == 0)
             rc = fault_set(why, FAULT_IO, "cannot write '%s'", run->report);
     }
-    source_free(source);
+    reader_free(reader);
+    file_remove_tree(run->work, NULL);
     return rc;
 }
 

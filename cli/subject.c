@@ -5,7 +5,6 @@
 #include "train/subject.h"
 #include "cli/command.h"
 #include "core/progress.h"
-#include "dicom_map/source.h"
 #include "train/nifti.h"
 #include "worker/process.h"
 
@@ -186,13 +185,13 @@ static int read_nifti(struct subject *subject, struct fault_note *why)
 }
 
 // Prints the stacks that are there and finds the one that is wanted.
-static const struct source_item *choose_item(const struct subject *subject, const struct source *source,
+static const struct source_item *choose_item(const struct subject *subject, const struct reader *reader,
                                              size_t *index, struct fault_note *why)
 {
     int n = 0;
     const struct source_item *chosen = NULL;
-    for (size_t i = 0; i < source_n_items(source); i++) {
-        const struct source_item *item = source_item(source, i);
+    for (size_t i = 0; i < reader_n_items(reader); i++) {
+        const struct source_item *item = reader_item(reader, i);
         if (item->verdict != FAULT_OK) {
             printf("%zu images refused: %s: %s\n", item->n_images, fault_name(item->verdict), item->reason);
             continue;
@@ -217,17 +216,19 @@ static const struct source_item *choose_item(const struct subject *subject, cons
 
 static int read_series(struct subject *subject, struct fault_note *why)
 {
-    struct source *source = NULL;
+    struct reader *reader = NULL;
+    struct reader_block voxels = READER_BLOCK_NONE;
+    const struct reader_options options = {.memory_bytes = READER_MEMORY_BYTES_ANY,
+                                           .cpu_s = READER_OPEN_S_ANY};
     size_t index = 0;
-    int rc = source_open(&subject->data, 1, &source, why);
+    int rc = reader_open(&subject->data, 1, &options, &reader, why);
     if (rc != 0)
         return rc;
-    const struct source_item *item = choose_item(subject, source, &index, why);
+    const struct source_item *item = choose_item(subject, reader, &index, why);
     if (item == NULL) {
         rc = why->fault;
         goto out;
     }
-    size_t n = (size_t)item->depth * (size_t)item->height * (size_t)item->width;
     subject->stack = (struct sr_stack){.depth = item->depth,
                                        .height = item->height,
                                        .width = item->width,
@@ -235,11 +236,17 @@ static int read_series(struct subject *subject, struct fault_note *why)
                                        .column_mm = item->column_mm,
                                        .slice_mm = item->slice_mm,
                                        .thickness_mm = item->thickness_mm};
-    subject->voxels = malloc(n * sizeof *subject->voxels);
-    rc = subject->voxels == NULL ? fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %zu voxels", n)
-                                 : source_load_voxels(source, index, subject->voxels, why);
+    rc = reader_load_voxels(reader, index, &voxels, why);
+    if (rc == 0) {
+        subject->voxels = malloc(voxels.n * sizeof *subject->voxels);
+        if (subject->voxels == NULL)
+            rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %zu voxels", voxels.n);
+        else
+            memcpy(subject->voxels, voxels.data, voxels.n * sizeof *subject->voxels);
+    }
 out:
-    source_free(source);
+    reader_block_free(&voxels);
+    reader_free(reader);
     return rc;
 }
 

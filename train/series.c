@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/series.h"
 
-#include "dicom_map/source.h"
+#include "reader/reader.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,34 +38,39 @@ static int is_of_the_data(int fault)
     case FAULT_TRUNCATED:
     case FAULT_BAD_HEADER:
     case FAULT_TOO_LARGE:
+    case FAULT_READER:
         return 1;
     default:
         return 0;
     }
 }
 
-static int load(const struct source *source, size_t i, struct volume *volume, struct fault_note *why)
+static int load(struct reader *reader, size_t i, struct volume *volume, struct fault_note *why)
 {
-    const struct source_item *item = source_item(source, i);
+    const struct source_item *item = reader_item(reader, i);
     *volume = (struct volume){.size = {item->width, item->height, item->depth},
                               .spacing_mm = {item->column_mm, item->row_mm, item->slice_mm}};
     size_t n = volume_count(volume);
     if (n > VOLUME_MAX_VOXELS)
         return fault_set(why, FAULT_TOO_LARGE, "the stack has %zu voxels, more than %d", n,
                          VOLUME_MAX_VOXELS);
-    volume->voxels = malloc(n * sizeof *volume->voxels);
-    if (volume->voxels == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %zu voxels", n);
-    int rc = source_load_voxels(source, i, volume->voxels, why);
+    struct reader_block voxels = READER_BLOCK_NONE;
+    int rc = reader_load_voxels(reader, i, &voxels, why);
     if (rc != 0)
-        volume_done(volume);
+        return rc;
+    volume->voxels = malloc(n * sizeof *volume->voxels);
+    if (volume->voxels != NULL)
+        memcpy(volume->voxels, voxels.data, n * sizeof *volume->voxels);
+    else
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory for a stack of %zu voxels", n);
+    reader_block_free(&voxels);
     return rc;
 }
 
-static int read_stack(const struct source *source, size_t i, const struct volume_reader *reader,
+static int read_stack(struct reader *files, size_t i, const struct volume_reader *reader,
                       struct fault_note *why)
 {
-    const struct source_item *item = source_item(source, i);
+    const struct source_item *item = reader_item(files, i);
     struct volume volume;
     struct fault_note note;
     char name[NAME_SIZE];
@@ -73,7 +78,7 @@ static int read_stack(const struct source *source, size_t i, const struct volume
         leave_out(reader, item, item->verdict, item->reason);
         return 0;
     }
-    int rc = load(source, i, &volume, &note);
+    int rc = load(files, i, &volume, &note);
     if (is_of_the_data(rc)) {
         leave_out(reader, item, (enum fault)rc, note.text);
         return 0;
@@ -89,10 +94,12 @@ static int read_stack(const struct source *source, size_t i, const struct volume
 int series_read(const char *const *paths, size_t n_paths, const struct volume_reader *reader,
                 struct fault_note *why)
 {
-    struct source *source = NULL;
-    int rc = source_open_to_learn(paths, n_paths, &source, why);
-    for (size_t i = 0; rc == 0 && i < source_n_items(source); i++)
-        rc = read_stack(source, i, reader, why);
-    source_free(source);
+    struct reader *files = NULL;
+    const struct reader_options options = {
+        .memory_bytes = READER_MEMORY_BYTES_ANY, .cpu_s = READER_OPEN_S_ANY, .to_learn = 1};
+    int rc = reader_open(paths, n_paths, &options, &files, why);
+    for (size_t i = 0; rc == 0 && i < reader_n_items(files); i++)
+        rc = read_stack(files, i, reader, why);
+    reader_free(files);
     return rc;
 }

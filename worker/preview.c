@@ -32,7 +32,7 @@ static int find_window(const struct process_images *images, struct window *windo
     if (sample == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot sample %zu voxels", n);
     for (size_t i = 0; i < n; i += stride)
-        sample[m++] = images->voxels[i];
+        sample[m++] = images->voxels.data[i];
     qsort(sample, m, sizeof *sample, compare_floats);
     window->low = sample[(size_t)(0.01 * (double)(m - 1))];
     window->high = sample[(size_t)(0.997 * (double)(m - 1))];
@@ -48,11 +48,11 @@ static double value_at(const struct process_images *images, size_t plane, int ro
     const struct derive_plane *at = &images->planes[plane];
     size_t n = (size_t)images->height * (size_t)images->width;
     size_t pixel = (size_t)row * (size_t)images->width + (size_t)column;
-    const float *below = images->voxels + (size_t)at->slice * n;
+    const float *below = images->voxels.data + (size_t)at->slice * n;
     double value = below[pixel];
     if (at->t > 0)
         value = (1 - at->t) * value + at->t * below[n + pixel];
-    return with_residual ? value + images->residual[plane * n + pixel] : value;
+    return with_residual ? value + images->residual.data[plane * n + pixel] : value;
 }
 
 // The cross plane through the middle as an 8-bit picture: derived planes from top (last) to bottom (first).

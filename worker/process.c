@@ -13,8 +13,8 @@
 
 void process_images_free(struct process_images *images)
 {
-    free(images->voxels);
-    free(images->residual);
+    reader_block_free(&images->voxels);
+    reader_block_free(&images->residual);
     free(images->planes);
     memset(images, 0, sizeof *images);
 }
@@ -119,46 +119,41 @@ struct stack_work {
     struct weights_metadata *metadata;
 };
 
-static int load(const struct source *source, size_t item, const struct process_options *options,
+static int load(struct reader *reader, size_t item, const struct process_options *options,
                 struct stack_work *work, struct fault_note *why)
 {
-    const struct source_item *stack = source_item(source, item);
+    const struct source_item *stack = reader_item(reader, item);
     struct process_images *images = &work->images;
     images->depth = stack->depth;
     images->height = stack->height;
     images->width = stack->width;
     images->row_mm = stack->row_mm;
     images->column_mm = stack->column_mm;
-    int rc = derive_plan(source, item, options->spacing, options->spacing_mm, &images->planes,
+    int rc = reader_plan(reader, item, options->spacing, options->spacing_mm, &images->planes,
                          &images->n_planes, &images->step_mm, why);
     if (rc != 0)
         return rc;
     size_t n_pixels = (size_t)stack->height * (size_t)stack->width;
-    images->voxels = malloc((size_t)stack->depth * n_pixels * sizeof *images->voxels);
-    images->residual = malloc(images->n_planes * n_pixels * sizeof *images->residual);
     work->planes = malloc(images->n_planes * sizeof *work->planes);
     work->metadata = calloc(1, sizeof *work->metadata);
-    if (images->voxels == NULL || images->residual == NULL || work->planes == NULL || work->metadata == NULL)
+    if (work->planes == NULL || work->metadata == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu planes of %zu pixels", images->n_planes,
                          n_pixels);
     for (size_t i = 0; i < images->n_planes; i++)
         work->planes[i] = (struct sr_plane){.slice = images->planes[i].slice, .t = images->planes[i].t};
-    return source_load_voxels(source, item, images->voxels, why);
+    rc = reader_block_new(images->n_planes * n_pixels, &images->residual, why);
+    return rc == 0 ? reader_load_voxels(reader, item, &images->voxels, why) : rc;
 }
 
-static int derive(const struct source *source, size_t item, const struct process_options *options,
+static int derive(struct reader *reader, size_t item, const struct process_options *options,
                   const char *directory, const struct stack_work *work, struct process_outcome *outcome,
                   struct fault_note *why)
 {
     const char *version = weights_metadata_get(work->metadata, "version");
     struct derive_request request = {
-        .source = source,
-        .item = item,
         .planes = work->images.planes,
         .n_planes = work->images.n_planes,
         .step_mm = work->images.step_mm,
-        .voxels = work->images.voxels,
-        .residual = work->images.residual,
         .site_id = options->site_id,
         .job_time_us = options->job_time_us,
         .model_name = "SA-INR",
@@ -171,19 +166,20 @@ static int derive(const struct source *source, size_t item, const struct process
         .station_name = options->station_name,
         .directory = directory,
     };
-    return derive_write(&request, &outcome->derived, why);
+    return reader_derive(reader, item, &request, &work->images.voxels, &work->images.residual,
+                         &outcome->derived, why);
 }
 
-int process_stack(const struct source *source, size_t item, const struct process_options *options,
+int process_stack(struct reader *reader, size_t item, const struct process_options *options,
                   const char *directory, struct process_outcome *outcome, struct process_images *images,
                   struct fault_note *why)
 {
-    const struct source_item *stack = source_item(source, item);
+    const struct source_item *stack = reader_item(reader, item);
     struct stack_work work = {0};
     struct net net;
     struct net_config config = net_config_p0();
     memset(outcome, 0, sizeof *outcome);
-    int rc = load(source, item, options, &work, why);
+    int rc = load(reader, item, options, &work, why);
     if (rc == 0)
         rc = weights_config(options->engine.weights_path, &config, why);
     net_init(&net, config);
@@ -197,7 +193,7 @@ int process_stack(const struct source *source, size_t item, const struct process
         rc = digest_of_file(options->engine.weights_path, outcome->weights_sha256, why);
     if (rc == 0) {
         struct sr_stack in = {
-            .voxels = work.images.voxels,
+            .voxels = work.images.voxels.data,
             .depth = stack->depth,
             .height = stack->height,
             .width = stack->width,
@@ -208,8 +204,8 @@ int process_stack(const struct source *source, size_t item, const struct process
         };
         struct sr_options engine = options->engine;
         engine.recipe = &options->recipe;
-        rc = sr_run(&in, work.planes, work.images.n_planes, &engine, work.images.residual, &outcome->report,
-                    why);
+        rc = sr_run(&in, work.planes, work.images.n_planes, &engine, work.images.residual.data,
+                    &outcome->report, why);
     }
     if (rc == 0) {
         outcome->n_planes = work.images.n_planes;
@@ -217,7 +213,7 @@ int process_stack(const struct source *source, size_t item, const struct process
         say_result(&outcome->report, outcome->note, sizeof outcome->note);
         say_parameters(options, &net, work.images.step_mm, &outcome->report, outcome->parameters,
                        sizeof outcome->parameters);
-        rc = derive(source, item, options, directory, &work, outcome, why);
+        rc = derive(reader, item, options, directory, &work, outcome, why);
     }
     if (rc == 0 && images != NULL) {
         *images = work.images;

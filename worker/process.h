@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One stack from files to a derived series: voxels, planes, engine, objects. The only place where dicom_map
-// and sr_engine meet; used by isoslice-work and by isoslice run. Not here: the queue.
+// One stack from files to a derived series: voxels, planes, engine, objects. The only place where DICOM (at
+// the arm's length of reader/) and sr_engine meet; used by isoslice-work and by isoslice run. Not here: the
+// queue.
 
 #ifndef ISOSLICE_WORKER_PROCESS_H
 #define ISOSLICE_WORKER_PROCESS_H
@@ -9,7 +10,7 @@
 #include "conf/conf.h"
 #include "core/fault.h"
 #include "dicom_map/derive.h"
-#include "dicom_map/source.h"
+#include "reader/reader.h"
 #include "sr_engine/engine.h"
 
 #include <stddef.h>
@@ -29,9 +30,9 @@ struct process_options {
 
 // A stack's volumes, for pictures. Owned by the caller after process_stack (process_images_free).
 struct process_images {
-    float *voxels;               // [depth,height,width] stored values
-    float *residual;             // [n_planes,height,width]
-    struct derive_plane *planes; // [n_planes]
+    struct reader_block voxels;   // [depth,height,width] stored values, read-only
+    struct reader_block residual; // [n_planes,height,width]
+    struct derive_plane *planes;  // [n_planes]
     size_t n_planes;
     int depth, height, width;
     double row_mm, column_mm, step_mm;
@@ -56,9 +57,9 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
 // (../share/isoslice/weights.safetensors), else ISOSLICE_WEIGHTS. Errors: WEIGHTS when there is none.
 int process_find_weights(const char *configured, char *path, size_t size, struct fault_note *why);
 
-// Does it: `directory` is an existing empty folder. `images` may be NULL. Errors: whatever the parts give;
-// files may then be left in `directory`.
-int process_stack(const struct source *source, size_t item, const struct process_options *options,
+// Does it: `directory` is an existing empty folder in the reader's output. `images` may be NULL. Errors:
+// whatever the parts give; files may then be left in `directory`.
+int process_stack(struct reader *reader, size_t item, const struct process_options *options,
                   const char *directory, struct process_outcome *outcome, struct process_images *images,
                   struct fault_note *why);
 

@@ -27,6 +27,7 @@ struct worker {
     struct process_options options;
     volatile int *stop;
     struct spool_job job;
+    char work[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE]; // folder of the job in hand: all that its reader can write
 };
 
 // ---- the lease of the job in hand, kept by a thread with a queue connection of its own
@@ -149,10 +150,10 @@ static int write_report(struct worker *worker, const char *name, const struct so
 
 // Processes item `i` of the job; *result is filled for refusals and permanent faults too. A temporary fault,
 // or one of ours, is returned: the whole job is then given back.
-static int do_item(struct worker *worker, const struct source *source, size_t i, struct keeper *keeper,
+static int do_item(struct worker *worker, struct reader *reader, size_t i, struct keeper *keeper,
                    struct spool_result *result, struct fault_note *why)
 {
-    const struct source_item *item = source_item(source, i);
+    const struct source_item *item = reader_item(reader, i);
     struct process_outcome outcome;
     struct process_images images = {0};
     memset(result, 0, sizeof *result);
@@ -163,11 +164,9 @@ static int do_item(struct worker *worker, const struct source *source, size_t i,
         log_info("job j%lld: refused: %s", (long long)worker->job.id, result->note);
         return 0;
     }
-    char name[SPOOL_NAME_SIZE], work[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    char name[SPOOL_NAME_SIZE], work[SPOOL_PATH_SIZE + 2 * SPOOL_NAME_SIZE];
     snprintf(name, sizeof name, "j%lld-s%zu", (long long)worker->job.id, i);
-    int rc = file_join(work, sizeof work, spool_folder(worker->spool, SPOOL_WORK), name, why);
-    if (rc == 0)
-        rc = file_remove_tree(work, why);
+    int rc = file_join(work, sizeof work, worker->work, name, why);
     if (rc == 0)
         rc = file_make_directory(work, why);
     if (rc != 0)
@@ -180,7 +179,7 @@ static int do_item(struct worker *worker, const struct source *source, size_t i,
     options.engine.progress_user = &state;
     if (worker->job.steps > 0)
         options.engine.steps = (int)worker->job.steps;
-    rc = process_stack(source, i, &options, work, &outcome, &images, why);
+    rc = process_stack(reader, i, &options, work, &outcome, &images, why);
     if (rc == 0 && options.engine.finetune && worker->job.steps == 0) {
         worker->job.steps = outcome.report.steps_done;
         rc = spool_job_set_steps(worker->spool, worker->job.id, worker->owner, worker->job.steps, why);
@@ -190,6 +189,8 @@ static int do_item(struct worker *worker, const struct source *source, size_t i,
     process_images_free(&images);
     if (rc == 0)
         rc = publish(worker, work, name, why);
+    if (rc == FAULT_READER && *worker->stop) // whoever stops us may have stopped it too
+        rc = fault_set(why, FAULT_CANCELLED, "stopped");
     if (rc != 0) {
         file_remove_tree(work, NULL);
         enum fault_class class = fault_class_of((enum fault)rc);
@@ -211,17 +212,17 @@ static int do_item(struct worker *worker, const struct source *source, size_t i,
 
 // ---- one job
 
-static int do_stacks(struct worker *worker, const struct source *source, struct keeper *keeper,
+static int do_stacks(struct worker *worker, struct reader *reader, struct keeper *keeper,
                      struct fault_note *why)
 {
-    size_t n = source_n_items(source);
+    size_t n = reader_n_items(reader);
     const char *destinations[CONF_MAX_DESTINATIONS];
     struct spool_result *results = calloc(n ? n : 1, sizeof *results);
     if (results == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu results", n);
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++)
-        rc = do_item(worker, source, i, keeper, &results[i], why);
+        rc = do_item(worker, reader, i, keeper, &results[i], why);
     for (size_t i = 0; i < worker->conf->n_destinations; i++)
         destinations[i] = worker->conf->destinations[i].name;
     if (rc == 0)
@@ -250,10 +251,21 @@ static void give_back(struct worker *worker, const struct fault_note *fault)
         log_error("job j%lld: cannot give it back: %s", (long long)worker->job.id, why.text);
 }
 
+// What an attempt before left there goes.
+static int make_work_folder(struct worker *worker, struct fault_note *why)
+{
+    char name[SPOOL_NAME_SIZE];
+    snprintf(name, sizeof name, "j%lld", (long long)worker->job.id);
+    int rc = file_join(worker->work, sizeof worker->work, spool_folder(worker->spool, SPOOL_WORK), name, why);
+    if (rc == 0)
+        rc = file_remove_tree(worker->work, why);
+    return rc == 0 ? file_make_directory(worker->work, why) : rc;
+}
+
 static void do_job(struct worker *worker)
 {
     struct fault_note why = {0};
-    struct source *source = NULL;
+    struct reader *reader = NULL;
     char **paths = NULL;
     size_t n_paths = 0;
     struct keeper keeper = {.conf = worker->conf, .job = worker->job.id, .owner = worker->owner};
@@ -266,10 +278,16 @@ static void do_job(struct worker *worker)
     }
     rc = spool_job_files(worker->spool, worker->job.id, &paths, &n_paths, &why);
     if (rc == 0)
-        rc = source_open((const char *const *)paths, n_paths, &source, &why);
+        rc = make_work_folder(worker, &why);
+    const struct reader_options options = {.output = worker->work};
     if (rc == 0)
-        rc = do_stacks(worker, source, &keeper, &why);
-    source_free(source);
+        rc = reader_open((const char *const *)paths, n_paths, &options, &reader, &why);
+    if (rc == 0)
+        rc = do_stacks(worker, reader, &keeper, &why);
+    if (rc == FAULT_READER && *worker->stop)
+        rc = fault_set(&why, FAULT_CANCELLED, "stopped");
+    reader_free(reader);
+    file_remove_tree(worker->work, NULL);
     spool_free_paths(paths, n_paths);
     keeper_stop(&keeper);
     if (keeper.lost)

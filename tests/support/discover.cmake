@@ -9,10 +9,14 @@ function(isoslice_test program)
   endif()
   add_executable(${program} ${T_SOURCES})
   target_link_libraries(${program} PRIVATE ${T_LIBRARIES})
+  set(reader "")
+  if(TARGET isoslice-read) # which programs of ours start
+    set(reader $<TARGET_FILE:isoslice-read>)
+  endif()
   set(list ${CMAKE_CURRENT_BINARY_DIR}/${program}.tests.cmake)
   add_custom_command(TARGET ${program} POST_BUILD
     COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${program}> -DLIST=${list} -DTIMEOUT=${T_TIMEOUT}
-            "-DLABELS=${T_LABELS}" -P ${CMAKE_SOURCE_DIR}/tests/support/list_tests.cmake
+            "-DLABELS=${T_LABELS}" "-DREADER=${reader}" -P ${CMAKE_SOURCE_DIR}/tests/support/list_tests.cmake
     BYPRODUCTS ${list} VERBATIM)
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${list})
 endfunction()
