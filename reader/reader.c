@@ -327,6 +327,11 @@ static void clean(char *text, size_t size)
             *p = '?';
 }
 
+static int is_fault(int fault)
+{
+    return fault != FAULT_OK && strcmp(fault_name((enum fault)fault), "UNKNOWN") != 0;
+}
+
 static int fault_of_answer(const struct reader *reader, const struct call *call, struct wire_answer *head,
                            struct fault_note *why)
 {
@@ -352,7 +357,7 @@ static int ask(struct reader *reader, const struct call *call, size_t wanted, st
     if (!send_call(reader->fd, call))
         return say_end(reader, call->doing, why);
     int got = receive_bytes(reader->fd, &head, sizeof head, until_s);
-    if (got > 0 && head.fault != FAULT_OK && fault_class_of((enum fault)head.fault) == FAULT_CLASS_NONE)
+    if (got > 0 && head.fault != FAULT_OK && !is_fault(head.fault))
         return refuse(reader, call->doing, "answered with a fault that there is not", why);
     if (got > 0 && head.fault != FAULT_OK)
         return fault_of_answer(reader, call, &head, why);
@@ -386,7 +391,7 @@ static int is_length(double value, double most)
 static int item_is_possible(const struct source_item *item)
 {
     if (item->verdict != FAULT_OK)
-        return fault_class_of(item->verdict) != FAULT_CLASS_NONE;
+        return is_fault((int)item->verdict);
     return item->depth >= 1 && item->depth <= STACK_MAX_SLICES && item->height >= 1 &&
            item->height <= MAX_SIDE && item->width >= 1 && item->width <= MAX_SIDE &&
            item->n_images == (size_t)item->depth && is_length(item->row_mm, 1e6) &&

@@ -216,8 +216,10 @@ static int send_items(const struct source *source)
 
 static void called(const struct serve *serve)
 {
+    const struct source_item *item =
+        serve->source != NULL ? source_item(serve->source, serve->request.item) : NULL;
     if (serve->hook != NULL)
-        serve->hook->called(serve->hook->user, (enum wire_kind)serve->request.kind, serve->source);
+        serve->hook->called(serve->hook->user, (enum wire_kind)serve->request.kind, item);
 }
 
 static int do_open(struct serve *serve)
@@ -350,9 +352,9 @@ static int do_derive(struct serve *serve)
 
 static int do_request(struct serve *serve)
 {
-    called(serve);
     if (serve->source == NULL || serve->request.item >= source_n_items(serve->source))
         return 0;
+    called(serve);
     switch ((enum wire_kind)serve->request.kind) {
     case WIRE_PLAN:
         return do_plan(serve);

@@ -9,11 +9,11 @@
 #include "dicom_map/source.h"
 #include "reader/wire.h"
 
-// Called with every request once the process is confined; `source` is NULL before it is open. For tests,
-// whose process is to misbehave.
+// Called with every request once the process is confined; `item` is NULL before the files are open. For
+// tests, whose process is to misbehave.
 struct serve_hook {
     void *user;
-    void (*called)(void *user, enum wire_kind kind, const struct source *source);
+    void (*called)(void *user, enum wire_kind kind, const struct source_item *item);
 };
 
 // The whole of main: argv[1] is the process that started this one, WIRE_FD the socket. Returns the exit code:
