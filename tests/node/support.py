@@ -68,7 +68,7 @@ def free_port():
 
 def program(name):
     return os.path.join(BIN, {'isoslice': 'cli', 'isoslice-receive': 'scp', 'isoslice-work': 'worker',
-                              'isoslice-send': 'scu'}[name], name)
+                              'isoslice-send': 'scu', 'isoslice-read': 'reader'}[name], name)
 
 
 def isoslice(*args, ok=(0,), env=None):
@@ -79,9 +79,9 @@ def isoslice(*args, ok=(0,), env=None):
 
 
 def installed_layout():
-    """A folder with the four programs side by side, as an installation has them."""
+    """A folder with the programs side by side, as an installation has them."""
     os.makedirs('bin', exist_ok=True)
-    for name in ('isoslice', 'isoslice-receive', 'isoslice-work', 'isoslice-send'):
+    for name in ('isoslice', 'isoslice-receive', 'isoslice-work', 'isoslice-read', 'isoslice-send'):
         if not os.path.exists('bin/' + name):
             os.symlink(program(name), 'bin/' + name)
 

@@ -155,7 +155,7 @@ def help_everywhere():
         check('usage: isoslice ' + command in isoslice(command, '--help').stdout, command)
         check(command in isoslice('--help').stdout, command)
     check(isoslice('--version').stdout.startswith('isoslice '), 'version')
-    for name in ('isoslice-receive', 'isoslice-work', 'isoslice-send'):
+    for name in ('isoslice-receive', 'isoslice-work', 'isoslice-read', 'isoslice-send'):
         for option, text in (('--help', 'usage: ' + name), ('--version', name + ' ')):
             done = subprocess.run([program(name), option], capture_output=True, text=True)
             check(done.returncode == 0 and text in done.stdout, '%s %s: %s' % (name, option, done))
