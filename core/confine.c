@@ -194,7 +194,7 @@ static int add_conditional(scmp_filter_ctx filter)
             rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), with_protection[i], 1,
                                   SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, PROT_EXEC));
     }
-    if (rc == 0) // abort() and raise()
+    if (rc == 0) // what ends a program in despair
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, self));
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_NE, self));

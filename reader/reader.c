@@ -508,9 +508,9 @@ int reader_open(const char *const *paths, size_t n_paths, const struct reader_op
                 struct reader **out, struct fault_note *why)
 {
     struct reader *reader = calloc(1, sizeof *reader);
-    int rc = reader != NULL ? 0 : fault_set(why, FAULT_NO_MEMORY, "cannot hold a reader");
-    if (rc != 0)
-        return rc;
+    int rc = 0;
+    if (reader == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold a reader");
     reader->fd = -1;
     reader->options = options != NULL ? *options : (struct reader_options){0};
     if (reader->options.memory_bytes == 0)
@@ -598,8 +598,8 @@ static int planes_are_possible(const struct source_item *stack, const struct der
 int reader_plan(struct reader *reader, size_t item, enum derive_spacing mode, double mm,
                 struct derive_plane **planes, size_t *n_planes, double *step_mm, struct fault_note *why)
 {
-    const struct source_item *stack;
-    struct answer answer;
+    const struct source_item *stack = NULL;
+    struct answer answer = {0};
     const struct wire_plan plan = {.mode = (int32_t)mode, .mm = mm};
     struct call call = {.request = {.kind = WIRE_PLAN, .item = (uint32_t)item, .size = sizeof plan},
                         .head = &plan,
@@ -609,16 +609,17 @@ int reader_plan(struct reader *reader, size_t item, enum derive_spacing mode, do
     int rc = prepare(reader, item, &stack, why);
     if (rc == 0)
         rc = ask(reader, &call, SIZE_MAX, &answer, why);
-    if (rc != 0)
+    if (rc != 0 || stack == NULL || answer.data == NULL)
         return rc;
     struct wire_planned planned = {0};
     if (answer.size >= sizeof planned)
         memcpy(&planned, answer.data, sizeof planned);
     size_t n = (size_t)planned.n_planes;
     struct derive_plane *list = n >= 1 && n <= MAX_PLANES ? malloc(n * sizeof *list) : NULL;
-    if (list == NULL || answer.size != sizeof planned + n * sizeof *list || !is_length(planned.step_mm, 1e6))
+    if (list == NULL || answer.size != sizeof planned + n * sizeof *list ||
+        !is_length(planned.step_mm, 1e6)) {
         rc = refuse(reader, call.doing, "planned what cannot be", why);
-    if (rc == 0) {
+    } else {
         memcpy(list, (const char *)answer.data + sizeof planned, n * sizeof *list);
         if (!planes_are_possible(stack, list, n))
             rc = refuse(reader, call.doing, "planned planes outside the stack", why);
@@ -637,11 +638,11 @@ int reader_plan(struct reader *reader, size_t item, enum derive_spacing mode, do
 int reader_load_voxels(struct reader *reader, size_t item, struct reader_block *voxels,
                        struct fault_note *why)
 {
-    const struct source_item *stack;
-    struct answer answer;
+    const struct source_item *stack = NULL;
+    struct answer answer = {0};
     struct reader_block block = READER_BLOCK_NONE;
     int rc = prepare(reader, item, &stack, why);
-    if (rc == 0)
+    if (rc == 0 && stack != NULL)
         rc = reader_block_new((size_t)stack->depth * pixels_of(stack), &block, why);
     if (rc != 0)
         return rc;
@@ -698,12 +699,12 @@ int reader_derive(struct reader *reader, size_t item, const struct derive_reques
                   const struct reader_block *voxels, const struct reader_block *residual,
                   struct derive_result *result, struct fault_note *why)
 {
-    const struct source_item *stack;
-    struct answer answer;
+    const struct source_item *stack = NULL;
+    struct answer answer = {0};
     struct wire_derive wire;
     struct derive_result told;
     int rc = prepare(reader, item, &stack, why);
-    if (rc != 0)
+    if (rc != 0 || stack == NULL)
         return rc;
     size_t n_pixels = pixels_of(stack), n_derived = request->n_planes * n_pixels;
     if (request->n_planes > MAX_PLANES || voxels->n != (size_t)stack->depth * n_pixels ||
@@ -724,7 +725,7 @@ int reader_derive(struct reader *reader, size_t item, const struct derive_reques
                         .cpu_s = READER_CALL_S + 1e-6 * (double)(voxels->n + residual->n),
                         .doing = "wrote the derived series"};
     rc = ask(reader, &call, sizeof told, &answer, why);
-    if (rc != 0)
+    if (rc != 0 || answer.data == NULL)
         return rc;
     memcpy(&told, answer.data, sizeof told);
     free(answer.data);

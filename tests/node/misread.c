@@ -104,9 +104,7 @@ static void misbehave(const struct misdeed *misdeed, enum wire_kind kind)
         tell(FAULT_IO, NULL, 0, 0);
     else if (kind == WIRE_PLAN && strcmp(what, "size") == 0)
         tell(0, NULL, 0, UINT64_MAX);
-    else if (kind == WIRE_VOXELS && strcmp(what, "segfault") == 0)
-        raise(SIGSEGV);
-    else if (kind == WIRE_OPEN && strcmp(what, "openfault") == 0)
+    else if (strcmp(what, kind == WIRE_OPEN ? "openfault" : kind == WIRE_VOXELS ? "segfault" : "-") == 0)
         raise(SIGSEGV);
     else if (kind == WIRE_VOXELS && strcmp(what, "memory") == 0)
         take_all_memory();

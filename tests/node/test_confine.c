@@ -184,9 +184,9 @@ static int take_memory(void)
     if (p == NULL)
         return 1;
     memset(p, 1, size);
-    p = realloc(p, 2 * size);
-    int code = p != NULL && p[size - 1] == 1 ? WORKED : 2;
-    free(p);
+    char *moved = realloc(p, 2 * size);
+    int code = moved != NULL && moved[size - 1] == 1 ? WORKED : 2;
+    free(moved != NULL ? moved : p);
     return code;
 }
 static void what_is_needed_works(void)

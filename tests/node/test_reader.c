@@ -32,11 +32,11 @@ static void make_source(void)
 // From here on readers are ones that do this.
 static void misread(const char *what)
 {
-    char path[4096];
-    CHECK(getcwd(path, sizeof path - 64) != NULL);
+    char here[4096], path[sizeof here + 64];
+    CHECK(getcwd(here, sizeof here) != NULL);
     CHECK(symlink(MISREAD, what) == 0 || errno == EEXIST);
-    strcat(path, "/");
-    setenv("ISOSLICE_READER", strcat(path, what), 1);
+    snprintf(path, sizeof path, "%s/%s", here, what);
+    setenv("ISOSLICE_READER", path, 1);
 }
 
 static void fill_request(struct derive_request *request, const char *directory)
