@@ -9,7 +9,9 @@ import subprocess
 import tempfile
 import time
 
+from pki import Authority
 from support import *
+from test_tls import TlsNode
 
 IS_SANITIZED = os.environ.get('ISOSLICE_SANITIZE') == '1'
 
@@ -114,7 +116,7 @@ def broken_reader_costs_one_series():
 def killed_reader_costs_one_series():
     """kill -9 of isoslice-read while the worker computes; it is confined, and gone when the job is over."""
     bad, good = phantom('bad', seed=1, slices=7), phantom('good', seed=2, slices=8)
-    node = Node(work__steps=30, work__lease_s=30).start('receive', 'work')
+    node = Node(work__steps=5 if IS_SANITIZED else 30, work__lease_s=30).start('receive', 'work')
     try:
         worker = node.processes['work'].pid
         storescu(node, bad)
@@ -217,7 +219,50 @@ def another_user():
         shutil.rmtree(folder)
 
 
+def keys_of_another_user():
+    """A key that only root can read serves a node that became node.user; SIGHUP cannot read it again, says so and changes
+    nothing. One of that user's is read again."""
+    ca = Authority('ca')
+    own = ca.issue('own')
+    is_root = os.geteuid() == 0
+    folder = tempfile.mkdtemp()  # where another user can go
+    node = None
+    try:
+        os.chmod(folder, 0o755)
+        files = [shutil.copy(path, folder) for path in (*own, ca.ca)]
+        for path in files:
+            os.chmod(path, 0o600 if path.endswith('.key') else 0o644)
+        ca.ca = files[2]
+        spool = os.path.join(folder, 'spool')
+        os.mkdir(spool, 0o700)
+        if is_root:
+            nobody = pwd.getpwnam('nobody')
+            os.chown(spool, nobody.pw_uid, nobody.pw_gid)
+        node = TlsNode(ca, files[:2], node__spool=spool, **({'node__user': 'nobody'} if is_root else {}))
+        node.spool = spool
+        node.start('receive')
+        if is_root:
+            node.wait_said('SIGHUP will not do')
+        else:
+            os.chmod(files[1], 0)
+        node.hang_up()
+        node.wait_said('the certificates in use stay')
+        equal(node.echo(), 0, 'echo after it')
+        os.chmod(files[1], 0o600)
+        if is_root:
+            os.chown(files[1], nobody.pw_uid, nobody.pw_gid)
+        node.hang_up()
+        node.wait_said('certificates read again')
+        equal(node.echo(), 0, 'echo with the key read again')
+        equal(node.stop(), {'receive': 0}, 'exit codes')
+    finally:
+        if node:
+            node.stop()
+        shutil.rmtree(folder)
+
+
 run_named({
+    'peer.contained.keys_of_another_user': keys_of_another_user,
     'peer.contained.live_association': live_association,
     'peer.contained.broken_reader_costs_one_series': broken_reader_costs_one_series,
     'peer.contained.killed_reader_costs_one_series': killed_reader_costs_one_series,
