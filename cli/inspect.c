@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command.h"
 #include "conf/conf.h"
-#include "dicom_map/derive.h"
-#include "dicom_map/source.h"
+#include "reader/reader.h"
 
 #include <getopt.h>
 #include <jansson.h>
@@ -81,16 +80,16 @@ static int parse(struct inspect *inspect, int argc, char **argv)
 }
 
 // The verdict on a stack may still be that its planes cannot be laid out.
-static int look_ahead(const struct inspect *inspect, const struct source *source, size_t i,
+static int look_ahead(const struct inspect *inspect, struct reader *reader, size_t i,
                       struct prospect *prospect, struct fault_note *why)
 {
-    const struct source_item *item = source_item(source, i);
+    const struct source_item *item = reader_item(reader, i);
     *prospect = (struct prospect){.item = item, .verdict = item->verdict};
     snprintf(prospect->reason, sizeof prospect->reason, "%s", item->reason);
     if (item->verdict != FAULT_OK)
         return 0;
     struct derive_plane *planes = NULL;
-    int rc = derive_plan(source, i, inspect->spacing, inspect->spacing_mm, &planes, &prospect->n_planes,
+    int rc = reader_plan(reader, i, inspect->spacing, inspect->spacing_mm, &planes, &prospect->n_planes,
                          &prospect->step_mm, why);
     free(planes);
     if (rc != 0 && fault_class_of((enum fault)rc) == FAULT_CLASS_REFUSAL) {
@@ -192,15 +191,15 @@ static json_t *prospect_json(const struct prospect *prospect)
     return object;
 }
 
-static int print_all(const struct inspect *inspect, const struct source *source, size_t *n_derived,
+static int print_all(const struct inspect *inspect, struct reader *reader, size_t *n_derived,
                      struct fault_note *why)
 {
-    size_t n = source_n_items(source);
+    size_t n = reader_n_items(reader);
     json_t *array = inspect->as_json ? json_array() : NULL;
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
         struct prospect prospect;
-        rc = look_ahead(inspect, source, i, &prospect, why);
+        rc = look_ahead(inspect, reader, i, &prospect, why);
         if (rc != 0)
             break;
         *n_derived += prospect.verdict == FAULT_OK;
@@ -223,15 +222,17 @@ int command_inspect(int argc, char **argv)
 {
     struct inspect inspect = {.spacing = DERIVE_ISOTROPIC};
     struct fault_note why;
-    struct source *source = NULL;
+    struct reader *reader = NULL;
+    const struct reader_options options = {.memory_bytes = READER_MEMORY_BYTES_ANY,
+                                           .cpu_s = READER_OPEN_S_ANY};
     size_t n_derived = 0;
     int code = parse(&inspect, argc, argv);
     if (code != 0)
         return code < 0 ? 0 : code;
-    int rc = source_open(inspect.paths, inspect.n_paths, &source, &why);
+    int rc = reader_open(inspect.paths, inspect.n_paths, &options, &reader, &why);
     if (rc == 0)
-        rc = print_all(&inspect, source, &n_derived, &why);
-    source_free(source);
+        rc = print_all(&inspect, reader, &n_derived, &why);
+    reader_free(reader);
     if (rc != 0)
         return command_fault("inspect", &why);
     return n_derived > 0 ? EXIT_SOMETHING : EXIT_NOTHING;

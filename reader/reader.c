@@ -392,6 +392,9 @@ static int item_is_possible(const struct source_item *item)
 {
     if (item->verdict != FAULT_OK)
         return is_fault((int)item->verdict);
+    for (int axis = 0; axis < 3; axis++)
+        if (!isfinite(item->normal[axis]))
+            return 0;
     return item->depth >= 1 && item->depth <= STACK_MAX_SLICES && item->height >= 1 &&
            item->height <= MAX_SIDE && item->width >= 1 && item->width <= MAX_SIDE &&
            item->n_images == (size_t)item->depth && is_length(item->row_mm, 1e6) &&
@@ -410,6 +413,8 @@ static int check_items(struct source_item *items, size_t n, size_t *n_positions)
         clean(item->reason, sizeof item->reason);
         clean(item->warnings, sizeof item->warnings);
         item->z_mm = NULL;
+        if (item->verdict != FAULT_OK)
+            item->depth = item->height = item->width = 0;
         if (!item_is_possible(item))
             return 0;
         *n_positions += item->verdict == FAULT_OK ? (size_t)item->depth : 0;
