@@ -40,6 +40,7 @@ enum fault_class {
     X(DECODE, -26, PERM, 0xC000, "the pixel data cannot be decoded")                                         \
     X(PIXEL_SIZE, -27, PERM, 0xC000, "the pixel data do not have the size that the header gives")            \
     X(READER, -30, PERM, 0, "the process that reads and writes DICOM files died or was ended")               \
+    X(LOSSY, -28, PERM, 0xC000, "the pixel data are compressed with loss under a lossless transfer syntax")  \
     X(CONNECT, -40, TEMP, 0, "the peer cannot be reached")                                                   \
     X(ASSOCIATION_REJECTED, -41, TEMP, 0, "the peer rejected the association")                               \
     X(NOT_NEGOTIATED, -42, PERM, 0, "the peer accepts no usable presentation context")                       \

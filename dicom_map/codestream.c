@@ -2,13 +2,88 @@
 #include "dicom_map/codestream.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
-static int check_frame_header(const uint8_t *p, size_t length, int rows, int columns, int bits_allocated,
+enum {
+    ITEM_HEADER = 8,
+    ITEM_LOW = 0xFFFE,
+    ITEM_HIGH = 0xE000,
+    SOF_LOSSLESS = 0xC3,
+    SOF_JPEG_LS = 0xF7,
+    SOS = 0xDA,
+};
+
+// Length of the fragment whose item begins at `at`; SIZE_MAX when none begins there.
+static size_t fragment_at(const uint8_t *data, size_t at, size_t end)
+{
+    if (at > end || end - at < ITEM_HEADER || (data[at] | data[at + 1] << 8) != ITEM_LOW ||
+        (data[at + 2] | data[at + 3] << 8) != ITEM_HIGH)
+        return SIZE_MAX;
+    size_t length =
+        data[at + 4] | (size_t)data[at + 5] << 8 | (size_t)data[at + 6] << 16 | (size_t)data[at + 7] << 24;
+    return length <= end - at - ITEM_HEADER ? length : SIZE_MAX;
+}
+
+int codestream_join(const void *object, size_t object_size, const struct prescan *scan, void **codestream,
+                    size_t *size, struct fault_note *why)
+{
+    const uint8_t *data = object;
+    size_t end = scan->dataset_end < object_size ? scan->dataset_end : object_size, length, total = 0;
+    size_t begin = scan->fragment_offset - ITEM_HEADER;
+    if (scan->fragment_offset < ITEM_HEADER || fragment_at(data, begin, end) == SIZE_MAX)
+        return fault_set(why, FAULT_DECODE, "there is no fragment of compressed pixel data");
+    for (size_t at = begin; (length = fragment_at(data, at, end)) != SIZE_MAX; at += ITEM_HEADER + length)
+        total += length;
+    uint8_t *joined = malloc(total + 1);
+    if (joined == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu bytes of compressed pixel data", total);
+    *codestream = joined;
+    *size = total;
+    for (size_t at = begin; (length = fragment_at(data, at, end)) != SIZE_MAX; at += ITEM_HEADER + length) {
+        memcpy(joined, data + at + ITEM_HEADER, length);
+        joined += length;
+    }
+    return 0;
+}
+
+struct marker {
+    unsigned code;
+    const uint8_t *segment; // begins with its length
+    size_t length;
+};
+
+// The marker segment at *at, which moves behind it.
+static int next_marker(const uint8_t *data, size_t size, size_t *at, struct marker *marker,
+                       struct fault_note *why)
+{
+    while (size - *at >= 2 && data[*at] == 0xFF && data[*at + 1] == 0xFF) // fill
+        (*at)++;
+    if (size - *at < 4 || data[*at] != 0xFF)
+        return fault_set(why, FAULT_DECODE, "no marker at byte %zu of %zu in the codestream", *at, size);
+    marker->code = data[*at + 1];
+    marker->segment = data + *at + 2;
+    marker->length = (size_t)marker->segment[0] << 8 | marker->segment[1];
+    if (marker->length < 2 || marker->length > size - *at - 2)
+        return fault_set(why, FAULT_DECODE,
+                         "a marker segment of %zu bytes at byte %zu of %zu in the codestream", marker->length,
+                         *at, size);
+    *at += 2 + marker->length;
+    return 0;
+}
+
+static int is_frame_header(unsigned marker)
+{
+    return (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) ||
+           marker == SOF_JPEG_LS;
+}
+
+static int check_frame_header(const struct marker *frame, int rows, int columns, int bits_allocated,
                               struct fault_note *why)
 {
-    if (length < 8)
-        return fault_set(why, FAULT_DECODE, "a frame header of %zu bytes in the codestream", length);
+    const uint8_t *p = frame->segment;
+    if (frame->length < 8)
+        return fault_set(why, FAULT_DECODE, "a frame header of %zu bytes in the codestream", frame->length);
     int bits = p[2], height = p[3] << 8 | p[4], width = p[5] << 8 | p[6], components = p[7];
     if (height != rows || width != columns || components != 1 || bits > bits_allocated)
         return fault_set(
@@ -19,56 +94,50 @@ static int check_frame_header(const uint8_t *p, size_t length, int rows, int col
     return 0;
 }
 
-static int check_jpeg(const uint8_t *data, size_t size, int rows, int columns, int bits_allocated,
-                      struct fault_note *why)
+static int check_scan_header(const struct marker *scan, int is_jpeg_ls, struct fault_note *why)
 {
+    const uint8_t *p = scan->segment;
+    if (scan->length < 8 || p[2] != 1)
+        return fault_set(why, FAULT_DECODE, "a scan header of %zu bytes and %d components in the codestream",
+                         scan->length, scan->length > 2 ? p[2] : 0);
+    int near = is_jpeg_ls ? p[5] : 0, shift = p[7] & 15;
+    if (near != 0 || shift != 0)
+        return fault_set(why, FAULT_LOSSY,
+                         "the codestream is lossy (NEAR %d, point transform %d) under a lossless transfer "
+                         "syntax",
+                         near, shift);
+    return 0;
+}
+
+int codestream_check(const char *transfer_syntax, const void *codestream, size_t size, int rows, int columns,
+                     int bits_allocated, struct fault_note *why)
+{
+    const uint8_t *data = codestream;
+    int is_jpeg_ls = strcmp(transfer_syntax, SYNTAX_JPEG_LS) == 0;
+    unsigned wanted = is_jpeg_ls ? SOF_JPEG_LS : SOF_LOSSLESS;
     size_t at = 2;
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8)
         return fault_set(why, FAULT_DECODE, "the codestream does not begin with SOI");
-    while (size - at >= 4 && data[at] == 0xFF) {
-        unsigned marker = data[at + 1];
-        if (marker == 0xFF) { // fill
-            at++;
+    for (int n_frames = 0;;) {
+        struct marker marker = {0};
+        int rc = next_marker(data, size, &at, &marker, why);
+        if (rc != 0)
+            return rc;
+        if (marker.code == SOS)
+            return n_frames == 1
+                       ? check_scan_header(&marker, is_jpeg_ls, why)
+                       : fault_set(why, FAULT_DECODE, "a scan without a frame header in the codestream");
+        if (!is_frame_header(marker.code))
             continue;
-        }
-        size_t length = (size_t)data[at + 2] << 8 | data[at + 3];
-        if (length < 2 || length > size - at - 2)
-            return fault_set(why, FAULT_DECODE,
-                             "a marker segment of %zu bytes at byte %zu of %zu in the codestream", length, at,
-                             size);
-        int is_frame =
-            (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) ||
-            marker == 0xF7;
-        if (is_frame)
-            return check_frame_header(data + at + 2, length, rows, columns, bits_allocated, why);
-        at += 2 + length;
+        if (++n_frames > 1)
+            return fault_set(why, FAULT_DECODE, "a second frame header in the codestream");
+        if (marker.code != wanted)
+            return fault_set(why, FAULT_LOSSY,
+                             "the codestream is coded by frame type 0x%02x, not by the lossless 0x%02x of "
+                             "its transfer syntax",
+                             marker.code, wanted);
+        rc = check_frame_header(&marker, rows, columns, bits_allocated, why);
+        if (rc != 0)
+            return rc;
     }
-    return fault_set(why, FAULT_DECODE, "there is no frame header in the codestream");
-}
-
-static int check_rle(const uint8_t *data, size_t size, int bits_allocated, struct fault_note *why)
-{
-    uint32_t head[16];
-    if (size < sizeof head)
-        return fault_set(why, FAULT_DECODE, "an RLE fragment of %zu bytes has no header", size);
-    for (size_t i = 0; i < 16; i++)
-        head[i] = data[4 * i] | (uint32_t)data[4 * i + 1] << 8 | (uint32_t)data[4 * i + 2] << 16 |
-                  (uint32_t)data[4 * i + 3] << 24;
-    uint32_t n = head[0];
-    if (n != (uint32_t)bits_allocated / 8)
-        return fault_set(why, FAULT_DECODE, "%u RLE segments for samples of %d bits", n, bits_allocated);
-    for (uint32_t i = 1; i <= n; i++)
-        if (head[i] < sizeof head || head[i] >= size || (i > 1 && head[i] <= head[i - 1]))
-            return fault_set(why, FAULT_DECODE, "RLE segment %u begins at byte %u of %zu", i, head[i], size);
-    return 0;
-}
-
-int codestream_check(const char *transfer_syntax, const void *fragment, size_t size, int rows, int columns,
-                     int bits_allocated, struct fault_note *why)
-{
-    if (strcmp(transfer_syntax, "1.2.840.10008.1.2.5") == 0)
-        return check_rle(fragment, size, bits_allocated, why);
-    if (strncmp(transfer_syntax, "1.2.840.10008.1.2.4.", 20) == 0)
-        return check_jpeg(fragment, size, rows, columns, bits_allocated, why);
-    return 0;
 }

@@ -886,8 +886,8 @@ static int open_sources(struct derivation *d)
         return fault_set(d->why, FAULT_NO_MEMORY, "cannot hold a plane of %zu pixels", n);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < depth; i++)
-        rc = source_parse(d->request->source, source_slice(d->request->source, d->request->item, i), 1,
-                          &d->sources[i], d->why);
+        rc = source_parse_header(d->request->source, source_slice(d->request->source, d->request->item, i),
+                                 &d->sources[i], d->why);
     if (rc == 0)
         rc = dcm_object_new(&d->made, d->why);
     if (rc != 0)

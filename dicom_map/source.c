@@ -3,7 +3,9 @@
 
 #include "core/file.h"
 #include "dicom_map/codestream.h"
+#include "dicom_map/j2k.h"
 #include "dicom_map/prescan.h"
+#include "dicom_map/rle.h"
 #include "dicom_map/source_parts.h"
 #include "dicom_map/stack.h"
 
@@ -338,27 +340,87 @@ const struct source_item *source_item(const struct source *source, size_t item)
 
 // ---- pixels
 
-int source_parse(const struct source *source, const struct slice *slice, int header_only,
-                 struct dcm_object **object, struct fault_note *why)
+// The file that a slice came from, pre-scanned and compared with what it was. *data is given to the caller.
+static int read_again(const struct source *source, const struct slice *slice, void **data, size_t *size,
+                      struct prescan *scan, struct fault_note *why)
 {
-    const char *path = source->paths[slice->file];
-    struct prescan scan;
-    void *data = NULL;
-    size_t size = 0;
-    int rc = file_read(path, MAX_OBJECT_BYTES, &data, &size, why);
+    *data = NULL;
+    int rc = file_read(source->paths[slice->file], MAX_OBJECT_BYTES, data, size, why);
     if (rc == 0)
-        rc = prescan_memory(data, size, &scan, why);
-    if (rc == 0 && strcmp(scan.digest, slice->digest) != 0)
+        rc = prescan_memory(*data, *size, scan, why);
+    if (rc == 0 && strcmp(scan->digest, slice->digest) != 0)
         rc = fault_set(why, FAULT_IO, "the file of SOP Instance UID %s has changed since it was opened",
                        slice->sop_uid);
-    if (rc == 0 && !header_only && scan.fragment_offset > 0)
-        rc =
-            codestream_check(scan.transfer_syntax, (const char *)data + scan.fragment_offset,
-                             scan.fragment_size, slice->n_rows, slice->n_columns, slice->bits_allocated, why);
+    return rc;
+}
+
+static int parse(const void *data, const struct prescan *scan, int header_only, struct dcm_object **object,
+                 struct fault_note *why)
+{
+    return dcm_object_parse((const char *)data + scan->dataset_offset,
+                            scan->dataset_end - scan->dataset_offset, scan->transfer_syntax, header_only,
+                            object, why);
+}
+
+int source_parse_header(const struct source *source, const struct slice *slice, struct dcm_object **object,
+                        struct fault_note *why)
+{
+    struct prescan scan;
+    void *data;
+    size_t size;
+    int rc = read_again(source, slice, &data, &size, &scan, why);
     if (rc == 0)
-        rc =
-            dcm_object_parse((const char *)data + scan.dataset_offset, scan.dataset_end - scan.dataset_offset,
-                             scan.transfer_syntax, header_only, object, why);
+        rc = parse(data, &scan, 1, object, why);
+    free(data);
+    return rc;
+}
+
+// Samples of an object whose pixels are native, or for whose compression DCMTK has a decoder.
+static int decode_by_library(const void *data, const struct prescan *scan, void *samples, size_t size,
+                             struct fault_note *why)
+{
+    struct dcm_object *object = NULL;
+    int rc = parse(data, scan, 0, &object, why);
+    if (rc == 0)
+        rc = dcm_object_decode(object, samples, size, why);
+    dcm_object_free(object);
+    return rc;
+}
+
+static int decode(const struct slice *slice, const void *data, size_t size, const struct prescan *scan,
+                  void *samples, struct fault_note *why)
+{
+    struct pixels_layout layout = source_layout(slice);
+    const char *syntax = scan->transfer_syntax;
+    int sample_bytes = slice->bits_allocated / 8;
+    size_t n = (size_t)slice->n_rows * (size_t)slice->n_columns, codestream_size = 0;
+    void *codestream = NULL;
+    if (scan->fragment_offset == 0)
+        return decode_by_library(data, scan, samples, n * (size_t)sample_bytes, why);
+    int rc = codestream_join(data, size, scan, &codestream, &codestream_size, why);
+    if (rc == 0 && strcmp(syntax, SYNTAX_RLE) == 0) {
+        rc = rle_decode(codestream, codestream_size, n, sample_bytes, samples, why);
+    } else if (rc == 0 && strcmp(syntax, SYNTAX_JPEG_2000) == 0) {
+        rc = j2k_decode(codestream, codestream_size, &layout, slice->n_rows, slice->n_columns, samples, why);
+    } else if (rc == 0) {
+        rc = codestream_check(syntax, codestream, codestream_size, slice->n_rows, slice->n_columns,
+                              slice->bits_allocated, why);
+        if (rc == 0)
+            rc = decode_by_library(data, scan, samples, n * (size_t)sample_bytes, why);
+    }
+    free(codestream);
+    return rc;
+}
+
+static int load_samples(const struct source *source, const struct slice *slice, void *samples,
+                        struct fault_note *why)
+{
+    struct prescan scan;
+    void *data;
+    size_t size;
+    int rc = read_again(source, slice, &data, &size, &scan, why);
+    if (rc == 0)
+        rc = decode(slice, data, size, &scan, samples, why);
     free(data);
     return rc;
 }
@@ -371,11 +433,7 @@ static int load_slice(const struct source *source, struct source_entry *entry, s
     struct pixels_layout layout = source_layout(slice);
     size_t n = (size_t)slice->n_rows * (size_t)slice->n_columns;
     size_t n_kept = (size_t)entry->item.height * (size_t)entry->item.width;
-    struct dcm_object *object = NULL;
-    int rc = source_parse(source, slice, 0, &object, why);
-    if (rc == 0)
-        rc = dcm_object_decode(object, samples, n * (size_t)(slice->bits_allocated / 8), why);
-    dcm_object_free(object);
+    int rc = load_samples(source, slice, samples, why);
     if (rc != 0)
         return rc;
     pixels_unpack(&layout, samples, n, whole);

@@ -48,7 +48,7 @@ const struct source_item *source_item(const struct source *source, size_t item);
 
 // Decodes the pixels of a stack. voxels: [depth,height,width] stored values (sign and Bits Stored applied,
 // rescale not applied unless it varies over the stack, see pixels.h), caller's storage. Errors: IO, DECODE,
-// PIXEL_SIZE, TRANSFER_SYNTAX, NO_MEMORY.
+// PIXEL_SIZE, LOSSY, NO_MEMORY.
 int source_load_voxels(const struct source *source, size_t item, float *voxels, struct fault_note *why);
 
 // Value that leaves the whole field: keeps only the central rows x columns of every slice from now on

@@ -214,6 +214,7 @@ static int is_readable(const char *transfer_syntax)
         "1.2.840.10008.1.2.4.57", // JPEG lossless
         "1.2.840.10008.1.2.4.70",
         "1.2.840.10008.1.2.4.80", // JPEG-LS lossless
+        "1.2.840.10008.1.2.4.90", // JPEG 2000 lossless
         "1.2.840.10008.1.2.5",    // RLE
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)

@@ -5,7 +5,6 @@
 // osconfig.h comes first, as DCMTK wants it
 #include <dcmtk/dcmdata/dcistrmb.h>
 #include <dcmtk/dcmdata/dcostrmb.h>
-#include <dcmtk/dcmdata/dcrledrg.h>
 #include <dcmtk/dcmdata/dctk.h>
 #include <dcmtk/dcmjpeg/djdecode.h>
 #include <dcmtk/dcmjpls/djdecode.h>
@@ -72,7 +71,6 @@ int dcm_setup(struct fault_note *why)
             dcmEnableAutomaticInputDataCorrection.set(OFFalse);
             DJDecoderRegistration::registerCodecs();
             DJLSDecoderRegistration::registerCodecs();
-            DcmRLEDecoderRegistration::registerCodecs();
         });
         return has_dictionary ? 0
                               : fault_set(why, FAULT_CONFIG,

@@ -21,7 +21,7 @@ struct dcm_object; // owns a data set
 struct dcm_item;   // borrowed from an object: the data set itself or an item of one of its sequences
 
 // Once per process, later calls cost nothing: checks that the data dictionary is there, registers the
-// decoders (JPEG, JPEG-LS, RLE), silences DCMTK's log. Called by all functions that make objects. Errors:
+// decoders (JPEG, JPEG-LS), silences DCMTK's log. Called by all functions that make objects. Errors:
 // CONFIG.
 int dcm_setup(struct fault_note *why);
 
@@ -69,7 +69,8 @@ int dcm_add_item(struct dcm_item *to, uint32_t tag, struct dcm_item **item, stru
 int dcm_object_encode(const struct dcm_object *object, void **data, size_t *size, struct fault_note *why);
 
 // Decodes the pixel data of a single-frame object into `size` bytes of little-endian samples, caller's
-// storage. Errors: DECODE, PIXEL_SIZE, NO_MEMORY.
+// storage. Native, JPEG lossless and JPEG-LS ones, the last two after codestream_check; others are decoded
+// elsewhere (rle.h, j2k.h). Errors: DECODE, PIXEL_SIZE, NO_MEMORY.
 int dcm_object_decode(struct dcm_object *object, void *samples, size_t size, struct fault_note *why);
 
 #ifdef __cplusplus

@@ -35,7 +35,8 @@ const char *const storage_classes[] = {UID_MRImageStorage, UID_EnhancedMRImageSt
 const char *const storage_syntaxes[] = {
     UID_LittleEndianExplicitTransferSyntax, UID_LittleEndianImplicitTransferSyntax,
     UID_JPEGProcess14SV1TransferSyntax,     UID_JPEGProcess14TransferSyntax,
-    UID_JPEGLSLosslessTransferSyntax,       UID_RLELosslessTransferSyntax};
+    UID_JPEGLSLosslessTransferSyntax,       UID_RLELosslessTransferSyntax,
+    UID_JPEG2000LosslessOnlyTransferSyntax};
 constexpr size_t max_request_bytes = 4u << 20; // of a commitment request
 constexpr int outcome_poll_us = 50 * 1000;
 const char *const plain_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,

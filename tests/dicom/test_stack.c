@@ -538,8 +538,8 @@ static void single_images(void)
     expect_one_out(FAULT_BAD_GEOMETRY, "200000 mm");
     odd_one()->row_mm = 0;
     expect_one_out(FAULT_BAD_GEOMETRY, "0 x 0.9");
-    strcpy(odd_one()->transfer_syntax, "1.2.840.10008.1.2.4.90");
-    expect_one_out(FAULT_TRANSFER_SYNTAX, "1.2.840.10008.1.2.4.90");
+    strcpy(odd_one()->transfer_syntax, "1.2.840.10008.1.2.4.91");
+    expect_one_out(FAULT_TRANSFER_SYNTAX, "1.2.840.10008.1.2.4.91");
 }
 
 static void too_many(void)
