@@ -250,6 +250,15 @@ int conf_parse_spacing(const char *text, int *mode, double *mm)
     return parse_number(text, mm) && *mm >= 0.05 && *mm <= 20;
 }
 
+// What no setting needs, and what would come back from a printed file as something else.
+static int has_control(const char *text)
+{
+    for (const char *p = text; *p != '\0'; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7F)
+            return 1;
+    return 0;
+}
+
 static int choice_is_valid(const char *choices, const char *text)
 {
     size_t n = strlen(text);
@@ -267,8 +276,9 @@ static int set_value(const struct conf_key *key, void *base, const char *text, c
     switch (key->type) {
     case TYPE_TEXT:
     case TYPE_PATH:
-        snprintf(legal, legal_size, "a text of %.0f to %.0f characters", key->min, key->max);
-        if ((double)strlen(text) < key->min || (double)strlen(text) > key->max)
+        snprintf(legal, legal_size, "a text of %.0f to %.0f characters, none of them a control character",
+                 key->min, key->max);
+        if ((double)strlen(text) < key->min || (double)strlen(text) > key->max || has_control(text))
             return 0;
         break;
     case TYPE_AE:
