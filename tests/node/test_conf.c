@@ -55,6 +55,8 @@ static void errors_name_place_and_range(void)
         {"senders: [{ae_title: A, address: 300.1.1.1}]\n", "'300.1.1.1' is not an IPv4 address or network"},
         {"senders: {ae_title: A}\n", "bad 'senders': must be a list"},
         {"node: [1]\n", "bad 'node': must be a mapping"},
+        // found by fuzzing: printed, it read back as another text
+        {"site_id: \"a\\nb\"\n", "is not a text of 1 to 64 characters, none of them a control character"},
         {"node: {bind: example}\n", "'example' is not an IPv4 address"},
         {"send: {retry_min_s: 100, retry_max_s: 10}\n",
          "bad 'retry_max_s': 10 is less than 'retry_min_s', 100"},
