@@ -97,11 +97,10 @@ static int check_size(struct walk *w)
     rc = check_bits(w, (p[36] & 0x7F) + 1, p[36] >> 7);
     if (rc != 0)
         return rc;
-    uint64_t across = tile_width > 0 ? (width + (uint64_t)tile_width - 1) / tile_width : 0;
-    uint64_t down = tile_height > 0 ? (height + (uint64_t)tile_height - 1) / tile_height : 0;
+    unsigned long long across = tile_width > 0 ? (width + (uint64_t)tile_width - 1) / tile_width : 0;
+    unsigned long long down = tile_height > 0 ? (height + (uint64_t)tile_height - 1) / tile_height : 0;
     if (across * down < 1 || across * down > J2K_MAX_TILES)
-        return fault_set(w->why, FAULT_DECODE, "%llu tiles, not 1 to %d", (unsigned long long)(across * down),
-                         J2K_MAX_TILES);
+        return fault_set(w->why, FAULT_DECODE, "%llu tiles, not 1 to %d", across * down, J2K_MAX_TILES);
     w->n_tiles = (uint32_t)(across * down);
     w->at += 2 + length;
     return 0;

@@ -52,10 +52,8 @@ static void rle_unpacks(void)
 static void rle_puts_bytes_together(void)
 {
     uint8_t frame[64 + 8] = {2, 0, 0, 0, 64, 0, 0, 0, 68};
-    memcpy(frame + 64,
-           "\xFE\x12\x00\x00" /* high bytes */
-           "\x02\x34\x56\x78",
-           8);
+    static const uint8_t segments[] = {0xFE, 0x12, 0, 0 /* high bytes */, 2, 0x34, 0x56, 0x78};
+    memcpy(frame + 64, segments, sizeof segments);
     uint8_t out[6];
     // the zero at the end of the first segment is one too many: it is a literal's head
     CHECK_FAULT(rle_decode(frame, sizeof frame, 3, 2, out, &why), FAULT_DECODE);
@@ -111,7 +109,8 @@ static void rle_faults_are_named(void)
 static void rle_every_length_counts(void)
 {
     uint8_t frame[64 + 5] = {1, 0, 0, 0, 64}, out[6];
-    memcpy(frame + 64, "\xFE\x01\x01\x02\x03", 5);
+    static const uint8_t segment[] = {0xFE, 1, 1, 2, 3};
+    memcpy(frame + 64, segment, sizeof segment);
     CHECK_OK(rle_decode(frame, sizeof frame, 5, 1, out, &why));
     for (size_t n = 0; n < 8; n++)
         if (n != 5)
@@ -156,6 +155,8 @@ static OPJ_BOOL coded_seek(OPJ_OFF_T at, void *user)
 
 enum { ROWS = 21, COLUMNS = 35 };
 
+static const size_t n_pixels = (size_t)ROWS * COLUMNS;
+
 static const struct pixels_layout twelve = {16, 12, 11, 0}, full = {16, 16, 15, 1}, eight = {8, 8, 7, 0};
 
 // Value of pixel i: a slope, its ends, and rubbish.
@@ -196,7 +197,7 @@ static void encode(struct coded *coded, int bits, int is_signed, int n_component
     image->x1 = COLUMNS;
     image->y1 = ROWS;
     for (int c = 0; c < n_components; c++)
-        for (size_t i = 0; i < ROWS * COLUMNS; i++)
+        for (size_t i = 0; i < n_pixels; i++)
             image->comps[c].data[i] = value_at(i, bits, is_signed);
     coded->size = coded->at = 0;
     opj_codec_t *codec = opj_create_compress(OPJ_CODEC_J2K);
@@ -228,7 +229,7 @@ static int decode(const struct coded *coded, const struct pixels_layout *layout,
 static void expect_exact(const struct pixels_layout *layout, const struct coded *coded, int bits)
 {
     CHECK_OK(decode(coded, layout, ROWS, COLUMNS));
-    for (size_t i = 0; i < ROWS * COLUMNS; i++) {
+    for (size_t i = 0; i < n_pixels; i++) {
         uint32_t want = (uint32_t)value_at(i, bits, layout->is_signed);
         if (layout->bits_allocated == 8)
             CHECK_INT(decoded[i], want & 0xFF);
