@@ -7,11 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TAIL_BYTES = 64 };
+
 enum marker {
     SOC = 0xFF4F,
     SIZ = 0xFF51,
     COD = 0xFF52,
     COC = 0xFF53,
+    TLM = 0xFF55, // lengths of tile-parts
+    PLM = 0xFF57, // lengths of packets
     SOT = 0xFF90,
     SOD = 0xFF93,
     EOC = 0xFFD9,
@@ -24,7 +28,9 @@ struct walk {
     int rows, columns;
     uint32_t n_tiles;
     int has_style;
-    uint8_t seen[J2K_MAX_TILES];
+    size_t first_part;               // where the first tile-part begins
+    size_t last_part[J2K_MAX_TILES]; // where each tile's last part begins; 0: there is none
+    size_t end;                      // where the end marker stands
     struct fault_note *why;
 };
 
@@ -38,10 +44,11 @@ static uint32_t get32(const uint8_t *p)
     return (uint32_t)get16(p) << 16 | get16(p + 2);
 }
 
+// Markers of part 1 that may stand in a header. Not among them: changes of the order of packets (POC) and
+// packet headers apart from their packets (PPM, PPT), under which packets that are missing cannot be noticed.
 static int is_known(unsigned marker)
 {
-    static const unsigned known[] = {COD,    COC,    0xFF55, 0xFF57, 0xFF58, 0xFF5C, 0xFF5D,
-                                     0xFF5E, 0xFF5F, 0xFF60, 0xFF61, 0xFF63, 0xFF64};
+    static const unsigned known[] = {COD, COC, TLM, PLM, 0xFF58, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF63, 0xFF64};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (known[i] == marker)
             return 1;
@@ -143,8 +150,7 @@ static int check_segment(struct walk *w, size_t end)
     unsigned marker = get16(p);
     size_t length;
     if (!is_known(marker))
-        return fault_set(w->why, FAULT_DECODE, "marker 0x%04x at byte %zu is not one of part 1", marker,
-                         w->at);
+        return fault_set(w->why, FAULT_DECODE, "marker 0x%04x at byte %zu is not known here", marker, w->at);
     int rc = segment_length(w, end, marker == COD ? 12 : marker == COC ? 9 : 2, &length);
     if (rc != 0)
         return rc;
@@ -171,7 +177,7 @@ static int check_tile_part(struct walk *w, size_t end)
     if (length != 10 || tile >= w->n_tiles || part_end > end || part_end - w->at < 14)
         return fault_set(w->why, FAULT_DECODE, "tile-part of tile %u with %u bytes at byte %zu of %zu", tile,
                          bytes, w->at, w->size);
-    w->seen[tile] = 1;
+    w->last_part[tile] = w->at;
     w->at += 12;
     while (part_end - w->at >= 2 && get16(w->data + w->at) != SOD) {
         rc = check_segment(w, part_end);
@@ -200,13 +206,15 @@ static int check_codestream(struct walk *w)
         rc = check_segment(w, end);
     if (rc == 0 && !w->has_style)
         rc = fault_set(w->why, FAULT_DECODE, "the codestream has no coding style");
+    w->first_part = w->at;
+    w->end = end;
     while (rc == 0 && w->at < end) {
         if (end - w->at < 2 || get16(w->data + w->at) != SOT)
             return fault_set(w->why, FAULT_DECODE, "no tile-part at byte %zu of %zu", w->at, w->size);
         rc = check_tile_part(w, end);
     }
     for (uint32_t tile = 0; rc == 0 && tile < w->n_tiles; tile++)
-        if (!w->seen[tile])
+        if (w->last_part[tile] == 0)
             rc = fault_set(w->why, FAULT_DECODE, "tile %u of %u is missing", tile, w->n_tiles);
     return rc;
 }
@@ -296,19 +304,16 @@ static void copy_samples(const opj_image_comp_t *component, int bits_allocated, 
     }
 }
 
-int j2k_decode(const void *codestream, size_t size, const struct pixels_layout *layout, int rows, int columns,
-               void *samples, struct fault_note *why)
+// Decodes; *image is given to the caller also on failure (may be NULL).
+static int decode(const uint8_t *codestream, size_t size, opj_image_t **image, struct fault_note *why)
 {
-    int rc = j2k_check(codestream, size, layout, rows, columns, why);
-    if (rc != 0)
-        return rc;
     char complaint[200] = "";
     struct input input = {.data = codestream, .size = size};
     opj_dparameters_t parameters;
     opj_set_default_decoder_parameters(&parameters);
-    opj_image_t *image = NULL;
     opj_stream_t *stream = open_stream(&input);
     opj_codec_t *codec = opj_create_decompress(OPJ_CODEC_J2K);
+    int rc = 0;
     if (stream == NULL || codec == NULL) {
         rc = fault_set(why, FAULT_NO_MEMORY, "cannot start a JPEG 2000 decoder");
         goto out;
@@ -317,24 +322,87 @@ int j2k_decode(const void *codestream, size_t size, const struct pixels_layout *
     opj_set_warning_handler(codec, note_complaint, complaint);
     opj_set_error_handler(codec, note_complaint, complaint);
     int is_decoded = opj_setup_decoder(codec, &parameters) && opj_decoder_set_strict_mode(codec, OPJ_TRUE) &&
-                     opj_read_header(stream, codec, &image) && opj_decode(codec, stream, image) &&
+                     opj_read_header(stream, codec, image) && opj_decode(codec, stream, *image) &&
                      opj_end_decompress(codec, stream);
-    if (!is_decoded || complaint[0] != '\0') {
+    if (!is_decoded || complaint[0] != '\0')
         rc = fault_set(why, FAULT_DECODE, "cannot decode the codestream: %s",
                        complaint[0] != '\0' ? complaint : "the decoder does not say why");
-        goto out;
-    }
-    const opj_image_comp_t *component = image->comps;
-    if (image->numcomps != 1 || component->w != (OPJ_UINT32)columns || component->h != (OPJ_UINT32)rows ||
-        component->data == NULL) {
-        rc = fault_set(why, FAULT_PIXEL_SIZE, "the decoder gave %u components of %u x %u", image->numcomps,
-                       component->h, component->w);
-        goto out;
-    }
-    copy_samples(component, layout->bits_allocated, samples);
 out:
-    opj_image_destroy(image);
     opj_destroy_codec(codec);
     opj_stream_destroy(stream);
+    return rc;
+}
+
+// Copies the codestream, each tile followed by bytes that no packet can begin with; returns the copy's size.
+static size_t copy_with_tails(const struct walk *w, uint8_t *out)
+{
+    size_t n = 0, at = 0;
+    while (at < w->first_part) { // the main header, without lists of lengths
+        unsigned marker = get16(w->data + at);
+        size_t length = marker == SOC ? 2 : 2 + (size_t)get16(w->data + at + 2);
+        if (marker != TLM && marker != PLM) {
+            memcpy(out + n, w->data + at, length);
+            n += length;
+        }
+        at += length;
+    }
+    while (at < w->end) {
+        uint32_t bytes = get32(w->data + at + 6);
+        size_t length = bytes == 0 ? w->end - at : bytes, all = length;
+        memcpy(out + n, w->data + at, length);
+        if (w->last_part[get16(w->data + at + 4)] == at) {
+            for (size_t i = 0; i < TAIL_BYTES; i += 2) {
+                out[n + length + i] = 0xFF; // ones to the last bit; a zero is stuffed after every FF
+                out[n + length + i + 1] = 0x7F;
+            }
+            all += TAIL_BYTES;
+        }
+        for (int i = 0; i < 4; i++)
+            out[n + 6 + (size_t)i] = (uint8_t)(all >> (24 - 8 * i));
+        n += all;
+        at += length;
+    }
+    out[n] = EOC >> 8;
+    out[n + 1] = EOC & 0xFF;
+    return n + 2;
+}
+
+// Packets that are missing at the end of a tile count for OpenJPEG as packets without content: it reads zeros
+// behind the data. So the codestream is decoded once more with ones behind each tile's data. Where all
+// packets are there nobody reads them; where not they are a packet header of nonsense.
+static int check_packets(const struct walk *w, struct fault_note *why)
+{
+    struct fault_note note = {0};
+    opj_image_t *image = NULL;
+    uint8_t *copy = malloc(w->size + ((size_t)w->n_tiles + 1) * TAIL_BYTES);
+    if (copy == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu bytes", w->size);
+    int rc = decode(copy, copy_with_tails(w, copy), &image, &note);
+    if (rc == FAULT_DECODE)
+        rc = fault_set(why, FAULT_DECODE, "packets are missing at the end of a tile");
+    else if (rc != 0)
+        rc = fault_set(why, (enum fault)rc, "%s", note.text);
+    opj_image_destroy(image);
+    free(copy);
+    return rc;
+}
+
+int j2k_decode(const void *codestream, size_t size, const struct pixels_layout *layout, int rows, int columns,
+               void *samples, struct fault_note *why)
+{
+    struct walk walk = {
+        .data = codestream, .size = size, .layout = layout, .rows = rows, .columns = columns, .why = why};
+    opj_image_t *image = NULL;
+    int rc = check_codestream(&walk);
+    if (rc == 0)
+        rc = decode(codestream, size, &image, why);
+    if (rc == 0)
+        rc = check_packets(&walk, why);
+    if (rc == 0 && (image == NULL || image->numcomps != 1 || image->comps[0].w != (OPJ_UINT32)columns ||
+                    image->comps[0].h != (OPJ_UINT32)rows || image->comps[0].data == NULL))
+        rc = fault_set(why, FAULT_PIXEL_SIZE, "the decoder gave another image than the codestream says");
+    if (rc == 0)
+        copy_samples(&image->comps[0], layout->bits_allocated, samples);
+    opj_image_destroy(image);
     return rc;
 }

@@ -23,13 +23,15 @@ enum {
 // Walks the main header and all tile-parts and allocates nothing. The image must be rows x columns, one
 // component, of the sign that the header gives; as many bits as Bits Allocated, or, where stored values begin
 // at bit 0, at most Bits Stored. Every tile must be there, every coding style be reversible (the 5/3
-// wavelet). That no bits were cut off at the end of a code block cannot be seen. Source: ITU-T T.800 annex A.
+// wavelet), and packets in one order with their headers. Source: ITU-T T.800 annex A.
 // Errors: PIXEL_SIZE (size, components, bits, sign), LOSSY, DECODE.
 int j2k_check(const void *codestream, size_t size, const struct pixels_layout *layout, int rows, int columns,
               struct fault_note *why);
 
-// Checks as above, then decodes. samples: [rows, columns] of Bits Allocated, little endian, caller's storage,
-// unspecified on failure. Whatever the decoder complains of is a fault. Errors: as above, NO_MEMORY.
+// Checks as above, then decodes, twice: every packet must be there. What cannot be seen is an encoder that
+// left out the lowest bits of a code block. samples: [rows, columns] of Bits Allocated, little endian,
+// caller's storage, unspecified on failure. Whatever the decoder complains of is a fault. Errors: as above,
+// NO_MEMORY.
 int j2k_decode(const void *codestream, size_t size, const struct pixels_layout *layout, int rows, int columns,
                void *samples, struct fault_note *why);
 

@@ -356,6 +356,8 @@ static void j2k_limits(void)
     expect_refusal("0 bytes of precinct sizes for 2");
     PATCH(COD, 0, "\xFF\x50");
     expect_refusal("marker 0xff50 at byte");
+    PATCH(COD, 0, "\xFF\x5F"); // packets in another order
+    expect_refusal("marker 0xff5f at byte");
     PATCH(COD, 0, "\xFF\x64"); // a comment instead
     expect_refusal("no coding style");
     PATCH(SOT, 4, "\0\1");
@@ -406,6 +408,41 @@ static void j2k_damage(void)
     }
     printf("%d of %zu changed bytes were noticed\n", refused, whole.size);
     CHECK(refused > 100);
+}
+
+// Packets that end early, in a codestream that says so throughout: what is missing must not be made up.
+static void expect_all_packets(const opj_cparameters_t *parameters)
+{
+    encode(&coded, 12, 0, 1, parameters);
+    static struct coded whole;
+    whole = coded;
+    size_t sot = find(0xFF90), first = find(0xFF93) + 2, last = whole.size - 2;
+    expect_exact(&twelve, &coded, 12);
+    for (size_t end = first; end < last; end++) {
+        coded = whole;
+        uint32_t length = (uint32_t)(end - sot);
+        for (int i = 0; i < 4; i++)
+            coded.data[sot + 6 + (size_t)i] = (uint8_t)(length >> (24 - 8 * i));
+        coded.data[end] = 0xFF;
+        coded.data[end + 1] = 0xD9;
+        coded.size = end + 2;
+        int rc = decode(&coded, &twelve, ROWS, COLUMNS);
+        if (rc != FAULT_DECODE)
+            CHECK_FAIL("%zu of %zu bytes of packets are taken for all: %d", end - first, last - first, rc);
+    }
+}
+
+static void j2k_missing_packets(void)
+{
+    opj_cparameters_t p;
+    for (int order = 0; order < 5; order++)
+        for (int style = 0; style < 4; style++) {
+            default_parameters(&p);
+            p.prog_order = (OPJ_PROG_ORDER)order;
+            p.csty = style << 1; // marks around packets
+            p.cblockw_init = p.cblockh_init = style & 1 ? 16 : 64;
+            expect_all_packets(&p);
+        }
 }
 
 // ---- JPEG and JPEG-LS: headers only
@@ -601,6 +638,7 @@ static const struct test tests[] = {
     {"unit.j2k.header_must_agree", j2k_header_must_agree},
     {"unit.j2k.limits", j2k_limits},
     {"unit.j2k.damage", j2k_damage},
+    {"unit.j2k.missing_packets", j2k_missing_packets},
     {"unit.codestream.jpeg_headers", jpeg_headers},
     {"unit.codestream.fragments_are_joined", fragments_are_joined},
     {"unit.codestream.bombs_are_refused", bombs_are_refused},

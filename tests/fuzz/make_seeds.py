@@ -37,6 +37,16 @@ def fragments_of(path):
     return list(generate_pixel_data_fragment(data))
 
 
+def packets(stream):
+    """Parameters and packets of a codestream of one tile, as the target takes them."""
+    cod, qcd, sod, eoc = stream.index(b'\xff\x52'), stream.index(b'\xff\x5c'), stream.index(b'\xff\x93'), stream.rindex(b'\xff\xd9')
+    length = struct.unpack('>H', stream[qcd + 2:qcd + 4])[0]
+    bits, levels = stream[42] & 15, stream[cod + 9]
+    head = bytes([0xC0, bits, levels, stream[15] - 1, stream[11] - 1, stream[cod + 4], stream[cod + 5], stream[cod + 7] - 1,
+                  *stream[cod + 10:cod + 13]])
+    return head + stream[qcd + 4:qcd + 2 + length] + stream[sod + 2:eoc]
+
+
 def objects(out, folder):
     """prescan, rle and j2k: one image of several kinds, in every encoding."""
     for variant in ('bare', 'full', 'signed', 'eight', 'iso2022'):
@@ -58,6 +68,8 @@ def objects(out, folder):
                 fragments = fragments_of(coded)
                 head = struct.pack('<BH', d.BitsAllocated // 8 - 1, values.size - 1) if name == 'rle' else b'\x80\0\0'
                 put(out, name, variant, head + b''.join(fragments))
+                if name == 'j2k':  # the same packets, in a codestream that the target builds
+                    put(out, name, variant + '-packets', packets(b''.join(fragments)))
     nested = pydicom.dcmread(folder + '/0.dcm')
     for depth in (3, 15, 16, 17):
         inner = pydicom.Dataset()
