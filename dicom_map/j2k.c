@@ -398,11 +398,13 @@ int j2k_decode(const void *codestream, size_t size, const struct pixels_layout *
         rc = decode(codestream, size, &image, why);
     if (rc == 0)
         rc = check_packets(&walk, why);
-    if (rc == 0 && (image == NULL || image->numcomps != 1 || image->comps[0].w != (OPJ_UINT32)columns ||
-                    image->comps[0].h != (OPJ_UINT32)rows || image->comps[0].data == NULL))
-        rc = fault_set(why, FAULT_PIXEL_SIZE, "the decoder gave another image than the codestream says");
-    if (rc == 0)
-        copy_samples(&image->comps[0], layout->bits_allocated, samples);
+    if (rc == 0) {
+        if (image == NULL || image->numcomps != 1 || image->comps[0].w != (OPJ_UINT32)columns ||
+            image->comps[0].h != (OPJ_UINT32)rows || image->comps[0].data == NULL)
+            rc = fault_set(why, FAULT_PIXEL_SIZE, "the decoder gave another image than the codestream says");
+        else
+            copy_samples(&image->comps[0], layout->bits_allocated, samples);
+    }
     opj_image_destroy(image);
     return rc;
 }
