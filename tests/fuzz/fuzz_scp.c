@@ -67,6 +67,12 @@ static void store_cancel(void *user)
     state->began = 0;
 }
 
+static void store_settle(void *user)
+{
+    const struct peer_state *state = user;
+    FUZZ_CHECK(!state->began);
+}
+
 static int commit_request(void *user, const struct commitment *request, int *number, struct fault_note *why)
 {
     struct peer_state *state = user;
@@ -147,6 +153,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                 .store_data = store_data,
                                                 .store_end = store_end,
                                                 .store_cancel = store_cancel,
+                                                .store_settle = store_settle,
                                                 .commit_request = commit_request,
                                                 .commit_outcome = commit_outcome,
                                                 .commit_reported = commit_reported};
