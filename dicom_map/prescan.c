@@ -530,7 +530,7 @@ int prescan_structure(const void *data, size_t size, struct prescan *out, struct
 
 int prescan_memory(const void *data, size_t size, struct prescan *out, struct fault_note *why)
 {
-    struct prescan found;
+    struct prescan found = {0};
     int rc = prescan_structure(data, size, &found, why);
     if (rc == 0)
         rc = digest_of((const char *)data + found.dataset_offset, size - found.dataset_offset, found.digest,
