@@ -49,6 +49,8 @@ enum fault_class {
     X(PEER_REFUSED, -45, PERM, 0, "the peer answered with a permanent failure")                              \
     X(ACCESS, -46, PERM, 0x0124, "the peer is not allowed to do this")                                       \
     X(TLS, -47, TEMP, 0, "no trusted TLS connection to the peer")                                            \
+    X(PROTOCOL, -48, PERM, 0, "the peer broke a rule of the network protocol")                               \
+    X(CRASHED, -49, BUG, 0x0110, "a process died that should not have")                                      \
     X(QUEUE, -60, TEMP, 0, "the queue database failed")                                                      \
     X(LEASE_LOST, -61, TEMP, 0, "somebody else has taken the job over")                                      \
     X(CONFLICT, -62, PERM, 0, "other bytes came under a known SOP Instance UID")                             \

@@ -40,7 +40,7 @@ void log_line(enum log_level level, const char *format, ...)
     }
     size_t at = n > 0 ? (size_t)n : 0;
     for (const unsigned char *p = (const unsigned char *)text; *p != '\0' && at < sizeof line - 6; p++) {
-        if (*p < 0x20 || *p == 0x7f)
+        if (*p < 0x20 || *p >= 0x7f)
             at += (size_t)snprintf(line + at, 5, "\\x%02x", *p);
         else
             line[at++] = (char)*p;

@@ -12,10 +12,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { MAX_REQUESTS = 1000 }; // of storage commitment, in one association
@@ -25,9 +27,11 @@ struct association {
     char name[64];   // of the folder
     int incoming_fd; // the folder of all, to sync its name; -1: done
     struct object object;
+    char object_uid[UID_SIZE]; // as the command has it
     unsigned n_stored, n_failed;
     char sender[17];
     int n_requests, n_told; // of storage commitment: numbers 1 .. n_requests; up to n_told the peer was told
+    double until_s;         // it may last; monotonic
 };
 
 // Only tells the indexer who has an association open.
@@ -68,6 +72,32 @@ static int confine(const struct association_request *request, int64_t max_bytes,
     if (rc == 0)
         rc = confine_calls(CONFINE_RECEIVER, why);
     return rc;
+}
+
+// ---- time limits: when one is over the connection is shut, and what reads from it ends in order
+
+enum { CLEANUP_S = 5 };
+static int alarm_socket = -1;
+static volatile sig_atomic_t is_late;
+
+static void on_alarm(int number)
+{
+    (void)number;
+    is_late = 1;
+    shutdown(alarm_socket, SHUT_RDWR);
+    signal(SIGALRM, SIG_DFL); // for what does not end in order
+    alarm(CLEANUP_S);
+}
+
+static void peer_is_due(void *user, int is_due)
+{
+    const struct association *association = user;
+    double left_s = association->until_s - clock_monotonic_s();
+    double limit_s = association->request->conf->dimse_timeout_s + 1; // those of single reads come first
+    if (is_due && limit_s < left_s)
+        left_s = limit_s;
+    if (!is_late)
+        alarm(left_s > 1 ? (unsigned)ceil(left_s) : 1);
 }
 
 // Makes, locks and enters the folder of this association, and gives up everything else. The folder gets the
@@ -147,6 +177,8 @@ static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
         return DCM_ANSWER_CONGESTION;
     }
     snprintf(association->sender, sizeof association->sender, "%s", peer->calling_ae);
+    association->until_s = clock_monotonic_s() + conf->association_limit_s;
+    peer_is_due(association, 0);
     log_info("association %s from '%s'%s", association->name, peer->calling_ae,
              peer->certificate ? " with TLS" : "");
     return DCM_ANSWER_ACCEPT;
@@ -162,16 +194,30 @@ static struct object_command command_of(const struct dcm_store_request *request)
     };
 }
 
+static int refuse_object(const struct association *association, const char *uid, const struct fault_note *why)
+{
+    log_warning("association %s: object '%s' refused: %s: %s", association->name,
+                uid_is_valid(uid) ? uid : "(no valid UID)", fault_name(why->fault), why->text);
+    return (int)why->fault;
+}
+
 static int store_begin(void *user, const struct dcm_store_request *request, struct fault_note *why)
 {
     struct association *association = user;
     struct object_command command = command_of(request);
-    int rc = sync_folder(association, why);
+    int rc = 0;
+    if (!uid_is_valid(request->sop_instance_uid))
+        rc = fault_set(why, FAULT_BAD_UID, "bad Affected SOP Instance UID");
+    else if (strcmp(request->sop_class_uid, request->context_class) != 0)
+        rc = fault_set(why, FAULT_SOP_MISMATCH, "SOP class is not that of the presentation context");
+    else
+        rc = sync_folder(association, why);
     if (rc == 0)
         rc = object_begin(&association->object, &command, why);
+    snprintf(association->object_uid, sizeof association->object_uid, "%s", request->sop_instance_uid);
     if (rc != 0) {
         association->n_failed++;
-        log_warning("association %s: object refused: %s", association->name, why->text);
+        refuse_object(association, request->sop_instance_uid, why);
     }
     return rc;
 }
@@ -179,7 +225,8 @@ static int store_begin(void *user, const struct dcm_store_request *request, stru
 static int store_data(void *user, const void *data, size_t size, struct fault_note *why)
 {
     struct association *association = user;
-    return object_write(&association->object, data, size, why);
+    int rc = object_write(&association->object, data, size, why);
+    return rc == 0 ? 0 : refuse_object(association, association->object_uid, why);
 }
 
 static int store_end(void *user, const struct dcm_store_request *request, struct fault_note *why)
@@ -190,8 +237,7 @@ static int store_end(void *user, const struct dcm_store_request *request, struct
     if (rc == 0)
         association->n_stored++;
     else
-        log_warning("association %s: object '%s' refused: %s: %s", association->name,
-                    request->sop_instance_uid, fault_name((enum fault)rc), why->text);
+        refuse_object(association, request->sop_instance_uid, why);
     return rc;
 }
 
@@ -280,6 +326,7 @@ int association_serve(int fd, const struct association_request *request)
     struct dcm_scp_callbacks callbacks = {
         .user = &association,
         .associate = associate,
+        .peer_is_due = peer_is_due,
         .store_begin = store_begin,
         .store_data = store_data,
         .store_end = store_end,
@@ -291,8 +338,9 @@ int association_serve(int fd, const struct association_request *request)
     };
     struct fault_note why = {0};
     signal(SIGXFSZ, SIG_IGN); // EFBIG instead
-    signal(SIGALRM, SIG_DFL);
-    alarm((unsigned)conf->association_limit_s);
+    alarm_socket = dup(fd);   // DCMTK closes its own
+    signal(SIGALRM, on_alarm);
+    alarm((unsigned)ceil(conf->acse_timeout_s * (request->credentials ? 2 : 1)) + 1);
     int rc = confine(request, association.object.limits.max_bytes, &why);
     if (rc != 0) {
         log_error("association dropped: cannot confine its process: %s", why.text);
@@ -301,6 +349,11 @@ int association_serve(int fd, const struct association_request *request)
     }
     rc = dcm_scp_serve(fd, &options, &callbacks, &why);
     object_finish(&association.object);
+    if (rc != 0 && is_late)
+        rc = fault_set(&why, FAULT_TIMEOUT, "the peer was not done within its time: %s",
+                       association.until_s == 0                         ? "receive.acse_timeout_s"
+                       : clock_monotonic_s() + 1 >= association.until_s ? "receive.association_limit_s"
+                                                                        : "receive.dimse_timeout_s");
     const char *name = association.name;
     if (rc != 0 && name[0] == '\0')
         log_warning("no association with %u.%u.%u.%u: %s: %s", request->address >> 24,

@@ -122,15 +122,15 @@ static void reap(struct listener *listener)
             if (listener->children[i].pid == pid)
                 listener->children[i].pid = 0;
         if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-            log_warning("association process %d ended: it lasted longer than allowed", (int)pid);
+            log_warning("association process %d ended: TIMEOUT: it lasted longer than allowed", (int)pid);
         else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
-            log_error(
-                "association process %d was ended: it tried a system call that it must not make; what it had "
-                "acknowledged is kept",
-                (int)pid);
+            log_error("association process %d ended: CRASHED: it tried a system call that it must not make; what "
+                      "it had acknowledged is kept",
+                      (int)pid);
         else if (WIFSIGNALED(status))
-            log_error("association process %d died of signal %d; what it had acknowledged is kept", (int)pid,
-                      WTERMSIG(status));
+            log_error("association process %d ended: CRASHED: it died of signal %d; what it had acknowledged "
+                      "is kept",
+                      (int)pid, WTERMSIG(status));
     }
 }
 

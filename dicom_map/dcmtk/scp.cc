@@ -5,6 +5,7 @@
 #include "dcmtk/dcmdata/dctk.h"
 #include "dcmtk/dcmnet/dcmtrans.h"
 #include "dcmtk/dcmnet/dimse.h"
+#include "dcmtk/dcmnet/dulstruc.h"
 #include "dcmtk/oflog/oflog.h"
 #include "dcmtk/ofstd/ofstd.h"
 
@@ -38,6 +39,7 @@ const char *const storage_syntaxes[] = {
     UID_JPEGLSLosslessTransferSyntax,       UID_RLELosslessTransferSyntax,
     UID_JPEG2000LosslessOnlyTransferSyntax};
 constexpr size_t max_request_bytes = 4u << 20; // of a commitment request
+constexpr int state_idle = 1, state_asked = 3; // PS3.8 table 9-10
 constexpr int outcome_poll_us = 50 * 1000;
 const char *const plain_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
                                       UID_LittleEndianImplicitTransferSyntax};
@@ -74,6 +76,8 @@ class Consumer : public DcmConsumer
     }
     offile_off_t write(const void *data, offile_off_t size) override
     {
+        if (object_.callbacks->peer_is_due != nullptr && size > 0)
+            object_.callbacks->peer_is_due(object_.callbacks->user, 1);
         if (object_.fault == 0 && size > 0)
             object_.fault = object_.callbacks->store_data(object_.callbacks->user, data,
                                                           static_cast<size_t>(size), object_.why);
@@ -115,13 +119,19 @@ void copy_ae(char out[17], const char *text)
 
 int fault_of(const OFCondition &condition, fault_note *why)
 {
-    if (condition == DUL_PEERABORTEDASSOCIATION)
+    // DIMSE wraps what the layers below it say, and keeps their text only.
+    const auto is = [&condition](const OFConditionConst &other) {
+        return condition == other || strstr(condition.text(), OFCondition(other).text()) != nullptr;
+    };
+    if (is(DUL_PEERABORTEDASSOCIATION))
         return fault_set(why, FAULT_PEER_ABORTED, "peer aborted the association");
-    if (condition == DUL_NETWORKCLOSED)
+    if (is(DUL_NETWORKCLOSED))
         return fault_set(why, FAULT_PEER_ABORTED, "peer closed the connection");
-    if (condition == DIMSE_NODATAAVAILABLE || condition == DUL_READTIMEOUT)
+    if (condition == DIMSE_NODATAAVAILABLE || is(DUL_READTIMEOUT))
         return fault_set(why, FAULT_TIMEOUT, "peer said nothing for too long");
-    return fault_set(why, FAULT_PEER_ABORTED, "association broke: %s", condition.text());
+    if (is(EC_MemoryExhausted))
+        return fault_set(why, FAULT_NO_MEMORY, "memory exhausted in an association");
+    return fault_set(why, FAULT_PROTOCOL, "association broke: %s", condition.text());
 }
 
 int timeout_of(double seconds)
@@ -176,6 +186,13 @@ class Association
                              options_.acse_timeout_s);
         if (condition.bad())
             return fault_of(condition, why_);
+        // DCMTK calls it good when the peer hangs up or sends another message than the request.
+        const int state = static_cast<PRIVATE_ASSOCIATIONKEY *>(association_->DULassociation)->protocolState;
+        if (state == state_idle)
+            return fault_set(why_, FAULT_PEER_ABORTED, "peer hung up without an association request");
+        if (state != state_asked)
+            return fault_set(why_, FAULT_PROTOCOL,
+                             "peer began with another message than an association request");
         int rc = negotiate();
         return rc != 0 ? rc : loop();
     }
@@ -213,6 +230,10 @@ class Association
             strcmp(application_context, UID_StandardApplicationContext) != 0)
             return reject(ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
                           ASC_REASON_SU_APPCONTEXTNAMENOTSUPPORTED, "unknown application context");
+        if (!contexts_are_sound()) {
+            ASC_abortAssociation(association_);
+            return why_->fault;
+        }
         switch (callbacks_.associate(callbacks_.user, &peer_)) {
         case DCM_ANSWER_ACCEPT:
             break;
@@ -260,6 +281,25 @@ class Association
         return condition.good() ? 0 : fault_of(condition, why_);
     }
 
+    // Identifiers are odd and used once (PS3.8 section 9.3.2.2), so there are 128 at most; DCMTK does not
+    // look.
+    int contexts_are_sound()
+    {
+        unsigned char seen[256] = {0};
+        const int n = ASC_countPresentationContexts(association_->params);
+        for (int i = 0; i < n; i++) {
+            T_ASC_PresentationContext context;
+            if (ASC_getPresentationContext(association_->params, i, &context).bad() ||
+                (context.presentationContextID & 1) == 0 || seen[context.presentationContextID]++ != 0) {
+                fault_set(why_, FAULT_PROTOCOL,
+                          "%d presentation contexts proposed, of which number %d has a bad identifier, %u", n,
+                          i + 1, static_cast<unsigned>(context.presentationContextID));
+                return 0;
+            }
+        }
+        return 1;
+    }
+
     // Until the peer says something: reports outcomes that have become known. One report at a time.
     int wait_for_peer()
     {
@@ -301,13 +341,19 @@ class Association
             T_ASC_PresentationContextID id;
             DcmDataset *detail = nullptr;
             memset(&message, 0, sizeof message);
+            callbacks_.peer_is_due(callbacks_.user, 1);
             OFCondition condition =
                 DIMSE_receiveCommand(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
                                      &id, &message, &detail);
             delete detail;
+            callbacks_.peer_is_due(callbacks_.user, 0);
             if (condition == DUL_PEERREQUESTEDRELEASE) {
                 ASC_acknowledgeRelease(association_);
-                return 0;
+                const int n = ASC_countPresentationContexts(association_->params);
+                return ASC_countAcceptedPresentationContexts(association_->params) > 0
+                           ? 0
+                           : fault_set(why_, FAULT_NOT_NEGOTIATED,
+                                       "none of the %d presentation contexts proposed is ours", n);
             }
             if (condition.bad()) {
                 int rc = fault_of(condition, why_);
@@ -327,13 +373,22 @@ class Association
                 end_report(message.msg.NEventReportRSP);
             else {
                 ASC_abortAssociation(association_);
-                return fault_set(why_, FAULT_PEER_ABORTED,
-                                 "peer sent a command that was not negotiated: 0x%04x",
+                return fault_set(why_, FAULT_PROTOCOL, "peer sent a command that was not negotiated: 0x%04x",
                                  static_cast<unsigned>(message.CommandField));
             }
             if (condition.bad())
                 return fault_of(condition, why_);
         }
+    }
+
+    OFCondition receive(T_ASC_PresentationContextID *id, Stream *stream)
+    {
+        callbacks_.peer_is_due(callbacks_.user, 1);
+        const OFCondition condition =
+            DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
+                                       id, stream, nullptr, nullptr);
+        callbacks_.peer_is_due(callbacks_.user, 0);
+        return condition;
     }
 
     OFCondition store(T_ASC_PresentationContextID id, const T_DIMSE_C_StoreRQ &command)
@@ -347,22 +402,17 @@ class Association
         copy_text(request.sop_class_uid, sizeof request.sop_class_uid, command.AffectedSOPClassUID);
         copy_text(request.sop_instance_uid, sizeof request.sop_instance_uid, command.AffectedSOPInstanceUID);
         copy_text(request.transfer_syntax, sizeof request.transfer_syntax, context.acceptedTransferSyntax);
+        copy_text(request.context_class, sizeof request.context_class, context.abstractSyntax);
         request.peer = &peer_;
 
         fault_note note = {};
         Object object = {&callbacks_, &note, 0};
-        object.fault = check(request, context, &note);
-        int began = 0;
-        if (object.fault == 0) {
-            object.fault = callbacks_.store_begin(callbacks_.user, &request, &note);
-            began = object.fault == 0;
-        }
+        object.fault = callbacks_.store_begin(callbacks_.user, &request, &note);
+        const int began = object.fault == 0;
         Consumer consumer(object);
         Stream stream(&consumer);
         T_ASC_PresentationContextID data_id = id;
-        condition =
-            DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
-                                       &data_id, &stream, nullptr, nullptr);
+        condition = receive(&data_id, &stream);
         if (condition.good() && data_id != id)
             condition = makeDcmnetCondition(DIMSEC_INVALIDPRESENTATIONCONTEXTID, OF_error,
                                             "data set in another presentation context than its command");
@@ -435,9 +485,7 @@ class Association
         Consumer consumer(object);
         Stream stream(&consumer);
         T_ASC_PresentationContextID data_id = id;
-        const OFCondition condition =
-            DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
-                                       &data_id, &stream, nullptr, nullptr);
+        const OFCondition condition = receive(&data_id, &stream);
         bytes.fault = object.fault;
         return condition;
     }
@@ -488,16 +536,6 @@ class Association
         return DIMSE_sendMessageUsingMemoryData(association_, id, &message,
                                                 comment[0] != '\0' ? &detail : nullptr, nullptr, nullptr,
                                                 nullptr, nullptr);
-    }
-
-    // The command must name an object that its context was negotiated for.
-    int check(const dcm_store_request &request, const T_ASC_PresentationContext &context, fault_note *note)
-    {
-        if (!uid_is_valid(request.sop_instance_uid))
-            return fault_set(note, FAULT_BAD_UID, "bad Affected SOP Instance UID");
-        if (strcmp(request.sop_class_uid, context.abstractSyntax) != 0)
-            return fault_set(note, FAULT_SOP_MISMATCH, "SOP class is not that of the presentation context");
-        return 0;
     }
 
     // DCMTK writes a PDU in two pieces, each a segment and a wake-up of the peer without this.

@@ -39,6 +39,7 @@ struct dcm_store_request {
     char sop_class_uid[UID_SIZE];
     char sop_instance_uid[UID_SIZE];
     char transfer_syntax[UID_SIZE];
+    char context_class[UID_SIZE]; // what its presentation context was negotiated for
     const struct dcm_peer *peer;
 };
 
@@ -47,6 +48,10 @@ struct dcm_store_request {
 struct dcm_scp_callbacks {
     void *user;
     enum dcm_answer (*associate)(void *user, const struct dcm_peer *peer);
+    // From now on (is_due) the next message or fragment of one must be there within dimse_timeout_s, or
+    // nothing is expected of the peer. Said again with every fragment. DCMTK's own time limits are per read,
+    // so that a byte now and then would pass them for ever.
+    void (*peer_is_due)(void *user, int is_due);
     // An object begins. A fault here does not stop the transfer: its bytes are read and dropped, and the
     // fault decides the status.
     int (*store_begin)(void *user, const struct dcm_store_request *request, struct fault_note *why);
@@ -79,9 +84,9 @@ struct dcm_scp_options {
 // Serves one association on the connected socket `fd` (taken: closed at the end). Verification and MR Image,
 // Enhanced MR Image, Legacy Converted Enhanced MR Image Storage, each in the first of: explicit, implicit VR
 // little endian, JPEG lossless SV1, JPEG lossless, JPEG-LS lossless, RLE, JPEG 2000 lossless. Lossy ones,
-// deflated, big endian and video are refused (result 4). Returns 0 after a release; else
-// PEER_ABORTED, TIMEOUT, ACCESS (rejected by `associate`), TLS (no trusted connection), NOT_NEGOTIATED,
-// INTERNAL.
+// deflated, big endian and video are refused (result 4). Returns 0 after a release; else PEER_ABORTED, PROTOCOL,
+// TIMEOUT, ACCESS (rejected by `associate`), TLS (no trusted connection), NOT_NEGOTIATED (released, but none of
+// its presentation contexts was ours), NO_MEMORY, INTERNAL.
 int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
                   struct fault_note *why);
 
