@@ -76,7 +76,7 @@ static const struct conf_key keys[] = {
     {"receive", "acse_timeout_s", TYPE_REAL, FIELD(acse_timeout_s), 1, 600, "10", NULL,
      "Seconds a peer may take to ask for its association."},
     {"receive", "dimse_timeout_s", TYPE_REAL, FIELD(dimse_timeout_s), 1, 3600, "60", NULL,
-     "Seconds of silence within an association."},
+     "Seconds of silence within an association, and in which a fragment of a message must be whole."},
     {"receive", "association_limit_s", TYPE_REAL, FIELD(association_limit_s), 1, 86400, "1800", NULL,
      "Seconds an association may last altogether."},
     {"receive", "max_object_mb", TYPE_INT, FIELD(max_object_mb), 1, 4096, "512", NULL,

@@ -83,7 +83,9 @@ static volatile sig_atomic_t is_late;
 static void on_alarm(int number)
 {
     (void)number;
+    static const struct linger reset = {.l_onoff = 1}; // or a peer that only writes would wait for ever
     is_late = 1;
+    setsockopt(alarm_socket, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     shutdown(alarm_socket, SHUT_RDWR);
     signal(SIGALRM, SIG_DFL); // for what does not end in order
     alarm(CLEANUP_S);

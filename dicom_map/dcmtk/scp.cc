@@ -3,6 +3,7 @@
 
 #include "dcmtk/dcmdata/dcostrma.h"
 #include "dcmtk/dcmdata/dctk.h"
+#include "dcmtk/dcmnet/dcmlayer.h"
 #include "dcmtk/dcmnet/dcmtrans.h"
 #include "dcmtk/dcmnet/dimse.h"
 #include "dcmtk/dcmnet/dulstruc.h"
@@ -40,6 +41,7 @@ const char *const storage_syntaxes[] = {
     UID_JPEG2000LosslessOnlyTransferSyntax};
 constexpr size_t max_request_bytes = 4u << 20; // of a commitment request
 constexpr int state_idle = 1, state_asked = 3; // PS3.8 table 9-10
+constexpr long max_command_bytes = 1L << 20;   // DCMTK gathers a command in memory, whatever its size
 constexpr int outcome_poll_us = 50 * 1000;
 const char *const plain_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
                                       UID_LittleEndianImplicitTransferSyntax};
@@ -97,6 +99,50 @@ class Stream : public DcmOutputStream
     explicit Stream(Consumer *consumer) : DcmOutputStream(consumer)
     {
     }
+};
+
+// What may still be read from the peer; negative: without bound.
+struct Budget {
+    long left;
+    int is_spent;
+};
+
+class BoundedConnection : public DcmTCPConnection
+{
+  public:
+    BoundedConnection(DcmNativeSocketType socket, Budget &budget) : DcmTCPConnection(socket), budget_(budget)
+    {
+    }
+    ssize_t read(void *data, size_t size) override
+    {
+        if (budget_.left < 0)
+            return DcmTCPConnection::read(data, size);
+        const ssize_t n =
+            budget_.left == 0
+                ? 0
+                : DcmTCPConnection::read(data, std::min(size, static_cast<size_t>(budget_.left)));
+        budget_.left -= std::max<ssize_t>(n, 0);
+        budget_.is_spent = budget_.left == 0;
+        return n;
+    }
+
+  private:
+    Budget &budget_;
+};
+
+class BoundedLayer : public DcmTransportLayer
+{
+  public:
+    explicit BoundedLayer(Budget &budget) : budget_(budget)
+    {
+    }
+    DcmTransportConnection *createConnection(DcmNativeSocketType socket, OFBool secure) override
+    {
+        return secure ? nullptr : new BoundedConnection(socket, budget_);
+    }
+
+  private:
+    Budget &budget_;
 };
 
 void copy_text(char *out, size_t size, const char *text)
@@ -172,6 +218,8 @@ class Association
             const int rc = secure();
             if (rc != 0)
                 return rc;
+        } else {
+            ASC_setTransportLayer(network_, &layer_, 0);
         }
         condition = ASC_receiveAssociation(network_, &association_, receive_pdu_bytes, nullptr, nullptr,
                                            options_.credentials != nullptr, DUL_NOBLOCK,
@@ -342,11 +390,16 @@ class Association
             DcmDataset *detail = nullptr;
             memset(&message, 0, sizeof message);
             callbacks_.peer_is_due(callbacks_.user, 1);
+            budget_.left = max_command_bytes;
             OFCondition condition =
                 DIMSE_receiveCommand(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
                                      &id, &message, &detail);
             delete detail;
             callbacks_.peer_is_due(callbacks_.user, 0);
+            if (budget_.is_spent)
+                return fault_set(why_, FAULT_PROTOCOL, "peer sent a command of more than %ld bytes",
+                                 max_command_bytes);
+            budget_.left = -1;
             if (condition == DUL_PEERREQUESTEDRELEASE) {
                 ASC_acknowledgeRelease(association_);
                 const int n = ASC_countPresentationContexts(association_->params);
@@ -574,6 +627,8 @@ class Association
     T_ASC_Network *network_ = nullptr;
     T_ASC_Association *association_ = nullptr;
     dcm_tls *tls_ = nullptr;
+    Budget budget_ = {-1, 0};
+    BoundedLayer layer_{budget_};
     int n_unreported_ = 0; // commitment requests of this association
     int reporting_ = -1;   // which of them the peer is being told of
     DIC_US report_id_ = 0; // of that message
