@@ -82,7 +82,8 @@ static const struct conf_key keys[] = {
     {"receive", "max_object_mb", TYPE_INT, FIELD(max_object_mb), 1, 4096, "512", NULL,
      "Size of one object; larger ones are answered A700."},
     {"receive", "disk_reserve_mb", TYPE_INT, FIELD(disk_reserve_mb), 0, 1e9, "1024", NULL,
-     "Space that stays free on the spool's disk; below it objects are answered A700."},
+     "Space that stays free on the spool's disk; below it new associations are rejected as congestion and "
+     "objects answered A700."},
     {"receive", "quiet_s", TYPE_REAL, FIELD(quiet_s), 0.1, 86400, "60", NULL,
      "A series is complete when its sender has no association open and nothing came for this long."},
     {"receive", "commitment", TYPE_BOOL, FIELD(commitment), 0, 0, "true", NULL,
@@ -148,6 +149,10 @@ static const struct conf_key sender_keys[] = {
      "Host name or address of that port. Empty: the address that the request came from."},
     {"senders", "report_tls", TYPE_BOOL, SENDER_FIELD(report_tls), 0, 0, "false", NULL,
      "Report with TLS, with the files of node.tls."},
+    {"senders", "daily_mb", TYPE_INT, SENDER_FIELD(daily_mb), 0, 1e9, "0", NULL,
+     "What may be kept of this AE title within 24 hours; more is answered A700. 0: no such limit."},
+    {"senders", "max_open_series", TYPE_INT, SENDER_FIELD(max_open_series), 0, 10000, "0", NULL,
+     "Series of this AE title that may be gathering at a time; more are answered A700. 0: no such limit."},
 };
 static const struct conf_key destination_keys[] = {
     {"destinations", "name", TYPE_TEXT, DESTINATION_FIELD(name), 1, 32, NULL, NULL,

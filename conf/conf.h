@@ -27,6 +27,7 @@ struct conf_sender {
     char report_host[CONF_TEXT_SIZE];                 // empty: where the request came from
     int64_t report_port;                              // 0: none
     int report_tls;
+    int64_t daily_mb, max_open_series; // quotas; 0: none
 };
 
 // A PACS that derived series are sent to.

@@ -8,6 +8,7 @@
 #include "dicom_map/dcmtk/scp.h"
 #include "scp/commitment.h"
 #include "scp/object.h"
+#include "scp/quota.h"
 #include "spool/commitment.h"
 
 #include <errno.h>
@@ -27,6 +28,7 @@ struct association {
     char name[64];   // of the folder
     int incoming_fd; // the folder of all, to sync its name; -1: done
     struct object object;
+    struct quota quota;
     char object_uid[UID_SIZE]; // as the command has it
     unsigned n_stored, n_failed;
     char sender[17];
@@ -143,12 +145,13 @@ static int sync_folder(struct association *association, struct fault_note *why)
 }
 
 // Among the listed senders of this AE title and address, one whose certificate it is.
-static enum dcm_answer find_sender(const struct association_request *request, const struct dcm_peer *peer)
+static enum dcm_answer find_sender(const struct association_request *request, const struct dcm_peer *peer,
+                                   const struct conf_sender **found)
 {
     const struct conf *conf = request->conf;
     const struct conf_sender *sender = NULL;
     enum dcm_answer answer = DCM_ANSWER_CALLING_UNKNOWN;
-    while ((sender = conf_find_sender(conf, peer->calling_ae, request->address, sender)) != NULL) {
+    while ((*found = sender = conf_find_sender(conf, peer->calling_ae, request->address, sender)) != NULL) {
         if (!conf_sender_is_pinned(sender))
             return DCM_ANSWER_ACCEPT;
         if (peer->certificate == NULL)
@@ -161,23 +164,30 @@ static enum dcm_answer find_sender(const struct association_request *request, co
     return answer;
 }
 
-static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
+static enum dcm_answer associate(void *user, const struct dcm_peer *peer, struct fault_note *why)
 {
     struct association *association = user;
     const struct association_request *request = association->request;
     const struct conf *conf = request->conf;
-    struct fault_note why;
+    const struct conf_sender *sender;
     if (strcmp(peer->called_ae, conf->ae_title) != 0)
         return DCM_ANSWER_CALLED_UNKNOWN;
-    enum dcm_answer answer = find_sender(request, peer);
+    enum dcm_answer answer = find_sender(request, peer, &sender);
     if (answer != DCM_ANSWER_ACCEPT)
         return answer;
     if (request->is_full)
         return DCM_ANSWER_LOCAL_LIMIT;
-    if (enter_folder(association, peer, &why) != 0) {
-        log_error("association refused: %s", why.text);
-        return DCM_ANSWER_CONGESTION;
+    int rc = object_disk_is_low(request->incoming, &association->object.limits, why);
+    if (rc == 0)
+        rc = quota_begin(&association->quota, sender, request->incoming, why);
+    if (rc == 0 && (rc = enter_folder(association, peer, why)) != 0) {
+        char hidden[CONF_PATH_SIZE + 128];
+        snprintf(hidden, sizeof hidden, "%s/.%s", request->incoming, association->name);
+        file_remove_tree(hidden, NULL); // else the indexer does, some time
+        association->name[0] = '\0';
     }
+    if (rc != 0)
+        return DCM_ANSWER_CONGESTION;
     snprintf(association->sender, sizeof association->sender, "%s", peer->calling_ae);
     association->until_s = clock_monotonic_s() + conf->association_limit_s;
     peer_is_due(association, 0);
@@ -203,6 +213,12 @@ static int refuse_object(const struct association *association, const char *uid,
     return (int)why->fault;
 }
 
+static int admit(void *user, const char *series_uid, struct fault_note *why)
+{
+    struct association *association = user;
+    return quota_admit(&association->quota, series_uid, why);
+}
+
 static int store_begin(void *user, const struct dcm_store_request *request, struct fault_note *why)
 {
     struct association *association = user;
@@ -213,6 +229,8 @@ static int store_begin(void *user, const struct dcm_store_request *request, stru
     else if (strcmp(request->sop_class_uid, request->context_class) != 0)
         rc = fault_set(why, FAULT_SOP_MISMATCH, "SOP class is not that of the presentation context");
     else
+        rc = quota_check(&association->quota, why);
+    if (rc == 0)
         rc = sync_folder(association, why);
     if (rc == 0)
         rc = object_begin(&association->object, &command, why);
@@ -227,7 +245,9 @@ static int store_begin(void *user, const struct dcm_store_request *request, stru
 static int store_data(void *user, const void *data, size_t size, struct fault_note *why)
 {
     struct association *association = user;
-    int rc = object_write(&association->object, data, size, why);
+    int rc = quota_fits(&association->quota, association->object.n_bytes + (int64_t)size, why);
+    if (rc == 0)
+        rc = object_write(&association->object, data, size, why);
     return rc == 0 ? 0 : refuse_object(association, association->object_uid, why);
 }
 
@@ -236,9 +256,10 @@ static int store_end(void *user, const struct dcm_store_request *request, struct
     struct association *association = user;
     struct object_command command = command_of(request);
     int rc = object_commit(&association->object, &command, why);
-    if (rc == 0)
+    if (rc == 0) {
         association->n_stored++;
-    else
+        quota_count(&association->quota, association->object.number, association->object.n_bytes);
+    } else
         refuse_object(association, request->sop_instance_uid, why);
     return rc;
 }
@@ -260,13 +281,11 @@ static int commit_request(void *user, const struct commitment *request, int *num
 {
     struct association *association = user;
     uint32_t address = association->request->address;
-    int64_t free_bytes = file_free_bytes(".");
     char path[32];
     if (association->n_requests >= MAX_REQUESTS)
         return fault_set(why, FAULT_TOO_LARGE, "more than %d requests in one association", MAX_REQUESTS);
-    if (free_bytes >= 0 && free_bytes < association->object.limits.reserve_bytes)
-        return fault_set(why, FAULT_NO_SPACE, "disk below its reserve: %lld MB free",
-                         (long long)(free_bytes >> 20));
+    if (object_disk_is_low(".", &association->object.limits, why) != 0)
+        return FAULT_NO_SPACE;
     struct spool_commitment file = {
         .state = SPOOL_COMMITMENT_CHECKING, .created_us = clock_wall_us(), .request = *request};
     file.changed_us = file.created_us;
@@ -321,6 +340,8 @@ int association_serve(int fd, const struct association_request *request)
                    .limits = {.max_bytes = conf->max_object_mb << 20,
                               .reserve_bytes = conf->disk_reserve_mb << 20}},
     };
+    association.object.limits.admit = admit;
+    association.object.limits.admit_user = &association;
     struct dcm_scp_options options = {.commitment = conf->commitment,
                                       .acse_timeout_s = conf->acse_timeout_s,
                                       .dimse_timeout_s = conf->dimse_timeout_s,
@@ -356,6 +377,7 @@ int association_serve(int fd, const struct association_request *request)
                        association.until_s == 0                         ? "receive.acse_timeout_s"
                        : clock_monotonic_s() + 1 >= association.until_s ? "receive.association_limit_s"
                                                                         : "receive.dimse_timeout_s");
+    quota_done(&association.quota);
     const char *name = association.name;
     if (rc != 0 && name[0] == '\0')
         log_warning("no association with %u.%u.%u.%u: %s: %s", request->address >> 24,

@@ -8,6 +8,7 @@
 #include "scp/association.h"
 #include "scp/commitment.h"
 #include "scp/object.h"
+#include "scp/quota.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -19,7 +20,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { POLL_MS = 200, PURGE_INTERVAL_S = 3600, HIDDEN_KEEP_S = 3600, GROUP_FILES = 128 };
+enum {
+    POLL_MS = 200,
+    PURGE_INTERVAL_S = 3600,
+    HIDDEN_KEEP_S = 3600,
+    GROUP_FILES = 128,
+    USAGE_INTERVAL_S = 10
+};
 
 // One association's folder as a round finds it.
 struct folder {
@@ -248,7 +255,7 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
         else if (!folder->is_open && has_suffix(name, ".tmp"))
             rc = settle_temporary(folder, name, conf, &is_kept, why);
         else if (!folder->is_open && (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) ||
-                                      strcmp(name, ASSOCIATION_SENDER_FILE) == 0)) {
+                                      strcmp(name, ASSOCIATION_SENDER_FILE) == 0 || strcmp(name, QUOTA_FILE) == 0)) {
             char path[SPOOL_PATH_SIZE + 280];
             snprintf(path, sizeof path, "%s/%s", folder->path, name);
             file_ops.unlink(path); // of no use any more; tried again next round if it fails
@@ -273,6 +280,22 @@ static int association_is_open(void *user, const char *name)
     return 0;
 }
 
+// After what may have changed it, and now and then because a day goes by.
+static int publish_usage(struct spool *spool, const struct conf *conf, const struct folders *folders,
+                         const struct indexer_round *round, struct fault_note *why)
+{
+    static double next_s;
+    if (clock_monotonic_s() < next_s && round->n_new + round->n_conflict + round->n_jobs == 0)
+        return 0;
+    int rc = quota_publish(spool, conf, clock_wall_us(), why);
+    for (size_t i = 0; i < folders->n && rc == 0; i++)
+        if (folders->items[i].is_open)
+            rc = quota_pass_on(spool, conf, folders->items[i].sender, folders->items[i].path, why);
+    if (rc == 0)
+        next_s = clock_monotonic_s() + USAGE_INTERVAL_S;
+    return rc;
+}
+
 int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
                   struct fault_note *why)
 {
@@ -288,6 +311,8 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
     free(group);
     if (rc == 0)
         rc = spool_gather(spool, conf->quiet_s, clock_wall_us(), is_open, &folders, &round->n_jobs, why);
+    if (rc == 0)
+        rc = publish_usage(spool, conf, &folders, round, why);
     if (rc == 0)
         rc = commitment_round(spool, conf, association_is_open, &folders, &round->n_commitments, why);
     free(folders.items);

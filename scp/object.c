@@ -145,20 +145,28 @@ static int need_name(struct object *object, struct fault_note *why)
     return rc;
 }
 
+int object_disk_is_low(const char *folder, const struct object_limits *limits, struct fault_note *why)
+{
+    int64_t free_bytes = file_free_bytes(folder);
+    if (free_bytes < 0 || free_bytes >= limits->reserve_bytes)
+        return 0;
+    return fault_set(why, FAULT_NO_SPACE, "disk below its reserve: %lld MB free",
+                     (long long)(free_bytes >> 20));
+}
+
 int object_begin(struct object *object, const struct object_command *command, struct fault_note *why)
 {
     object->fd = -1;
-    int64_t free_bytes = file_free_bytes(".");
-    if (free_bytes >= 0 && free_bytes < object->limits.reserve_bytes)
-        return fault_set(why, FAULT_NO_SPACE, "disk below its reserve: %lld MB free",
-                         (long long)(free_bytes >> 20));
+    int rc = object_disk_is_low(".", &object->limits, why);
+    if (rc != 0)
+        return rc;
     if (object->buffer == NULL)
         object->buffer = malloc(OBJECT_BUFFER_BYTES);
     if (object->sum == NULL)
         object->sum = XXH3_createState();
     if (object->buffer == NULL || object->sum == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %d bytes", OBJECT_BUFFER_BYTES);
-    int rc = need_name(object, why);
+    rc = need_name(object, why);
     if (rc != 0)
         return rc;
     object->number++;
@@ -218,6 +226,8 @@ static int check_structure(struct object *object, const struct object_command *c
     int rc = prescan_structure(data, size, &scan, why);
     if (rc == 0)
         rc = check(&scan, command, why);
+    if (rc == 0 && object->limits.admit != NULL)
+        rc = object->limits.admit(object->limits.admit_user, scan.series_uid, why);
     if (is_mapped)
         munmap(data, size);
     return rc;

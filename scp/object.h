@@ -20,6 +20,9 @@
 struct object_limits {
     int64_t max_bytes;     // of one object
     int64_t reserve_bytes; // that must stay free on the disk
+    // Whether an object of this series, otherwise sound, may be kept; its fault refuses it. NULL: it may.
+    int (*admit)(void *user, const char *series_uid, struct fault_note *why);
+    void *admit_user;
 };
 
 // An object being received. Initialise with zeros but limits and fd; number counts objects of this
@@ -45,6 +48,9 @@ struct object_command {
     const char *sop_class_uid, *sop_instance_uid, *transfer_syntax, *calling_ae;
 };
 
+// Whether the disk of `folder` is below its reserve: NO_SPACE. What cannot be told is not.
+int object_disk_is_low(const char *folder, const struct object_limits *limits, struct fault_note *why);
+
 // Opens the next file and makes the file meta information (PS3.10 section 7.1). Errors: IO, NO_SPACE (also
 // when the reserve is reached), NO_MEMORY.
 int object_begin(struct object *object, const struct object_command *command, struct fault_note *why);
@@ -53,7 +59,7 @@ int object_begin(struct object *object, const struct object_command *command, st
 int object_write(struct object *object, const void *data, size_t size, struct fault_note *why);
 
 // The commit point: 0 means that file and name are durable. Errors: those of the pre-scan, SOP_MISMATCH when
-// data set and command disagree, IO, NO_SPACE.
+// data set and command disagree, that of limits.admit, IO, NO_SPACE.
 int object_commit(struct object *object, const struct object_command *command, struct fault_note *why);
 
 // What need not delay the answer: offers the committed object to the indexer, makes files for the next ones.

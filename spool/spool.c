@@ -23,6 +23,7 @@ static const char *const schema =
     "CREATE UNIQUE INDEX IF NOT EXISTS object_uid ON object(sop_uid) WHERE place='store';"
     "CREATE INDEX IF NOT EXISTS object_sop ON object(sop_uid);" // the one above knows the store only
     "CREATE INDEX IF NOT EXISTS object_series ON object(series_uid);"
+    "CREATE INDEX IF NOT EXISTS object_taken ON object(sender, received_us, size);"
     "CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL UNIQUE,"
     " sender TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN ('GATHERING','QUEUED','CONFLICT','FAILED')),"
     " changed_us INTEGER NOT NULL, note TEXT NOT NULL DEFAULT '');"
@@ -389,6 +390,32 @@ int spool_gather(struct spool *spool, double quiet_s, int64_t now_us,
     }
     sqlite3_finalize(statement);
     return db_end(spool, rc, why);
+}
+
+int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
+                void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    *n_open = 0;
+    int rc =
+        db_integer(spool, why, n_bytes, 0, "SELECT sum(size) FROM object WHERE sender=?1 AND received_us>?2",
+                   "ti", sender, since_us);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *statement = db_prepare(
+        spool, why, "SELECT series_uid FROM series WHERE state='GATHERING' AND sender=?1 ORDER BY id", "t",
+        sender);
+    if (statement == NULL)
+        return why->fault;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char series_uid[UID_SIZE];
+        db_text(statement, 0, series_uid, sizeof series_uid);
+        each(user, series_uid);
+        ++*n_open;
+    }
+    sqlite3_finalize(statement);
+    return rc;
 }
 
 // ---- purging

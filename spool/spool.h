@@ -80,6 +80,10 @@ int spool_gather(struct spool *spool, double quiet_s, int64_t now_us,
                  int (*is_open)(void *user, const char *sender), void *user, size_t *n_jobs,
                  struct fault_note *why);
 
+// What a sender has taken: bytes kept since `since_us`, and its series that gather, each told to `each`.
+int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
+                void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why);
+
 // ---- jobs
 
 struct spool_job {

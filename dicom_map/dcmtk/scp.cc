@@ -282,7 +282,8 @@ class Association
             ASC_abortAssociation(association_);
             return why_->fault;
         }
-        switch (callbacks_.associate(callbacks_.user, &peer_)) {
+        fault_note trouble = {};
+        switch (callbacks_.associate(callbacks_.user, &peer_, &trouble)) {
         case DCM_ANSWER_ACCEPT:
             break;
         case DCM_ANSWER_CALLED_UNKNOWN:
@@ -306,8 +307,10 @@ class Association
             return reject(ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
                           ASC_REASON_SP_PRES_LOCALLIMITEXCEEDED, "too many associations");
         case DCM_ANSWER_CONGESTION:
-            return reject(ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
-                          ASC_REASON_SP_PRES_TEMPORARYCONGESTION, "disk is low");
+            reject(ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
+                   ASC_REASON_SP_PRES_TEMPORARYCONGESTION, "");
+            return fault_set(why_, trouble.fault, "association rejected: %s: calling '%s'", trouble.text,
+                             peer_.calling_ae);
         }
         const char *verification[] = {UID_VerificationSOPClass};
         OFCondition condition = ASC_acceptContextsWithPreferredTransferSyntaxes(

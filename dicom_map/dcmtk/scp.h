@@ -47,7 +47,8 @@ struct dcm_store_request {
 // (any number of times), store_end, store_settle.
 struct dcm_scp_callbacks {
     void *user;
-    enum dcm_answer (*associate)(void *user, const struct dcm_peer *peer);
+    // *why is filled for DCM_ANSWER_CONGESTION.
+    enum dcm_answer (*associate)(void *user, const struct dcm_peer *peer, struct fault_note *why);
     // From now on (is_due) the next message or fragment of one must be there within dimse_timeout_s, or
     // nothing is expected of the peer. Said again with every fragment. DCMTK's own time limits are per read,
     // so that a byte now and then would pass them for ever.
@@ -85,8 +86,8 @@ struct dcm_scp_options {
 // Enhanced MR Image, Legacy Converted Enhanced MR Image Storage, each in the first of: explicit, implicit VR
 // little endian, JPEG lossless SV1, JPEG lossless, JPEG-LS lossless, RLE, JPEG 2000 lossless. Lossy ones,
 // deflated, big endian and video are refused (result 4). Returns 0 after a release; else PEER_ABORTED, PROTOCOL,
-// TIMEOUT, ACCESS (rejected by `associate`), TLS (no trusted connection), NOT_NEGOTIATED (released, but none of
-// its presentation contexts was ours), NO_MEMORY, INTERNAL.
+// TIMEOUT, ACCESS (rejected by `associate`, or its own fault), TLS (no trusted connection), NOT_NEGOTIATED
+// (released, but none of its presentation contexts was ours), NO_MEMORY, INTERNAL.
 int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
                   struct fault_note *why);
 

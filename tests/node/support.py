@@ -373,7 +373,14 @@ class RawSender:
         if kind != 4:
             return None
         at = body.find(struct.pack('<HHI', 0, 0x0900, 2))
+        comment = body.find(struct.pack('<HH', 0, 0x0902))
+        self.comment = body[comment + 8:].rstrip(b' \0').decode('ascii') if comment >= 0 else ''
         return struct.unpack('<H', body[at + 8:at + 10])[0] if at >= 0 else None
+
+    def release(self):
+        self.socket.sendall(struct.pack('>BBII', 5, 0, 4, 0))
+        equal(self.pdu()[0], 6, 'answer to the release')
+        self.close()
 
     def close(self):
         self.socket.close()
