@@ -85,7 +85,13 @@ static const struct conf_key keys[] = {
      "Space that stays free on the spool's disk; below it new associations are rejected as congestion and "
      "objects answered A700."},
     {"receive", "quiet_s", TYPE_REAL, FIELD(quiet_s), 0.1, 86400, "60", NULL,
-     "A series is complete when its sender has no association open and nothing came for this long."},
+     "A series is complete when its sender has no association open and nothing came for this long; sooner "
+     "when "
+     "as many images came as its headers or the archive (query) say."},
+    {"receive", "incomplete_s", TYPE_REAL, FIELD(incomplete_s), 0.1, 604800, "900", NULL,
+     "The same when images are known to be missing: by that number, a gap in positions or in Instance "
+     "Numbers. "
+     "Then the job is made all the same, and says so. Less than quiet_s counts as quiet_s."},
     {"receive", "commitment", TYPE_BOOL, FIELD(commitment), 0, 0, "true", NULL,
      "Answer senders that ask whether their images are kept (storage commitment). They are for keep_days."},
 
@@ -174,6 +180,9 @@ static const struct conf_key destination_keys[] = {
     {"destinations", "certificate_name", TYPE_TEXT, DESTINATION_FIELD(certificate_name), 0,
      CONF_TEXT_SIZE - 1, "", NULL,
      "Name in its certificate, as for senders. Empty: host, unless there are fingerprints."},
+    {"destinations", "query", TYPE_BOOL, DESTINATION_FIELD(query), 0, 0, "false", NULL,
+     "Ask it how many images a series has (C-FIND, Study Root), so that a complete one starts at once. At "
+     "most one."},
 };
 enum {
     N_SENDER_KEYS = sizeof sender_keys / sizeof sender_keys[0],
@@ -527,7 +536,10 @@ static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark
 {
     for (size_t i = 0; i < conf->n_destinations; i++)
         for (size_t j = 0; j < i; j++)
-            if (strcmp(conf->destinations[i].name, conf->destinations[j].name) == 0)
+            if (conf->destinations[i].query && conf->destinations[j].query)
+                return error_at(reader, mark, "bad 'destinations': 'query' is true for both '%s' and '%s'",
+                                conf->destinations[j].name, conf->destinations[i].name);
+            else if (strcmp(conf->destinations[i].name, conf->destinations[j].name) == 0)
                 return error_at(reader, mark, "bad 'destinations': name '%s' given twice",
                                 conf->destinations[i].name);
     struct in_addr parsed;

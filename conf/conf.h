@@ -42,6 +42,7 @@ struct conf_destination {
     char own_key[CONF_PATH_SIZE];                     // likewise
     char certificate_sha256[CREDENTIALS_SHA256_SIZE]; // of theirs; empty: any that the CA vouches for
     char certificate_name[CONF_TEXT_SIZE]; // in theirs; empty: host, unless certificate_sha256 is set
+    int query;                             // it is the archive that is asked how many images a series has
 };
 
 struct conf {
@@ -60,7 +61,7 @@ struct conf {
     int64_t max_associations, max_associations_per_address;
     double acse_timeout_s, dimse_timeout_s, association_limit_s;
     int64_t max_object_mb, disk_reserve_mb;
-    double quiet_s;
+    double quiet_s, incomplete_s;
     int commitment; // answer storage commitment requests
 
     char backend[16];             // auto, cpu, cuda, ref

@@ -12,8 +12,8 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_D
 // (JOURNAL_STREAM set) lines carry the journal's priority prefix instead of time and level.
 void log_init(const char *program, enum log_level level);
 
-// One line. Control characters inside the text are written as \xNN, so that text from the wire cannot forge
-// lines. Threads: one write(2) per line, lines never mix.
+// One line. Control characters and bytes from 0x7f on inside the text are written as \xNN, so that text from
+// the wire cannot forge lines. Threads: one write(2) per line, lines never mix.
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...)   log_line(LOG_LEVEL_ERROR, __VA_ARGS__)

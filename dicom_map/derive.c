@@ -469,12 +469,14 @@ static long bytes_that_fit(const char *charset, const char *text, size_t room)
 
 static void put_series_description(struct derivation *d)
 {
-    char charset[256], source[256], suffix[40], text[400];
+    char charset[256], source[256], suffix[48], late[16] = "", text[400];
     dcm_get_text(d->first, 0x00080005, charset, sizeof charset);
     dcm_get_text(d->first, 0x0008103E, source, sizeof source);
     source[strcspn(source, "\\")] = '\0';
-    snprintf(suffix, sizeof suffix, " [%s %.2fmm NFPD]", is_network(d->request) ? "SR-AI" : "INTERP",
-             d->request->step_mm);
+    if (d->request->n_late > 0)
+        snprintf(late, sizeof late, " +%d late", d->request->n_late % 10000);
+    snprintf(suffix, sizeof suffix, " [%s %.2fmm NFPD%s]", is_network(d->request) ? "SR-AI" : "INTERP",
+             d->request->step_mm, late);
     long keep = bytes_that_fit(charset, source, LO_SIZE - strlen(suffix));
     if (keep <= 0)
         snprintf(text, sizeof text, "%s", suffix + 1);
@@ -500,14 +502,19 @@ static void put_derivation_description(struct derivation *d)
                  "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm; ISOSLICE %s",
                  strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm,
                  r->step_mm, ISOSLICE_VERSION);
-    static const char end[] = ". Not for primary diagnosis.";
-    size_t room = sizeof text - sizeof end;
+    static const char not_diagnosis[] = "Not for primary diagnosis.";
+    char end[128] = ". ";
+    if (r->n_late > 0)
+        snprintf(end, sizeof end, ". Made again: %d images came after an earlier series was made. ",
+                 r->n_late);
+    snprintf(end + strlen(end), sizeof end - strlen(end), "%s", not_diagnosis);
+    size_t room = sizeof text - strlen(end) - 1;
     const char *quality = or_empty(r->quality);
     snprintf(text, room, "%s%s%s", what, quality[0] != '\0' ? ". " : "", quality);
     size_t n = strlen(text);
     while (n > 0 && text[n - 1] == '.')
         n--;
-    memcpy(text + n, end, sizeof end);
+    memcpy(text + n, end, strlen(end) + 1);
     put(d, 0x00082111, text);
 }
 

@@ -51,6 +51,7 @@ struct derive_request {
     const char *method;         // what was delivered: "tuned", "base", "cubic", "linear"
     const char *quality; // one sentence with this subject's measured numbers; goes into the derived objects
     int generation;      // 0; raised when an earlier output was withdrawn
+    int n_late;          // of the sources, those that an earlier series lacks; 0: there was none
     const char *station_name; // of this node; may be NULL
     const char *directory;    // existing empty folder; IM0001.dcm ... are written there, each durable
 };

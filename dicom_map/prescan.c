@@ -2,7 +2,9 @@
 #include "dicom_map/prescan.h"
 
 #include "core/file.h"
+#include "dicom_map/number.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,6 +44,8 @@ struct walk {
     int encapsulated;
     uint64_t pixel_bytes; // length of native pixel data, or of all fragments
     int seen_dimensions;  // one bit each: rows, columns, bits
+    double position[3], orientation[6];
+    int seen_plane; // one bit each: position, orientation
     struct prescan *out;
     struct fault_note *why;
 };
@@ -190,6 +194,47 @@ static int get_frames(const struct walk *w, const struct element *e)
     return 0;
 }
 
+// `n` numbers of a DS or IS element; 1 when all are there.
+static int get_numbers(const struct walk *w, const struct element *e, int n, double *out)
+{
+    char text[128];
+    if (e->length >= sizeof text)
+        return 0;
+    copy_text(text, sizeof text, w->data + e->value, e->length);
+    for (int i = 0; i < n; i++)
+        if (!number_at(text, i, &out[i]) || fabs(out[i]) > 1e9)
+            return 0;
+    return 1;
+}
+
+static int get_whole(const struct walk *w, const struct element *e, int32_t *out)
+{
+    double value;
+    if (!get_numbers(w, e, 1, &value) || value != floor(value))
+        return 0;
+    *out = (int32_t)value;
+    return 1;
+}
+
+// Normal of the image plane and position along it. Source: PS3.3 C.7.6.2.1.1.
+static void find_plane(const struct walk *w)
+{
+    struct prescan *out = w->out;
+    const double *row = w->orientation, *column = w->orientation + 3;
+    if (w->seen_plane != 3)
+        return;
+    double normal[3] = {row[1] * column[2] - row[2] * column[1], row[2] * column[0] - row[0] * column[2],
+                        row[0] * column[1] - row[1] * column[0]};
+    double length = sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2]);
+    if (!(fabs(length - 1) < 0.01))
+        return;
+    out->has_plane = 1;
+    for (int i = 0; i < 3; i++) {
+        out->normal[i] = normal[i] / length;
+        out->z_mm += out->normal[i] * w->position[i];
+    }
+}
+
 static int note_top_level(struct walk *w, const struct element *e)
 {
     if (e->length == UNDEFINED)
@@ -203,6 +248,22 @@ static int note_top_level(struct walk *w, const struct element *e)
         return copy_uid(w, w->out->study_uid, e);
     case 0x0020000E:
         return copy_uid(w, w->out->series_uid, e);
+    case 0x00200012:
+        w->out->has_acquisition = get_whole(w, e, &w->out->acquisition);
+        return 0;
+    case 0x00200013:
+        w->out->has_number = get_whole(w, e, &w->out->number);
+        return 0;
+    case 0x00200032:
+        w->seen_plane |= get_numbers(w, e, 3, w->position);
+        return 0;
+    case 0x00200037:
+        w->seen_plane |= get_numbers(w, e, 6, w->orientation) ? 2 : 0;
+        return 0;
+    case 0x00201002:
+        if (!get_whole(w, e, &w->out->images_in_acquisition) || w->out->images_in_acquisition < 0)
+            w->out->images_in_acquisition = 0;
+        return 0;
     case 0x00280002:
         return get_us(w, e, &w->out->samples);
     case 0x00280008:
@@ -520,6 +581,7 @@ int prescan_structure(const void *data, size_t size, struct prescan *out, struct
     if (rc == 0 && missing != NULL)
         rc = fault_set(why, FAULT_BAD_UID, "the %s UID is missing", missing);
     found.dataset_end = w->at;
+    find_plane(w);
     if (rc == 0)
         rc = judge_pixels(w);
     if (rc == 0)

@@ -36,6 +36,12 @@ struct prescan {
     size_t fragment_size;
     int has_pixel_data;
     uint32_t rows, columns, bits_allocated, samples, frames;
+    // Whether the series is complete is told by these; a value that is no number counts as absent.
+    int has_plane;          // Image Position and Orientation (Patient) are there
+    double normal[3], z_mm; // of the image plane; its position along the normal
+    int has_number, has_acquisition;
+    int32_t number, acquisition;   // Instance Number, Acquisition Number
+    int32_t images_in_acquisition; // 0: not told
 };
 
 // Scans a whole object in memory (`data` borrowed). Checks: preamble and group 2; every length inside its

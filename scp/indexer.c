@@ -201,6 +201,16 @@ static int index_file(struct spool *spool, const struct conf *conf, const struct
     snprintf(object->digest, sizeof object->digest, "%s", scan.digest);
     snprintf(object->sender, sizeof object->sender, "%s",
              scan.source_ae[0] ? scan.source_ae : folder->sender);
+    object->geometry = (struct spool_geometry){
+        .has_plane = scan.has_plane,
+        .normal = {scan.normal[0], scan.normal[1], scan.normal[2]},
+        .z_mm = scan.z_mm,
+        .has_number = scan.has_number,
+        .number = scan.number,
+        .has_acquisition = scan.has_acquisition,
+        .acquisition = scan.acquisition,
+        .n_expected = scan.images_in_acquisition,
+    };
     object->size_bytes = stat(pending->path, &st) == 0 ? (int64_t)st.st_size : 0;
     group->n++;
     return group->n == GROUP_FILES ? end_group(spool, group, round, why) : 0;
@@ -280,6 +290,29 @@ static int association_is_open(void *user, const char *name)
     return 0;
 }
 
+static void say_made(void *user, const struct spool_gathered *made)
+{
+    (void)user;
+    log_info("series '%s': %lld images become a job: %s", made->series_uid, (long long)made->n_objects,
+             made->because);
+    if (made->n_late > 0)
+        log_warning(
+            "series '%s': %lld images are late: an earlier job went without them, this one makes another "
+            "derived series",
+            made->series_uid, (long long)made->n_late);
+}
+
+static int gather(struct spool *spool, const struct conf *conf, struct folders *folders,
+                  struct indexer_round *round, struct fault_note *why)
+{
+    const struct spool_rules rules = {.quiet_s = conf->quiet_s,
+                                      .incomplete_s = conf->incomplete_s,
+                                      .is_open = is_open,
+                                      .made = say_made,
+                                      .user = folders};
+    return spool_gather(spool, &rules, clock_wall_us(), &round->n_jobs, why);
+}
+
 // After what may have changed it, and now and then because a day goes by.
 static int publish_usage(struct spool *spool, const struct conf *conf, const struct folders *folders,
                          const struct indexer_round *round, struct fault_note *why)
@@ -310,7 +343,7 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
         rc = index_folder(spool, conf, &folders.items[i], group, round, why);
     free(group);
     if (rc == 0)
-        rc = spool_gather(spool, conf->quiet_s, clock_wall_us(), is_open, &folders, &round->n_jobs, why);
+        rc = gather(spool, conf, &folders, round, why);
     if (rc == 0)
         rc = publish_usage(spool, conf, &folders, round, why);
     if (rc == 0)

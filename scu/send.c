@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "core/notify.h"
 #include "dicom_map/dcmtk/scp.h"
+#include "scu/ask.h"
 #include "scu/deliver.h"
 #include "scu/report.h"
 #include "spool/spool.h"
@@ -20,21 +21,23 @@
 
 enum { RESTART_S = 1 };
 
-struct sender { // of deliveries to one destination, or of commitment reports
-    pid_t pid;  // 0: not running
+struct sender { // of deliveries to one destination, of commitment reports, or of questions
+    const struct conf_destination *destination; // NULL: reports
+    int asks;
+    pid_t pid; // 0: not running
     double not_before_s;
     struct keeper keeper;
 };
 
 struct sending {
     struct conf conf;
-    struct sender senders[CONF_MAX_DESTINATIONS + 1]; // as the destinations, then the reports
+    struct sender senders[CONF_MAX_DESTINATIONS + 2]; // as the destinations, then questions and reports
     size_t n_senders;
 };
 
 static const char *const reports_name = "commitment reports";
 
-static void start(const struct conf *conf, size_t i, struct sender *sender)
+static void start(const struct conf *conf, struct sender *sender)
 {
     sender->not_before_s = clock_monotonic_s() + RESTART_S;
     sender->pid = fork();
@@ -42,10 +45,13 @@ static void start(const struct conf *conf, size_t i, struct sender *sender)
         return;
     struct fault_note why;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    int rc = i < conf->n_destinations
-                 ? deliver_run(conf, &conf->destinations[i], &sender->keeper, daemon_reload_asked,
-                               &daemon_stop, &why)
-                 : report_run(conf, &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
+    int rc;
+    if (sender->asks)
+        rc = ask_run(conf, sender->destination, &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
+    else if (sender->destination != NULL)
+        rc = deliver_run(conf, sender->destination, &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
+    else
+        rc = report_run(conf, &sender->keeper, daemon_reload_asked, &daemon_stop, &why);
     if (rc != 0)
         log_error("sending to '%s' ended: %s: %s", sender->keeper.whose, fault_name((enum fault)rc),
                   why.text);
@@ -103,7 +109,7 @@ static int run(void *user, struct fault_note *why)
         pid_t pid;
         for (size_t i = 0; i < sending->n_senders; i++)
             if (senders[i].pid == 0 && clock_monotonic_s() >= senders[i].not_before_s)
-                start(conf, i, &senders[i]);
+                start(conf, &senders[i]);
         while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
             for (size_t i = 0; i < sending->n_senders; i++)
                 if (senders[i].pid == pid) {
@@ -125,6 +131,16 @@ static int run(void *user, struct fault_note *why)
     return 0;
 }
 
+static int load_destination(struct sending *sending, const struct conf_destination *destination, int asks,
+                            uid_t user, struct fault_note *why)
+{
+    struct sender *sender = &sending->senders[sending->n_senders++];
+    sender->destination = destination;
+    sender->asks = asks;
+    sender->keeper.whose = destination->name;
+    return deliver_credentials(&sending->conf, destination, user, &sender->keeper.credentials, why);
+}
+
 static int load_reports(struct sending *sending, uid_t user, struct fault_note *why)
 {
     struct keeper *keeper = &sending->senders[sending->n_senders++].keeper;
@@ -144,14 +160,13 @@ static int load(void *user, const char *path, struct daemon_settings *settings, 
     int rc = conf_load_daemon(&sending->conf, path, settings, why);
     if (rc == 0)
         rc = dcm_network_init(why);
-    for (size_t i = 0; i < sending->conf.n_destinations && rc == 0; i++) {
-        struct keeper *keeper = &sending->senders[i].keeper;
-        keeper->whose = sending->conf.destinations[i].name;
-        rc = deliver_credentials(&sending->conf, &sending->conf.destinations[i], settings->user.uid,
-                                 &keeper->credentials, why);
-    }
-    sending->n_senders = sending->conf.n_destinations;
-    return rc == 0 && sending->conf.commitment ? load_reports(sending, settings->user.uid, why) : rc;
+    uid_t user_id = settings->user.uid;
+    for (size_t i = 0; i < sending->conf.n_destinations && rc == 0; i++)
+        rc = load_destination(sending, &sending->conf.destinations[i], 0, user_id, why);
+    for (size_t i = 0; i < sending->conf.n_destinations && rc == 0; i++)
+        if (sending->conf.destinations[i].query)
+            rc = load_destination(sending, &sending->conf.destinations[i], 1, user_id, why);
+    return rc == 0 && sending->conf.commitment ? load_reports(sending, user_id, why) : rc;
 }
 
 int main(int argc, char **argv)

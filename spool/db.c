@@ -25,6 +25,8 @@ static sqlite3_stmt *prepare(struct spool *spool, struct fault_note *why, const 
     for (int i = 0; types[i] != '\0' && rc == SQLITE_OK; i++) {
         if (types[i] == 'i')
             rc = sqlite3_bind_int64(statement, i + 1, va_arg(args, int64_t));
+        else if (types[i] == 'd')
+            rc = sqlite3_bind_double(statement, i + 1, va_arg(args, double));
         else
             rc = sqlite3_bind_text(statement, i + 1, va_arg(args, const char *), -1, SQLITE_TRANSIENT);
     }

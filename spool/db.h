@@ -17,8 +17,8 @@ struct spool {
     char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
 };
 
-// A statement with its values bound: `types` has one letter per value, 'i' int64_t, 't' const char * (copied;
-// NULL binds NULL). NULL on failure, `why` filled.
+// A statement with its values bound: `types` has one letter per value, 'i' int64_t, 'd' double (NAN binds
+// NULL), 't' const char * (copied; NULL binds NULL). NULL on failure, `why` filled.
 sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char *sql, const char *types,
                          ...);
 

@@ -33,7 +33,10 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
         // One series is in one worker's hands at a time.
         statement = db_prepare(
             spool, why,
-            "SELECT id, series_uid, created_us, attempts, steps, generation FROM job j"
+            "SELECT id, series_uid, created_us, attempts, steps, generation,"
+            " (SELECT count(*) FROM object o WHERE o.series_uid=j.series_uid AND o.place='store'"
+            "  AND o.id<=j.last_object AND o.id>(SELECT max(p.last_object) FROM job p"
+            "   WHERE p.series_uid=j.series_uid AND p.id<j.id)) FROM job j"
             " WHERE ((state='WAITING' AND not_before_us<=?1) OR (state='LEASED' AND lease_until_us<?1))"
             " AND NOT EXISTS(SELECT 1 FROM job o WHERE o.series_uid=j.series_uid AND o.id<>j.id"
             "  AND o.state='LEASED' AND o.lease_until_us>=?1) ORDER BY id LIMIT 1",
@@ -52,6 +55,7 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
         job->attempts = sqlite3_column_int(statement, 3) + 1;
         job->steps = sqlite3_column_int64(statement, 4);
         job->generation = sqlite3_column_int(statement, 5);
+        job->n_late = sqlite3_column_int64(statement, 6);
         rc = 0;
     }
     sqlite3_finalize(statement);

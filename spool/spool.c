@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,11 @@ static const char *const schema =
     "CREATE INDEX IF NOT EXISTS object_sop ON object(sop_uid);" // the one above knows the store only
     "CREATE INDEX IF NOT EXISTS object_series ON object(series_uid);"
     "CREATE INDEX IF NOT EXISTS object_taken ON object(sender, received_us, size);"
+    "CREATE TABLE IF NOT EXISTS geometry(object_id INTEGER PRIMARY KEY REFERENCES object(id) ON DELETE "
+    "CASCADE,"
+    " acquisition REAL, number REAL, expected INTEGER NOT NULL, nx REAL, ny REAL, nz REAL, z REAL);"
+    "CREATE TABLE IF NOT EXISTS asked(series_uid TEXT PRIMARY KEY, n INTEGER NOT NULL, at_us INTEGER NOT "
+    "NULL);"
     "CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL UNIQUE,"
     " sender TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN ('GATHERING','QUEUED','CONFLICT','FAILED')),"
     " changed_us INTEGER NOT NULL, note TEXT NOT NULL DEFAULT '');"
@@ -186,6 +192,19 @@ static int insert_object(struct spool *spool, const struct spool_object *object,
                   now_us, place);
 }
 
+static int insert_geometry(struct spool *spool, const struct spool_geometry *geometry, struct fault_note *why)
+{
+    const double none = (double)NAN; // NULL to SQLite
+    return db_run(
+        spool, why,
+        "INSERT INTO geometry(object_id, acquisition, number, expected, nx, ny, nz, z)"
+        " VALUES(last_insert_rowid(),?1,?2,?3,?4,?5,?6,?7)",
+        "ddidddd", geometry->has_acquisition ? (double)geometry->acquisition : none,
+        geometry->has_number ? (double)geometry->number : none, geometry->n_expected,
+        geometry->has_plane ? geometry->normal[0] : none, geometry->has_plane ? geometry->normal[1] : none,
+        geometry->has_plane ? geometry->normal[2] : none, geometry->has_plane ? geometry->z_mm : none);
+}
+
 static int mark_conflict(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
 {
     int rc = db_run(spool, why,
@@ -223,6 +242,8 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
     rc = find_by_uid(spool, object, verdict, known_series, why);
     if (rc == 0 && *verdict == SPOOL_NEW) {
         rc = insert_object(spool, object, "store", now_us, why);
+        if (rc == 0)
+            rc = insert_geometry(spool, &object->geometry, why);
         if (rc == 0)
             rc = touch_series(spool, object, now_us, why);
     } else if (rc == 0 && *verdict == SPOOL_CONFLICT) {
@@ -335,62 +356,7 @@ int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *wh
     return db_end(spool, rc, why);
 }
 
-// ---- gathering
-
-static int make_job(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
-{
-    int64_t last_object = 0, waiting = 0;
-    int rc = db_integer(spool, why, &last_object, 0,
-                        "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'", "t", series_uid);
-    if (rc == 0)
-        rc = db_integer(spool, why, &waiting, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'",
-                        "t", series_uid);
-    if (rc != 0)
-        return rc;
-    if (waiting != 0)
-        rc = db_run(spool, why, "UPDATE job SET last_object=?2, changed_us=?3, steps=0 WHERE id=?1", "iii",
-                    waiting, last_object, now_us);
-    else
-        rc = db_run(spool, why,
-                    "INSERT INTO job(series_uid, state, last_object, created_us, changed_us)"
-                    " VALUES(?1,'WAITING',?2,?3,?3)",
-                    "tii", series_uid, last_object, now_us);
-    if (rc != 0)
-        return rc;
-    return db_run(spool, why, "UPDATE series SET state='QUEUED', changed_us=?2 WHERE series_uid=?1", "ti",
-                  series_uid, now_us);
-}
-
-int spool_gather(struct spool *spool, double quiet_s, int64_t now_us,
-                 int (*is_open)(void *user, const char *sender), void *user, size_t *n_jobs,
-                 struct fault_note *why)
-{
-    struct fault_note local;
-    why = why ? why : &local;
-    *n_jobs = 0;
-    int rc = db_begin(spool, why);
-    if (rc != 0)
-        return rc;
-    sqlite3_stmt *statement = db_prepare(
-        spool, why,
-        "SELECT series_uid, sender FROM series WHERE state='GATHERING' AND changed_us<=?1 ORDER BY id", "i",
-        now_us - (int64_t)(quiet_s * 1e6));
-    if (statement == NULL)
-        return db_end(spool, why->fault, why);
-    while ((rc = db_step(spool, statement, why)) == 1) {
-        char series_uid[UID_SIZE], sender[17];
-        db_text(statement, 0, series_uid, sizeof series_uid);
-        db_text(statement, 1, sender, sizeof sender);
-        if (is_open(user, sender))
-            continue;
-        rc = make_job(spool, series_uid, now_us, why);
-        if (rc != 0)
-            break;
-        ++*n_jobs;
-    }
-    sqlite3_finalize(statement);
-    return db_end(spool, rc, why);
-}
+// ---- quotas
 
 int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
                 void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why)
@@ -475,6 +441,8 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
     if (rc != 0)
         return rc;
     rc = db_run(spool, why, "DELETE FROM object WHERE series_uid=?1", "t", series_uid);
+    if (rc == 0)
+        rc = db_run(spool, why, "DELETE FROM asked WHERE series_uid=?1", "t", series_uid);
     if (rc == 0)
         rc = db_run(spool, why, "DELETE FROM job WHERE series_uid=?1", "t", series_uid);
     if (rc == 0)

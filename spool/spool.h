@@ -38,12 +38,22 @@ const char *spool_folder(const struct spool *spool, enum spool_folder folder);
 
 // ---- indexing: from a file to rows
 
+// What an object's header tells about the series being complete.
+struct spool_geometry {
+    int has_plane;
+    double normal[3], z_mm; // of the plane; its position along the normal
+    int has_number, has_acquisition;
+    int64_t number, acquisition; // Instance Number, Acquisition Number
+    int64_t n_expected;          // Images in Acquisition; 0: not told
+};
+
 struct spool_object {
     char name[SPOOL_NAME_SIZE]; // file name, unique for ever: "<association>-<n>.dcm"
     char sop_class_uid[UID_SIZE], sop_instance_uid[UID_SIZE], series_uid[UID_SIZE], study_uid[UID_SIZE];
     char digest[DIGEST_HEX_SIZE];
     char sender[17]; // calling AE title
     int64_t size_bytes;
+    struct spool_geometry geometry;
 };
 
 enum spool_verdict {
@@ -74,11 +84,48 @@ int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct 
 // (LOST_FILE). Returns their number in *n_lost.
 int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *why);
 
-// Series that are complete become jobs: gathering, quiet since quiet_s, and `is_open(user, sender)` says that
-// their sender has no association open. *n_jobs counts them.
-int spool_gather(struct spool *spool, double quiet_s, int64_t now_us,
-                 int (*is_open)(void *user, const char *sender), void *user, size_t *n_jobs,
+// ---- gathering: when a series is complete
+
+#define SPOOL_SETTLE_S 1.0 // nothing is decided about a series that an object came for within so many seconds
+
+// A series that became a job; texts borrowed during the call.
+struct spool_gathered {
+    const char *series_uid;
+    const char *because; // what made it complete, or what is missing
+    int64_t n_objects;   // of the job
+    int64_t n_late;      // of them that came after an earlier job of this series was made; 0: there was none
+};
+
+struct spool_rules {
+    double quiet_s;      // a series is complete when nothing came for so long and its sender has left
+    double incomplete_s; // the same when something is known to be missing, and whatever the sender does
+    int (*is_open)(void *user, const char *sender);              // it has an association open
+    void (*made)(void *user, const struct spool_gathered *made); // may be NULL; before the rows are committed
+    void *user;
+};
+
+// Series whose time has come become jobs: at once (but SPOOL_SETTLE_S) when they have as many images as the
+// archive said after the last of them came (spool_told), or as Images in Acquisition (0020,1002) announces
+// and no hole; after quiet_s when nothing is known to be missing; else after incomplete_s. Missing is: fewer
+// images than either count; a hole in the positions along a normal or in the Instance Numbers, that is a step
+// of two or more times the usual one. What a series waits for stands in its note. *n_jobs counts them.
+int spool_gather(struct spool *spool, const struct spool_rules *rules, int64_t now_us, size_t *n_jobs,
                  struct fault_note *why);
+
+struct spool_question {
+    char study_uid[UID_SIZE], series_uid[UID_SIZE];
+};
+
+// Series that gather, settled, of which the archive was not asked since their last object, or not for half a
+// minute. At most `room`; *n of them.
+int spool_to_ask(struct spool *spool, double quiet_s, int64_t now_us, struct spool_question *questions,
+                 size_t room, size_t *n, struct fault_note *why);
+
+// What the archive said: `n` images in that series, when asked at asked_us. -1: it does not know.
+int spool_told(struct spool *spool, const char *series_uid, int64_t n, int64_t asked_us,
+               struct fault_note *why);
+
+// ---- quotas
 
 // What a sender has taken: bytes kept since `since_us`, and its series that gather, each told to `each`.
 int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
@@ -93,6 +140,7 @@ struct spool_job {
     int attempts;       // this one included
     int64_t steps;      // recorded step count, 0 when none yet
     int generation;
+    int64_t n_late; // of its objects, those that came after an earlier job of this series was made
 };
 
 // The next job for `owner`, leased for lease_s; *found = 0 when there is none. A job whose lease ran out

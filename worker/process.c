@@ -163,6 +163,7 @@ static int derive(struct reader *reader, size_t item, const struct process_optio
         .method = sr_method_name(outcome->report.delivered),
         .quality = outcome->note,
         .generation = options->generation,
+        .n_late = options->n_late,
         .station_name = options->station_name,
         .directory = directory,
     };

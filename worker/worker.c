@@ -174,6 +174,7 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
     struct report_state state = {.worker = worker, .keeper = keeper};
     struct process_options options = worker->options;
     options.generation = worker->job.generation;
+    options.n_late = (int)worker->job.n_late;
     options.job_time_us = worker->job.created_us;
     options.engine.progress = on_progress;
     options.engine.progress_user = &state;

@@ -106,6 +106,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
     const char *both_le[] = {UID_LittleEndianExplicitTransferSyntax, UID_LittleEndianImplicitTransferSyntax};
     if (options.is_report) {
         ASC_addPresentationContext(params, 1, DCM_COMMITMENT_CLASS, both_le, 2, ASC_SC_ROLE_SCP);
+    } else if (options.is_query) {
+        ASC_addPresentationContext(params, 1, UID_FINDStudyRootQueryRetrieveInformationModel, both_le, 2);
     } else {
         ASC_addPresentationContext(params, 1, UID_VerificationSOPClass, implicit_le, 1);
         ASC_addPresentationContext(params, 3, UID_MRImageStorage, explicit_le, 1);
@@ -131,7 +133,9 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
     }
     if (ASC_countAcceptedPresentationContexts(scu.association->params) == 0)
         return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no %s", options.called_ae, address,
-                         options.is_report ? "storage commitment reports" : "MR images");
+                         options.is_report  ? "storage commitment reports"
+                         : options.is_query ? "queries"
+                                            : "MR images");
     return 0;
 }
 
@@ -200,6 +204,76 @@ int report(dcm_scu &scu, const commitment &outcome, fault_note *why)
                            static_cast<unsigned>(response.DimseStatus));
 }
 
+struct Found {
+    const char *series_uid;
+    int64_t n_answers; // about this series
+    int64_t n_told;    // Number of Series Related Instances; -1: not given
+};
+
+void note_answer(void *user, T_DIMSE_C_FindRQ *, int, T_DIMSE_C_FindRSP *, DcmDataset *answer)
+{
+    Found &found = *static_cast<Found *>(user);
+    const char *uid = nullptr;
+    Sint32 n = -1;
+    if (answer == nullptr)
+        return;
+    // A peer that ignores the key would count other series.
+    if (answer->findAndGetString(DCM_SeriesInstanceUID, uid).bad() || uid == nullptr ||
+        strcmp(uid, found.series_uid) != 0)
+        return;
+    found.n_answers++;
+    if (answer->findAndGetSint32(DCM_NumberOfSeriesRelatedInstances, n).good() && n >= 0)
+        found.n_told = n;
+}
+
+int find(dcm_scu &scu, const char *level, const char *study_uid, Found &found, fault_note *why)
+{
+    const T_ASC_PresentationContextID id = ASC_findAcceptedPresentationContextID(
+        scu.association, UID_FINDStudyRootQueryRetrieveInformationModel);
+    if (id == 0)
+        return fault_set(why, FAULT_NOT_NEGOTIATED, "peer does not accept queries");
+    DcmDataset query;
+    query.putAndInsertString(DCM_QueryRetrieveLevel, level);
+    query.putAndInsertString(DCM_StudyInstanceUID, study_uid);
+    query.putAndInsertString(DCM_SeriesInstanceUID, found.series_uid);
+    if (strcmp(level, "IMAGE") == 0)
+        query.insertEmptyElement(DCM_SOPInstanceUID);
+    else
+        query.insertEmptyElement(DCM_NumberOfSeriesRelatedInstances);
+    T_DIMSE_C_FindRQ request;
+    T_DIMSE_C_FindRSP response;
+    memset(&request, 0, sizeof request);
+    memset(&response, 0, sizeof response);
+    request.MessageID = scu.association->nextMsgID++;
+    OFStandard::strlcpy(request.AffectedSOPClassUID, UID_FINDStudyRootQueryRetrieveInformationModel,
+                        sizeof request.AffectedSOPClassUID);
+    request.DataSetType = DIMSE_DATASET_PRESENT;
+    request.Priority = DIMSE_PRIORITY_MEDIUM;
+    int n_responses = 0;
+    DcmDataset *detail = nullptr;
+    const OFCondition condition =
+        DIMSE_findUser(scu.association, id, &request, &query, n_responses, note_answer, &found,
+                       DIMSE_NONBLOCKING, scu.dimse_timeout_s, &response, &detail);
+    std::unique_ptr<DcmDataset> owner(detail);
+    if (condition.bad())
+        return fault_of(scu, condition, why);
+    return fault_of_status(response.DimseStatus, why);
+}
+
+int count(dcm_scu &scu, const char *study_uid, const char *series_uid, int64_t *n, fault_note *why)
+{
+    Found found = {series_uid, 0, -1};
+    int rc = find(scu, "SERIES", study_uid, found, why);
+    if (rc == 0 && found.n_answers > 0 && found.n_told < 0) {
+        found.n_answers = 0;
+        rc = find(scu, "IMAGE", study_uid, found, why);
+        found.n_told = found.n_answers;
+    }
+    if (rc == 0)
+        *n = found.n_answers > 0 ? found.n_told : -1;
+    return rc;
+}
+
 int caught(fault_note *why)
 {
     try {
@@ -263,6 +337,17 @@ extern "C" int dcm_scu_report(struct dcm_scu *scu, const struct commitment *outc
 {
     try {
         return report(*scu, *outcome, why);
+    } catch (...) {
+        scu->broken = true;
+        return caught(why);
+    }
+}
+
+extern "C" int dcm_scu_count(struct dcm_scu *scu, const char *study_uid, const char *series_uid, int64_t *n,
+                             struct fault_note *why)
+{
+    try {
+        return count(*scu, study_uid, series_uid, n, why);
     } catch (...) {
         scu->broken = true;
         return caught(why);

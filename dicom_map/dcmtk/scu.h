@@ -27,12 +27,13 @@ struct dcm_scu_options {
     const struct credentials *credentials;
     const char *certificate_sha256, *certificate_name;
     int is_report; // for dcm_scu_report alone
+    int is_query;  // for dcm_scu_count alone
 };
 
 // Opens an association that proposes Verification and MR Image Storage (explicit VR little endian in one
-// context, implicit in another), or, with is_report, Storage Commitment Push Model with ourselves as SCP.
-// *scu is given to the caller (dcm_scu_close). Errors: CONNECT, TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED
-// when none of ours was accepted.
+// context, implicit in another), or, with is_report, Storage Commitment Push Model with ourselves as SCP,
+// or, with is_query, Study Root Query/Retrieve Find. *scu is given to the caller (dcm_scu_close). Errors:
+// CONNECT, TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
 int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why);
 
 // C-ECHO. Errors: NOT_NEGOTIATED, PEER_ABORTED, TIMEOUT, PEER_REFUSED.
@@ -46,6 +47,12 @@ int dcm_scu_store(struct dcm_scu *scu, const char *path, unsigned *status, struc
 // N-EVENT-REPORT of a commitment's outcome (PS3.4 J.3.3). 0: the peer confirmed it. Errors: NOT_NEGOTIATED,
 // PEER_REFUSED, PEER_ABORTED, TIMEOUT.
 int dcm_scu_report(struct dcm_scu *scu, const struct commitment *outcome, struct fault_note *why);
+
+// How many images the peer has of a series: C-FIND at the SERIES level for Number of Series Related
+// Instances, or, where the peer does not give that, one answer for each image. *n = -1: it does not know the
+// series. Errors: NOT_NEGOTIATED, PEER_BUSY, PEER_REFUSED, PEER_ABORTED, TIMEOUT.
+int dcm_scu_count(struct dcm_scu *scu, const char *study_uid, const char *series_uid, int64_t *n,
+                  struct fault_note *why);
 
 // Releases (or aborts, after a failure) the association and frees. NULL is fine.
 void dcm_scu_close(struct dcm_scu *scu);

@@ -208,7 +208,8 @@ class Orthanc:
                        'IndexDirectory': os.path.abspath('orthanc/db'), 'Plugins': [], 'HttpPort': self.http,
                        'RemoteAccessAllowed': False, 'AuthenticationEnabled': False, 'DicomAet': 'TESTPACS',
                        'DicomCheckCalledAet': True, 'DicomPort': self.dicom, 'DicomAlwaysAllowEcho': True,
-                       'DicomAlwaysAllowStore': True, 'OverwriteInstances': False, 'StableAge': 1, **settings}, f)
+                       'DicomAlwaysAllowStore': True, 'DicomAlwaysAllowFind': True,
+                       'OverwriteInstances': False, 'StableAge': 1, **settings}, f)
         self.process = None
 
     def start(self):

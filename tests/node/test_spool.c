@@ -54,7 +54,8 @@ static int always_open(void *user, const char *sender)
 static size_t gather(double quiet_s, int64_t now_us)
 {
     size_t n;
-    CHECK_OK(spool_gather(spool, quiet_s, now_us, never_open, NULL, &n, &why));
+    const struct spool_rules rules = {.quiet_s = quiet_s, .incomplete_s = 900, .is_open = never_open};
+    CHECK_OK(spool_gather(spool, &rules, now_us, &n, &why));
     return n;
 }
 
@@ -99,7 +100,8 @@ static void gathers_when_quiet_and_closed(void)
     open_spool();
     index_at("a-1.dcm", "1.1", "1.5", "aa", 10 * second_us);
     CHECK_INT(gather(5, 14 * second_us), 0);
-    CHECK_OK(spool_gather(spool, 5, 16 * second_us, always_open, NULL, &n, &why));
+    const struct spool_rules rules = {.quiet_s = 5, .incomplete_s = 900, .is_open = always_open};
+    CHECK_OK(spool_gather(spool, &rules, 16 * second_us, &n, &why));
     CHECK_INT(n, 0);
     CHECK_INT(gather(5, 15 * second_us), 1);
     CHECK_INT(gather(5, 30 * second_us), 0);                 // never twice
