@@ -9,9 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENHANCED_MR "1.2.840.10008.5.1.4.1.1.4.1"
+#define ENHANCED_MR        "1.2.840.10008.5.1.4.1.1.4.1"
+#define LEGACY_ENHANCED_MR "1.2.840.10008.5.1.4.1.1.4.4"
 
 enum { MAX_FRAMES = 20000 };
+
+static int is_enhanced(const struct prescan *scan)
+{
+    return strcmp(scan->sop_class_uid, ENHANCED_MR) == 0 ||
+           strcmp(scan->sop_class_uid, LEGACY_ENHANCED_MR) == 0;
+}
 
 void slice_init(struct slice *slice)
 {
@@ -127,7 +134,7 @@ static int read_object(const struct dcm_item *root, const struct prescan *scan, 
 {
     char text[64];
     slice_init(s);
-    s->enhanced = strcmp(scan->sop_class_uid, ENHANCED_MR) == 0;
+    s->enhanced = is_enhanced(scan);
     s->n_frames = (int)scan->frames;
     if (scan->has_pixel_data)
         s->has |= SLICE_HAS_PIXELS;
@@ -242,7 +249,7 @@ static void read_frame(const struct dcm_item *root, int index, struct slice *s)
 
 int slice_n_frames(const struct dcm_object *object, const struct prescan *scan)
 {
-    if (strcmp(scan->sop_class_uid, ENHANCED_MR) != 0 || scan->frames > MAX_FRAMES ||
+    if (!is_enhanced(scan) || scan->frames > MAX_FRAMES ||
         dcm_get_item(dcm_root(object), 0x52009230, (int)scan->frames - 1) == NULL)
         return 1;
     return (int)scan->frames;

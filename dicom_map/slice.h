@@ -63,7 +63,7 @@ struct slice {
     int frame;      // from 0
     int n_frames;   // of the object it is in
     unsigned has;   // enum slice_has
-    int enhanced;   // from an Enhanced MR object
+    int enhanced;   // from an Enhanced MR or Legacy Converted Enhanced MR object
     int own_output; // made by Isoslice
     int burned_in;  // Burned In Annotation is YES
     int diffusion;  // b-value > 0 or a diffusion sequence's name
