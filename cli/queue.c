@@ -12,13 +12,15 @@ static void print_help(void)
 {
     puts("usage: isoslice queue [--config FILE] list [STATE]\n"
          "       isoslice queue [--config FILE] show|retry|hold|release ID ...\n\n"
-         "list     every series (s1, ...), job (j1, ...) and delivery (d1, ...), or those in STATE\n"
+         "list     every series (s1, ...), job (j1, ...), delivery (d1, ...) and storage commitment that a "
+         "sender\n"
+         "         asked for (c<time>-<number>), or those in STATE\n"
          "show     everything about one\n"
-         "retry    do a job or a delivery again, now\n"
+         "retry    do a job, a delivery or a commitment's report again, now\n"
          "hold     keep a waiting job or delivery from being done\n"
          "release  let a held one go on; of a series in CONFLICT: the first version of its images stands\n\n"
          "States: series GATHERING QUEUED CONFLICT FAILED; jobs WAITING LEASED DONE REFUSED FAILED HELD;\n"
-         "deliveries WAITING SENDING SENT HELD.\n\n"
+         "deliveries WAITING SENDING SENT HELD; commitments CHECKING OFFERED WAITING HELD.\n\n"
          "  --config FILE  default " COMMAND_CONFIG_FILE);
 }
 
@@ -27,9 +29,9 @@ static void print_row(void *user, const struct spool_row *row)
     char changed[25];
     clock_iso(row->changed_us, changed);
     if (++*(size_t *)user == 1)
-        printf("%-6s %-9s %-9s %6s %5s  %-24s %-16s %s\n", "ID", "KIND", "STATE", "IMAGES", "TRIES",
+        printf("%-6s %-10s %-9s %6s %5s  %-24s %-16s %s\n", "ID", "KIND", "STATE", "IMAGES", "TRIES",
                "CHANGED", "WITH", "SERIES / NOTE");
-    printf("%-6s %-9s %-9s %6lld %5d  %-24s %-16.16s %s\n", row->id, row->kind, row->state,
+    printf("%-6s %-10s %-9s %6lld %5d  %-24s %-16.16s %s\n", row->id, row->kind, row->state,
            (long long)row->n_objects, row->attempts, changed, row->target, row->uid);
     if (row->note[0] != '\0')
         printf("       %s\n", row->note);

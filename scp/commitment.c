@@ -15,6 +15,8 @@
 // Seconds that an instance unknown to the queue is waited for, and that an open association has to tell an
 // outcome.
 static const double unknown_wait_s = 5, offer_s = 10;
+// Seconds of one round for checking one request, and all of them: meanwhile nothing is indexed.
+static const double slice_s = 0.1, round_s = 0.5;
 
 struct round {
     struct spool *spool;
@@ -22,6 +24,7 @@ struct round {
     int (*is_open)(void *user, const char *association);
     void *user;
     int64_t now_us;
+    double until_s; // monotonic; no check is begun later
     size_t n_checked;
 };
 
@@ -108,7 +111,7 @@ static int is_intact(const struct round *round, const struct spool_object *objec
     return 1;
 }
 
-// *waits: the instance is unknown, and may still come.
+// Fills the item's reason. *waits: the instance is unknown, and may still come.
 static int check_item(const struct round *round, struct commitment_item *item, int *waits,
                       struct fault_note *why)
 {
@@ -124,45 +127,32 @@ static int check_item(const struct round *round, struct commitment_item *item, i
         item->reason = COMMITMENT_NO_SUCH_INSTANCE;
     else if (strcmp(object.sop_class_uid, item->sop_class_uid) != 0)
         item->reason = COMMITMENT_CLASS_CONFLICT;
-    else if (is_disputed) // a person decides which bytes stand
+    else if (is_disputed || !is_intact(round, &object, path)) // a person decides which bytes stand
         item->reason = COMMITMENT_PROCESSING_FAILURE;
     else
         item->reason = COMMITMENT_KEPT;
     return 0;
 }
 
-// Reads every file that is still a candidate; after the cheap look above, because it takes long.
-static int check_files(const struct round *round, struct commitment_item *item, struct fault_note *why)
-{
-    struct spool_object object;
-    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
-    int found, is_disputed;
-    if (item->reason != COMMITMENT_KEPT)
-        return 0;
-    int rc =
-        spool_find_object(round->spool, item->sop_instance_uid, &object, path, &found, &is_disputed, why);
-    if (rc == 0 && (!found || path[0] == '\0' || !is_intact(round, &object, path)))
-        item->reason = COMMITMENT_PROCESSING_FAILURE;
-    return rc;
-}
-
-// Fills every item's reason. *is_done = 0: to be asked again.
-static int check(const struct round *round, struct spool_commitment *commitment, int *is_done,
+// The next slice of a request: every file is read again, and a request may name ten thousand. *is_done = 0:
+// to be gone on with; *has_moved: something to remember.
+static int check(const struct round *round, struct spool_commitment *commitment, int *is_done, int *has_moved,
                  struct fault_note *why)
 {
     struct commitment *request = &commitment->request;
     int may_wait = (double)(round->now_us - commitment->created_us) < unknown_wait_s * 1e6;
-    int rc = 0, waits;
-    *is_done = 0;
-    for (size_t i = 0; i < request->n && rc == 0; i++) {
-        rc = check_item(round, &request->items[i], &waits, why);
-        if (rc == 0 && waits && may_wait)
-            return 0;
+    double until_s = clock_monotonic_s() + slice_s;
+    int rc = 0, waits = 0;
+    *is_done = *has_moved = 0;
+    while (commitment->n_checked < request->n && clock_monotonic_s() < until_s) {
+        rc = check_item(round, &request->items[commitment->n_checked], &waits, why);
+        if (rc != 0 || (waits && may_wait))
+            return rc;
+        commitment->n_checked++;
+        *has_moved = 1;
     }
-    for (size_t i = 0; i < request->n && rc == 0; i++)
-        rc = check_files(round, &request->items[i], why);
-    *is_done = rc == 0;
-    return rc;
+    *is_done = commitment->n_checked == request->n;
+    return 0;
 }
 
 static size_t n_failed(const struct commitment *outcome)
@@ -191,7 +181,7 @@ static int one_request(void *user, const char *path, const char *name, struct fa
     char association[SPOOL_NAME_SIZE], number[16], outcome[SPOOL_PATH_SIZE + 128];
     if (!split_name(name, association, number))
         return 0;
-    int is_done = 0, rc = spool_commitment_read(path, &commitment, why);
+    int is_done = 0, has_moved = 0, rc = spool_commitment_read(path, &commitment, why);
     if (rc != 0) { // gone meanwhile, or not ours
         if (rc == FAULT_BAD_HEADER)
             log_error("a commitment request cannot be read: %s", why->text);
@@ -199,7 +189,10 @@ static int one_request(void *user, const char *path, const char *name, struct fa
     }
     int is_open = round->is_open(round->user, association);
     if (commitment.state == SPOOL_COMMITMENT_CHECKING) {
-        rc = check(round, &commitment, &is_done, why);
+        if (clock_monotonic_s() < round->until_s)
+            rc = check(round, &commitment, &is_done, &has_moved, why);
+        if (rc == 0 && has_moved && !is_done)
+            rc = spool_commitment_write(path, &commitment, why);
         if (rc == 0 && is_done) {
             commitment.state = is_open ? SPOOL_COMMITMENT_OFFERED : SPOOL_COMMITMENT_WAITING;
             commitment.changed_us = round->now_us;
@@ -229,6 +222,7 @@ int commitment_round(struct spool *spool, const struct conf *conf,
 {
     struct round round = {
         .spool = spool, .conf = conf, .is_open = is_open, .user = user, .now_us = clock_wall_us()};
+    round.until_s = clock_monotonic_s() + round_s;
     int rc = spool_commitment_list(spool, one_request, &round, why);
     *n_checked = round.n_checked;
     return rc;

@@ -19,7 +19,42 @@ struct reporter {
     struct keeper *keeper;
     volatile int *stop;
     int is_start; // the held ones get another chance, as the configuration may be another
+    // Whom a report could not be told is left alone for a while, whatever waits for it: one that does not
+    // answer then delays the others by one attempt (connect_timeout_s and dimse_timeout_s) in a pause.
+    struct target {
+        char sender[17];
+        int n_failed; // in a row
+        double not_before_s;
+    } targets[CONF_MAX_SENDERS];
 };
+
+// The sender's entry, or a free one, or NULL.
+static struct target *find_target(struct reporter *reporter, const char *sender)
+{
+    struct target *target = reporter->targets, *end = target + CONF_MAX_SENDERS;
+    while (target < end && target->sender[0] != '\0' && strcmp(target->sender, sender) != 0)
+        target++;
+    if (target == end)
+        return NULL;
+    snprintf(target->sender, sizeof target->sender, "%s", sender);
+    return target;
+}
+
+static void note_attempt(struct reporter *reporter, const char *sender, int failed)
+{
+    struct target *target = find_target(reporter, sender);
+    if (target == NULL)
+        return;
+    target->not_before_s =
+        failed ? clock_monotonic_s() + deliver_pause_s(reporter->conf, target->n_failed) : 0;
+    target->n_failed = failed ? target->n_failed + 1 : 0;
+}
+
+static int is_left_alone(struct reporter *reporter, const char *sender)
+{
+    const struct target *target = find_target(reporter, sender);
+    return target != NULL && clock_monotonic_s() < target->not_before_s;
+}
 
 static const struct conf_sender *find_route(const struct conf *conf, const char *ae_title)
 {
@@ -87,7 +122,7 @@ static int postpone(const struct reporter *reporter, const char *path, const cha
 
 static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
 {
-    const struct reporter *reporter = user;
+    struct reporter *reporter = user;
     struct spool_commitment commitment;
     struct fault_note fault = {0};
     if (*reporter->stop || spool_commitment_read(path, &commitment, &fault) != 0)
@@ -99,20 +134,24 @@ static int one_request(void *user, const char *path, const char *name, struct fa
         is_due = 1;
         commitment.attempts = 0;
         commitment.created_us = now_us; // of the new chance
+        commitment.state = SPOOL_COMMITMENT_WAITING;
+        rc = spool_commitment_write(path, &commitment, why);
     }
     if (!is_due && commitment.state == SPOOL_COMMITMENT_HELD && reporter->conf->keep_days > 0 &&
         now_us - commitment.changed_us > reporter->conf->keep_days * 86400 * 1000000) {
         if (file_ops.unlink(path) == 0)
             log_info("commitment %.*s of '%s' is forgotten: held for %lld days", (int)strcspn(name, "."),
                      name, commitment.sender, (long long)reporter->conf->keep_days);
-    } else if (is_due) {
+    } else if (rc == 0 && is_due && !is_left_alone(reporter, commitment.sender)) {
         const struct conf_sender *sender = find_route(reporter->conf, commitment.sender);
         if (sender == NULL) {
             fault_set(&fault, FAULT_CONFIG, "no entry of this sender has a report_port");
             rc = postpone(reporter, path, name, &commitment, &fault, 1, why);
         } else if (send_report(reporter, sender, &commitment, &fault) == 0) {
+            note_attempt(reporter, commitment.sender, 0);
             rc = end(path, name, &commitment, why);
         } else {
+            note_attempt(reporter, commitment.sender, 1);
             rc = postpone(reporter, path, name, &commitment, &fault, 0, why);
         }
     }

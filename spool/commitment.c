@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_FILE = 4 << 20 };
 
@@ -30,6 +31,7 @@ int spool_commitment_write(const char *path, const struct spool_commitment *comm
     fprintf(out, "created_us %lld\nchanged_us %lld\nnot_before_us %lld\nattempts %d\n",
             (long long)commitment->created_us, (long long)commitment->changed_us,
             (long long)commitment->not_before_us, commitment->attempts);
+    fprintf(out, "checked %zu\n", commitment->n_checked);
     fputs("note ", out);
     for (const char *p = commitment->note; *p != '\0'; p++)
         fputc(*p == '\n' ? ' ' : *p, out);
@@ -107,6 +109,8 @@ static int read_line(const char *line, struct spool_commitment *out)
         out->not_before_us = number;
     else if (IS("attempts"))
         out->attempts = (int)number;
+    else if (IS("checked") && number >= 0)
+        out->n_checked = (size_t)number;
     else
         return 0;
 #undef IS
@@ -136,7 +140,8 @@ int spool_commitment_read(const char *path, struct spool_commitment *out, struct
             rc = fault_set(why, FAULT_BAD_HEADER, "'%s' has a bad line: '%.80s'", path, line);
         is_first = 0;
     }
-    if (rc == 0 && (!has_end || out->request.n == 0 || !uid_is_valid(out->request.transaction_uid)))
+    if (rc == 0 && (!has_end || out->n_checked > out->request.n || out->request.n == 0 ||
+                    !uid_is_valid(out->request.transaction_uid)))
         rc = fault_set(why, FAULT_BAD_HEADER, "'%s' is not a whole commitment request", path);
     free(data);
     if (rc != 0)
@@ -149,6 +154,45 @@ void spool_commitment_done(struct spool_commitment *commitment)
     free(commitment->request.items);
     commitment->request.items = NULL;
     commitment->request.n = 0;
+}
+
+// ---- for people
+
+const char *spool_commitment_state_name(enum spool_commitment_state state)
+{
+    return state_names[state];
+}
+
+int spool_commitment_path(const struct spool *spool, const char *id, char *path)
+{
+    // Digits, 'p' and '-' only: no other file can be named.
+    if (id[0] != 'c' || strlen(id) > 80 || strspn(id + 1, "0123456789p-") != strlen(id + 1) ||
+        strchr(id, '-') == NULL)
+        return 0;
+    snprintf(path, SPOOL_PATH_SIZE + 128, "%s/a%s.commit", spool_folder(spool, SPOOL_COMMITMENTS), id + 1);
+    return 1;
+}
+
+int spool_commitment_retry(const struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + 128];
+    struct spool_commitment commitment;
+    if (!spool_commitment_path(spool, id, path) || access(path, F_OK) != 0)
+        return fault_set(why, FAULT_NOT_FOUND, "no such thing in the queue: '%s'", id);
+    int rc = spool_commitment_read(path, &commitment, why);
+    if (rc != 0)
+        return rc;
+    if (commitment.state != SPOOL_COMMITMENT_HELD && commitment.state != SPOOL_COMMITMENT_WAITING)
+        rc = fault_set(why, FAULT_USAGE, "cannot retry '%s': it is %s, must be one of HELD WAITING", id,
+                       state_names[commitment.state]);
+    commitment.state = SPOOL_COMMITMENT_WAITING;
+    commitment.attempts = 0;
+    commitment.not_before_us = 0;
+    commitment.created_us = commitment.changed_us = now_us; // the time to give up counts anew
+    if (rc == 0)
+        rc = spool_commitment_write(path, &commitment, why);
+    spool_commitment_done(&commitment);
+    return rc;
 }
 
 // ---- all of them

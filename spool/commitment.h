@@ -11,7 +11,7 @@
 #include "spool/spool.h"
 
 enum spool_commitment_state {
-    SPOOL_COMMITMENT_CHECKING, // not looked at yet
+    SPOOL_COMMITMENT_CHECKING, // not looked at yet, or not at all of it
     SPOOL_COMMITMENT_OFFERED,  // checked; the association that asked may still be told
     SPOOL_COMMITMENT_WAITING,  // checked; to be reported on an association of its own, from not_before_us on
     SPOOL_COMMITMENT_HELD,     // given up
@@ -23,9 +23,13 @@ struct spool_commitment {
     enum spool_commitment_state state;
     int64_t created_us, changed_us, not_before_us;
     int attempts;
+    size_t n_checked;           // CHECKING: of its items, the first so many have their reason
     char note[SPOOL_NOTE_SIZE]; // one line
     struct commitment request;  // and its outcome from OFFERED on
 };
+
+// "CHECKING" and so on.
+const char *spool_commitment_state_name(enum spool_commitment_state state);
 
 // Reads a file. *out is filled; spool_commitment_done frees what it holds. Errors: IO, BAD_HEADER, NO_MEMORY.
 int spool_commitment_read(const char *path, struct spool_commitment *out, struct fault_note *why);
@@ -34,6 +38,14 @@ void spool_commitment_done(struct spool_commitment *commitment);
 // Writes it durably under that name, over an earlier version. Errors: IO, NO_SPACE, NO_MEMORY.
 int spool_commitment_write(const char *path, const struct spool_commitment *commitment,
                            struct fault_note *why);
+
+// Whether an id names a commitment: "c<time>p<process>-<number>", as `isoslice queue list` prints it. Then
+// `path`, of SPOOL_PATH_SIZE + 128 bytes, is its file, which may not be there.
+int spool_commitment_path(const struct spool *spool, const char *id, char *path);
+
+// A person's decision: one that is HELD or WAITING is reported at once, its attempts forgotten. Errors:
+// NOT_FOUND; USAGE in another state; those of reading and writing.
+int spool_commitment_retry(const struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
 // Calls `each` with the path and the name of every request in the spool, oldest first, until it returns
 // non-zero, which is then returned. Errors: IO, NO_MEMORY.

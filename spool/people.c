@@ -1,10 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/clock.h"
+#include "spool/commitment.h"
 #include "spool/db.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+struct listing {
+    const char *state; // NULL: all
+    spool_row_fn row;
+    void *user;
+};
+
+static int list_commitment(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    const struct listing *listing = user;
+    struct spool_commitment commitment;
+    int rc = spool_commitment_read(path, &commitment, why);
+    if (rc != 0)
+        return rc == FAULT_NO_MEMORY ? rc : 0; // gone meanwhile; the indexer says what cannot be read
+    const char *state = spool_commitment_state_name(commitment.state);
+    struct spool_row line = {.kind = "commitment",
+                             .state = state,
+                             .uid = commitment.request.transaction_uid,
+                             .target = commitment.sender,
+                             .n_objects = (int64_t)commitment.request.n,
+                             .attempts = commitment.attempts,
+                             .changed_us = commitment.changed_us,
+                             .note = commitment.note};
+    snprintf(line.id, sizeof line.id, "c%.*s", (int)strcspn(name + 1, "."), name + 1);
+    if (listing->state == NULL || strcmp(listing->state, state) == 0)
+        listing->row(listing->user, &line);
+    spool_commitment_done(&commitment);
+    return 0;
+}
 
 int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *user, struct fault_note *why)
 {
@@ -54,7 +85,8 @@ int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *u
         if (rc < 0)
             return rc;
     }
-    return 0;
+    struct listing listing = {.state = state, .row = row, .user = user};
+    return spool_commitment_list(spool, list_commitment, &listing, why);
 }
 
 // "j12" into its table and number.
@@ -65,7 +97,7 @@ static int parse_id(const char *id, const char **table, int64_t *number, struct 
     int64_t value = found[0] != '\0' ? strtoll(id + 1, &end, 10) : 0;
     if (end == NULL || end == id + 1 || *end != '\0')
         return fault_set(why, FAULT_USAGE,
-                         "bad id '%s': s, j or d and a number, as 'isoslice queue list' prints it", id);
+                         "bad id '%s': s, j, d or c and a number, as 'isoslice queue list' prints it", id);
     *table = found;
     *number = value;
     return 0;
@@ -120,6 +152,50 @@ static int show_rows(struct spool *spool, const char *sql, int64_t number, const
     return rc;
 }
 
+static void show_time(int64_t us, const char *name,
+                      void (*line)(void *user, const char *name, const char *value), void *user)
+{
+    char text[25];
+    clock_iso(us, text);
+    if (us != 0)
+        line(user, name, text);
+}
+
+static int show_commitment(const char *id, const char *path,
+                           void (*line)(void *user, const char *name, const char *value), void *user,
+                           struct fault_note *why)
+{
+    struct spool_commitment commitment;
+    char text[UID_SIZE + 64];
+    if (access(path, F_OK) != 0)
+        return fault_set(why, FAULT_NOT_FOUND, "no such thing in the queue: '%s'", id);
+    int rc = spool_commitment_read(path, &commitment, why);
+    if (rc != 0)
+        return rc;
+    line(user, "transaction", commitment.request.transaction_uid);
+    line(user, "sender", commitment.sender);
+    line(user, "address", commitment.address);
+    line(user, "state", spool_commitment_state_name(commitment.state));
+    show_time(commitment.created_us, "created", line, user);
+    show_time(commitment.changed_us, "changed", line, user);
+    show_time(commitment.not_before_us, "not_before", line, user);
+    snprintf(text, sizeof text, "%d", commitment.attempts);
+    line(user, "attempts", text);
+    line(user, "note", commitment.note);
+    for (size_t i = 0; i < commitment.request.n; i++) {
+        const struct commitment_item *item = &commitment.request.items[i];
+        if (commitment.state == SPOOL_COMMITMENT_CHECKING)
+            snprintf(text, sizeof text, "%s", item->sop_instance_uid);
+        else if (item->reason == COMMITMENT_KEPT)
+            snprintf(text, sizeof text, "%s kept", item->sop_instance_uid);
+        else
+            snprintf(text, sizeof text, "%s failed, reason 0x%04x", item->sop_instance_uid, item->reason);
+        line(user, "instance", text);
+    }
+    spool_commitment_done(&commitment);
+    return 0;
+}
+
 int spool_show(struct spool *spool, const char *id,
                void (*line)(void *user, const char *name, const char *value), void *user,
                struct fault_note *why)
@@ -128,7 +204,9 @@ int spool_show(struct spool *spool, const char *id,
     why = why ? why : &local;
     const char *table = "";
     int64_t number = 0;
-    char state[16] = "";
+    char state[16] = "", path[SPOOL_PATH_SIZE + 128];
+    if (spool_commitment_path(spool, id, path))
+        return show_commitment(id, path, line, user, why);
     int rc = parse_id(id, &table, &number, why);
     if (rc == 0)
         rc = state_of(spool, id, table, number, state, sizeof state, why);
@@ -208,6 +286,9 @@ static int decide(struct spool *spool, const char *id, const char *verb, const c
 
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
 {
+    char path[SPOOL_PATH_SIZE + 128];
+    if (spool_commitment_path(spool, id, path))
+        return spool_commitment_retry(spool, id, now_us, why);
     int rc = decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ", NULL, "WAITING",
                     ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
     if (rc == 0 && id[0] == 'd') // sent again means all of it
@@ -218,12 +299,20 @@ int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct faul
 
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
 {
+    char path[SPOOL_PATH_SIZE + 128];
+    if (spool_commitment_path(spool, id, path))
+        return fault_set(
+            why, FAULT_USAGE,
+            "cannot hold '%s': a commitment only reports what is kept; nothing waits for a person", id);
     return decide(spool, id, "hold", " WAITING ", " WAITING ", NULL, "HELD", ", note='held by a person'",
                   now_us, why);
 }
 
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
 {
+    char path[SPOOL_PATH_SIZE + 128];
+    if (spool_commitment_path(spool, id, path))
+        return spool_commitment_retry(spool, id, now_us, why);
     return decide(spool, id, "release", " HELD ", " HELD ", " CONFLICT FAILED ", "WAITING",
                   ", attempts=0, not_before_us=0, note=''", now_us, why);
 }

@@ -220,10 +220,10 @@ int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
 
 // One line of `isoslice queue list`; texts borrowed during the call.
 struct spool_row {
-    char id[24];      // "j12", "d5", "s3"
-    const char *kind; // "series", "job", "delivery"
+    char id[48];      // "j12", "d5", "s3", "c1795389718432163p8512-1"
+    const char *kind; // "series", "job", "delivery", "commitment"
     const char *state;
-    const char *uid;    // series UID (source for series and jobs, derived for deliveries)
+    const char *uid;    // series UID (source for series and jobs, derived for deliveries), transaction UID
     const char *target; // sender or destination
     int64_t n_objects;
     int attempts;
@@ -241,9 +241,9 @@ int spool_show(struct spool *spool, const char *id,
                struct fault_note *why);
 
 // A person's decisions. retry: a job or delivery that FAILED, was REFUSED or is HELD becomes WAITING at once
-// (its attempts forgotten). hold: WAITING -> HELD. release: HELD -> WAITING; of a series in CONFLICT: the
-// first version stands, it gathers again. Errors: NOT_FOUND; USAGE when the state does not allow it, naming
-// both.
+// (its attempts forgotten); a commitment that is HELD or WAITING is reported at once. hold: WAITING -> HELD.
+// release: HELD -> WAITING; of a series in CONFLICT: the first version stands, it gathers again. Errors:
+// NOT_FOUND; USAGE when the state does not allow it, naming both.
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);

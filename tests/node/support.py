@@ -154,7 +154,7 @@ class Node:
         rows = []
         for line in out:
             words = line.split()
-            if words and re.fullmatch(r'[sjd]\d+', words[0]):
+            if words and re.fullmatch(r'[sjd]\d+|c\d+p\d+-\d+', words[0]):
                 rows.append({'id': words[0], 'kind': words[1], 'state': words[2], 'images': int(words[3]), 'uid': words[-1],
                              'note': ''})
             elif rows and line.startswith('       '):
@@ -188,7 +188,7 @@ class Node:
         if glob.glob(self.spool + '/incoming/*/*.dcm'):
             return False
         rows = self.rows()
-        busy = [r for r in rows if r['state'] in ('GATHERING', 'WAITING', 'LEASED', 'SENDING')]
+        busy = [r for r in rows if r['kind'] != 'commitment' and r['state'] in ('GATHERING', 'WAITING', 'LEASED', 'SENDING')]
         return bool(rows) and not busy
 
     def wait_idle(self, timeout_s):
