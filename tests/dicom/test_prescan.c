@@ -22,7 +22,8 @@ struct oddity {
     unsigned rows, columns, bits, samples;
     const char *frames;
     long pixel_bytes;                        // -1: as the dimensions say
-    void (*before_pixels)(struct object *o); // elements in groups 0009 to 7FDF
+    void (*before_pixels)(struct object *o); // elements in groups 0029 to 7FDF
+    void (*after_uids)(struct object *o);    // elements from (0020,000F) to group 0027
 };
 
 static void build(struct object *o, struct oddity odd)
@@ -34,6 +35,8 @@ static void build(struct object *o, struct oddity odd)
     put_text(o, 0x00080060, "CS", "MR");
     put_text(o, 0x0020000D, "UI", "1.2.3");
     put_text(o, 0x0020000E, "UI", "1.2.3.1");
+    if (odd.after_uids != NULL)
+        odd.after_uids(o);
     unsigned rows = odd.rows ? odd.rows : 4, columns = odd.columns ? odd.columns : 6;
     unsigned bits = odd.bits ? odd.bits : 16, samples = odd.samples ? odd.samples : 1;
     put_us(o, 0x00280002, samples);
@@ -580,7 +583,59 @@ static void accepts_real_files(void)
     CHECK_INT(n, 318);
 }
 
+static void put_oblique(struct object *o)
+{
+    put_text(o, 0x00200012, "IS", " 3 ");
+    put_text(o, 0x00200013, "IS", "+17");
+    put_text(o, 0x00200032, "DS", "10\\-20.5\\ 3e1");
+    put_text(o, 0x00200037, "DS", "1\\0\\0\\0\\0.6\\0.8");
+    put_text(o, 0x00201002, "IS", "24");
+}
+
+static void put_nonsense(struct object *o)
+{
+    put_text(o, 0x00200012, "IS", "first");
+    put_text(o, 0x00200013, "IS", "1.5");
+    put_text(o, 0x00200032, "DS", "10\\-20.5\\nan");
+    put_text(o, 0x00200037, "DS", "1\\0\\0\\1\\0\\0"); // parallel axes have no normal
+    put_text(o, 0x00201002, "IS", "-4");
+}
+
+static void put_too_much(struct object *o)
+{
+    static char long_text[4000];
+    memset(long_text, '1', sizeof long_text - 1);
+    put_text(o, 0x00200013, "IS", "99999999999");
+    put_text(o, 0x00200032, "DS", "10\\20");
+    put_text(o, 0x00200037, "LO", long_text);
+    put_text(o, 0x00201002, "IS", "");
+}
+
+// What tells whether a series is complete; what is no number is absent and refuses nothing.
+static void reads_place_and_numbers(void)
+{
+    struct prescan p;
+    CHECK_OK(scan((struct oddity){.pixel_bytes = -1, .after_uids = put_oblique}, &p));
+    CHECK_INT(p.has_acquisition, 1);
+    CHECK_INT(p.acquisition, 3);
+    CHECK_INT(p.has_number, 1);
+    CHECK_INT(p.number, 17);
+    CHECK_INT(p.images_in_acquisition, 24);
+    CHECK_INT(p.has_plane, 1);
+    CHECK_NEAR(p.normal[0], 0, 1e-12);
+    CHECK_NEAR(p.normal[1], -0.8, 1e-12);
+    CHECK_NEAR(p.normal[2], 0.6, 1e-12);
+    CHECK_NEAR(p.z_mm, 0.8 * 20.5 + 0.6 * 30, 1e-9);
+    static void (*const odd[])(struct object *) = {NULL, put_nonsense, put_too_much};
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        CHECK_OK(scan((struct oddity){.pixel_bytes = -1, .after_uids = odd[i]}, &p));
+        CHECK_INT(p.has_acquisition + p.has_number + p.has_plane, 0);
+        CHECK_INT(p.images_in_acquisition, 0);
+    }
+}
+
 static const struct test tests[] = {
+    {"unit.prescan.reads_place_and_numbers", reads_place_and_numbers},
     {"unit.prescan.reads_what_it_passes", reads_what_it_passes},
     {"unit.prescan.refuses_transfer_syntaxes", refuses_transfer_syntaxes},
     {"unit.prescan.refuses_wrong_pixel_size", refuses_wrong_pixel_size},

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storage commitments as a person sees them in the queue, and how little a large one or a dead target costs the others."""
+from objects import *
+from support import *
+from test_commitment import Committer, Listener, pending, senders_with, states, wait_over
+
+
+def receiver(*names, **settings):
+    open('start.safetensors', 'w').close()  # nothing is computed here
+    return Node(receive__quiet_s=60, **settings).start(*(names or ('receive', 'send')))
+
+
+def kept(node, n, rows=4):
+    """n objects in the node; [(class, UID)]."""
+    sender = RawSender(node.port)
+    names = []
+    for k in range(n):
+        uid = '%s.7.%d' % (UID, k)
+        equal(sender.store(dataset(uid=uid, rows=rows, columns=512), sop_instance=uid), 0, 'status')
+        names.append((MR, uid))
+    sender.release()
+    wait_for('all indexed', 10, lambda: not glob.glob(node.spool + '/incoming/*'))
+    return names
+
+
+def queue(node, *args, ok=(0,)):
+    return isoslice('queue', '--config', node.config, *args, ok=ok)
+
+
+def in_the_queue():
+    """Listed with sender, state, number of instances and note; shown with the outcome of each; retried on request; not to be held."""
+    node = receiver()
+    listener = None
+    try:
+        names = kept(node, 3) + [(MR, '1.2.3.4.5')]
+        sender = Committer(node)
+        equal(sender.ask(names, '1.2.3.7'), 0, 'status of the request')
+        sender.release()
+        wait_for('held', 30, lambda: states(node) == ['HELD'])
+        row = node.rows('commitment')[0]
+        equal((row['state'], row['images'], row['uid']), ('HELD', 4, '1.2.3.7'), 'the row')
+        check(row['note'].startswith('CONFIG: no entry of this sender has a report_port'), 'the note is %r' % row['note'])
+        check('SENDER' in queue(node, 'list', 'HELD').stdout and 'series' not in queue(node, 'list', 'HELD').stdout, 'list HELD')
+        shown = node.show(row['id'])
+        equal([v for k, v in shown if k == 'instance'], ['%s kept' % uid for _, uid in names[:3]] +
+              ['1.2.3.4.5 failed, reason 0x0112'], 'instances')
+        equal(dict(shown)['sender'], 'SENDER', 'sender')
+        refused = queue(node, 'hold', row['id'], ok=(1, 2))
+        check("cannot hold '%s'" % row['id'] in refused.stderr, 'the refusal is %r' % refused.stderr)
+        for verb in ('show', 'retry', 'release'):
+            missing = queue(node, verb, 'c1p1-1', ok=(1, 2))
+            check("no such thing in the queue: 'c1p1-1'" in missing.stderr, '%s of none: %r' % (verb, missing.stderr))
+        queue(node, 'show', 'c../../x-1', ok=(1, 2))
+        node.kill('send')
+        queue(node, 'retry', row['id'])
+        equal(node.rows('commitment')[0]['state'], 'WAITING', 'state after retry')
+        node.stop()
+        listener = Listener()
+        node = receiver(senders=senders_with(listener.port))
+        wait_over(node)
+        equal([r.kept for r in listener.reports], [names[:3]], 'reports')
+        equal(node.rows('commitment'), [], 'commitments in the end')
+    finally:
+        node.stop()
+        if listener:
+            listener.close()
+
+
+def retried_now():
+    """One that waits for its next attempt is reported at once when a person says so; one that is not due for a person is refused."""
+    port = free_port()
+    node = receiver(senders=senders_with(port), send__retry_min_s=30, send__retry_max_s=60)
+    try:
+        names = kept(node, 2)
+        sender = Committer(node)
+        equal(sender.ask(names, '1.2.3.8'), 0, 'status of the request')
+        sender.close()
+        wait_for('a failed attempt', 30, lambda: [r for r in node.rows('commitment') if 'CONNECT' in r['note']])
+        listener = Listener(port)
+        time.sleep(1)
+        equal(listener.reports, [], 'reports before')
+        node.kill('send')
+        queue(node, 'retry', node.rows('commitment')[0]['id'])
+        node.start('send')
+        wait_over(node)
+        equal([r.kept for r in listener.reports], [names], 'reports')
+        listener.close()
+    finally:
+        node.stop()
+
+
+def large_request_delays_nobody():
+    """4000 instances, 4 GB to be read again: meanwhile what others send is indexed as ever, and the answer is right."""
+    node = receiver('receive')
+    try:
+        names = kept(node, 4, rows=1000)  # 1 MB each
+        sender = Committer(node)
+        start = time.monotonic()
+        equal(sender.ask(names * 1000, '1.2.3.9'), 0, 'status of the request')
+        worst, n = 0, 0
+        other = RawSender(node.port, calling='STORESCU')
+        while n < 8:
+            uid = '%s.6.%d' % (UID, n)
+            equal(other.store(dataset(uid=uid, series=UID + '.60'), sop_instance=uid), 0, 'status')
+            sent = time.monotonic()
+            wait_for('it is indexed', 10, lambda: not glob.glob(node.spool + '/incoming/*/*.dcm'))
+            worst = max(worst, time.monotonic() - sent)
+            n += 1
+        still_checking = states(node) == ['CHECKING']
+        other.release()
+        check(still_checking, 'the request was done within %.1f s: nothing is shown by this' % (time.monotonic() - start))
+        check(worst < 2, 'an object waited %.1f s for its row' % worst)
+        sender.close()
+        node.kill('receive')  # what was checked is not lost
+        node.start('receive')
+        wait_for('checked', 100, lambda: states(node) == ['WAITING'])
+        shown = node.show(node.rows('commitment')[0]['id'])
+        equal(len([v for k, v in shown if k == 'instance' and v.endswith(' kept')]), 4000, 'instances kept')
+        print('worst %.2f s, checked after %.1f s' % (worst, time.monotonic() - start))
+    finally:
+        node.stop()
+
+
+def dead_target_delays_nobody():
+    """A target that takes calls and says nothing, with six requests of its own: another's report comes within two attempts."""
+    dead = socket.socket()
+    dead.bind(('127.0.0.1', 0))
+    dead.listen(20)
+    listener = Listener()
+    senders = [{'ae_title': 'STORESCU', 'address': '127.0.0.0/8', 'report_port': dead.getsockname()[1]},
+               *senders_with(listener.port)]
+    node = receiver('receive', senders=senders, send__connect_timeout_s=2, send__retry_min_s=5, send__retry_max_s=60)
+    try:
+        names = kept(node, 2)
+        for n in range(6):
+            sender = Committer(node, calling='STORESCU')
+            equal(sender.ask(names, '1.2.3.%d' % (20 + n)), 0, 'status of the request')
+            sender.close()
+        sender = Committer(node)
+        equal(sender.ask(names, '1.2.3.10'), 0, 'status of the request')
+        sender.close()
+        wait_for('all checked', 20, lambda: states(node) == ['WAITING'] * 7)
+        start = time.monotonic()
+        node.start('send')
+        wait_for('the report to the other', 30, lambda: listener.reports)
+        took = time.monotonic() - start
+        check(took < 6, 'the report to the other took %.1f s' % took)  # one attempt is 2 s of connect_timeout_s
+        equal([r.transaction for r in listener.reports], ['1.2.3.10'], 'reports')
+        wait_for('six left', 10, lambda: len(pending(node)) == 6)
+        print('after %.1f s' % took)
+    finally:
+        node.stop()
+        listener.close()
+        dead.close()
+
+
+TESTS = {
+    'peer.commitment.in_the_queue': in_the_queue,
+    'peer.commitment.retried_now': retried_now,
+    'peer.commitment.large_request_delays_nobody': large_request_delays_nobody,
+    'peer.commitment.dead_target_delays_nobody': dead_target_delays_nobody,
+}
+
+if __name__ == '__main__':
+    run_named(TESTS)

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+// What counts as complete, from rows alone. The running node's tests are in test_gather.py.
+#include "core/file.h"
+#include "spool/spool.h"
+#include "tests/support/check.h"
+
+#include <math.h>
+#include <string.h>
+
+static struct fault_note why;
+static struct spool *spool;
+static const int64_t second_us = 1000000;
+static int n_added;
+static char because[256];
+
+static void open_spool(void)
+{
+    CHECK_OK(file_remove_tree("sp", &why));
+    CHECK_OK(spool_open("sp", &spool, &why));
+    n_added = 0;
+}
+
+// An image along z; z_mm NAN: no position; number < 0: none.
+static void add(const double normal[3], double z_mm, int number, int acquisition, int n_expected)
+{
+    struct spool_object object = {
+        .sop_class_uid = "1.2", .study_uid = "1.9", .series_uid = "1.5", .sender = "MR1"};
+    enum spool_verdict verdict;
+    n_added++;
+    snprintf(object.name, sizeof object.name, "a1p1-%d.dcm", n_added);
+    snprintf(object.sop_instance_uid, sizeof object.sop_instance_uid, "1.2.%d", n_added);
+    snprintf(object.digest, sizeof object.digest, "%d", n_added);
+    object.geometry = (struct spool_geometry){.has_plane = !isnan(z_mm),
+                                              .normal = {normal[0], normal[1], normal[2]},
+                                              .z_mm = z_mm,
+                                              .has_number = number >= 0,
+                                              .number = number,
+                                              .has_acquisition = 1,
+                                              .acquisition = acquisition,
+                                              .n_expected = n_expected};
+    CHECK_OK(spool_index(spool, &object, 0, &verdict, &why));
+    CHECK_INT(verdict, SPOOL_NEW);
+}
+
+static const double axial[3] = {0, 0, 1}, sagittal[3] = {1, 0, 0};
+
+static int nobody(void *user, const char *sender)
+{
+    (void)user;
+    CHECK_STR(sender, "MR1");
+    return 0;
+}
+
+static int somebody(void *user, const char *sender)
+{
+    (void)user;
+    CHECK_STR(sender, "MR1");
+    return 1;
+}
+
+static void made(void *user, const struct spool_gathered *series)
+{
+    (void)user;
+    snprintf(because, sizeof because, "%s", series->because);
+}
+
+static int gathers_at(double s, int is_open)
+{
+    const struct spool_rules rules = {
+        .quiet_s = 60, .incomplete_s = 900, .is_open = is_open ? somebody : nobody, .made = made};
+    size_t n;
+    because[0] = '\0';
+    CHECK_OK(spool_gather(spool, &rules, (int64_t)(s * (double)second_us), &n, &why));
+    CHECK(n <= 1);
+    return (int)n;
+}
+
+// Complete: at the quiet time, not before.
+static void check_complete(void)
+{
+    CHECK_INT(gathers_at(59, 0), 0);
+    CHECK_INT(gathers_at(61, 1), 0);
+    CHECK_INT(gathers_at(61, 0), 1);
+    CHECK(strstr(because, "incomplete") == NULL);
+    spool_close(spool);
+}
+
+static void check_incomplete(const char *what)
+{
+    CHECK_INT(gathers_at(61, 0), 0);
+    CHECK_INT(gathers_at(899, 0), 0);
+    CHECK_INT(gathers_at(901, 1), 1); // whatever is open
+    CHECK_CONTAINS(because, what);
+    spool_close(spool);
+}
+
+static void even_positions(void)
+{
+    static const double noise[] = {0, 1e-5, -1e-5, 3e-6, 0, 1e-5};
+    open_spool();
+    for (int k = 5; k >= 0; k--) // the order does not matter
+        add(axial, 5 * k + noise[k], k, 1, 0);
+    check_complete();
+}
+
+static void uneven_positions(void)
+{
+    static const double z[] = {0, 6.958, 14.029, 21.0, 28.05, 35.1}; // as a real series has them
+    open_spool();
+    for (int k = 0; k < 6; k++)
+        add(axial, z[k], k, 1, 0);
+    check_complete();
+}
+
+static void several_volumes(void)
+{
+    open_spool();
+    for (int k = 0; k < 12; k++) // two images at each place
+        add(axial, 5 * (k % 6), k, 1, 0);
+    check_complete();
+}
+
+static void several_orientations(void)
+{
+    open_spool();
+    for (int k = 0; k < 4; k++) {
+        add(axial, 5 * k, 2 * k, 1, 0);
+        add(sagittal, 7 * k + 100, 2 * k + 1, 1, 0);
+    }
+    check_complete();
+}
+
+static void separate_blocks(void)
+{
+    static const double z[] = {0, 4, 8, 12, 30.7, 34.7, 38.7}; // discs: no whole multiple
+    open_spool();
+    for (int k = 0; k < 7; k++)
+        add(axial, z[k], k, 1, 0);
+    check_complete();
+}
+
+static void numbers_by_twos(void)
+{
+    open_spool();
+    for (int k = 0; k < 6; k++)
+        add(axial, (double)NAN, 2 * k + 1, 1, 0);
+    check_complete();
+}
+
+static void nothing_told(void)
+{
+    open_spool();
+    for (int k = 0; k < 6; k++)
+        add(axial, (double)NAN, -1, 1, 0);
+    check_complete();
+}
+
+static void position_missing(void)
+{
+    open_spool();
+    for (int k = 0; k < 8; k++)
+        if (k != 3 && k != 4)
+            add(axial, 5 * k, -1, 1, 0);
+    check_incomplete("2 positions are missing beyond 10.00 mm");
+}
+
+static void position_missing_in_one_orientation(void)
+{
+    open_spool();
+    for (int k = 0; k < 6; k++) {
+        add(axial, 5 * k, -1, 1, 0);
+        if (k != 2)
+            add(sagittal, 5 * k, -1, 1, 0);
+    }
+    check_incomplete("1 positions are missing beyond 5.00 mm");
+}
+
+static void number_missing(void)
+{
+    static const int numbers[] = {1, 2, 3, 5, 6};
+    open_spool();
+    for (int k = 0; k < 5; k++)
+        add(axial, 5 * k, numbers[k], 1, 0);
+    check_incomplete("1 images are missing after Instance Number 3");
+}
+
+static void count_reached(void)
+{
+    open_spool();
+    for (int k = 0; k < 5; k++)
+        add(axial, 5 * k, k, 1, 6);
+    CHECK_INT(gathers_at(61, 0), 0);
+    add(axial, 25, 5, 1, 6); // at time 0, as the others
+    CHECK_INT(gathers_at(0.9, 1), 0);
+    CHECK_INT(gathers_at(1.1, 1), 1);
+    CHECK_STR(because, "as many as the acquisition gave");
+    CHECK_INT(gathers_at(2000, 0), 0); // never twice
+    spool_close(spool);
+}
+
+static void count_with_hole(void)
+{
+    open_spool();
+    for (int k = 0; k < 6; k++)
+        add(axial, 5 * (k + (k > 2)), k, 1, 6);
+    check_incomplete("1 positions are missing beyond 10.00 mm");
+}
+
+static void count_exceeded(void)
+{
+    open_spool();
+    for (int k = 0; k < 7; k++)
+        add(axial, 5 * k, k, 1, 6);
+    CHECK_INT(gathers_at(2, 0), 0);
+    check_complete();
+}
+
+static void archive_answers(void)
+{
+    struct spool_question questions[4];
+    size_t n;
+    open_spool();
+    for (int k = 0; k < 5; k++)
+        add(axial, 5 * k, k, 1, 0);
+    CHECK_OK(spool_to_ask(spool, 60, second_us / 2, questions, 4, &n, &why));
+    CHECK_INT(n, 0); // not settled
+    CHECK_OK(spool_to_ask(spool, 60, 2 * second_us, questions, 4, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_STR(questions[0].series_uid, "1.5");
+    CHECK_STR(questions[0].study_uid, "1.9");
+    CHECK_OK(spool_told(spool, "1.5", 9, 2 * second_us, &why));
+    CHECK_OK(spool_to_ask(spool, 60, 3 * second_us, questions, 4, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_INT(gathers_at(61, 0), 0); // it has more
+    CHECK_OK(spool_to_ask(spool, 60, 40 * second_us, questions, 4, &n, &why));
+    CHECK_INT(n, 1); // again
+    CHECK_OK(spool_told(spool, "1.5", 3, 40 * second_us, &why));
+    CHECK_INT(gathers_at(41, 1), 0); // fewer than came: that says nothing
+    CHECK_OK(spool_told(spool, "1.5", 5, 50 * second_us, &why));
+    CHECK_INT(gathers_at(51, 1), 1);
+    CHECK_STR(because, "as many as the archive has");
+    spool_close(spool);
+}
+
+static const struct test tests[] = {
+    {"unit.gather.even_positions", even_positions},
+    {"unit.gather.uneven_positions", uneven_positions},
+    {"unit.gather.several_volumes", several_volumes},
+    {"unit.gather.several_orientations", several_orientations},
+    {"unit.gather.separate_blocks", separate_blocks},
+    {"unit.gather.numbers_by_twos", numbers_by_twos},
+    {"unit.gather.nothing_told", nothing_told},
+    {"unit.gather.position_missing", position_missing},
+    {"unit.gather.position_missing_in_one_orientation", position_missing_in_one_orientation},
+    {"unit.gather.number_missing", number_missing},
+    {"unit.gather.rule_count_reached", count_reached},
+    {"unit.gather.rule_count_with_hole", count_with_hole},
+    {"unit.gather.rule_count_exceeded", count_exceeded},
+    {"unit.gather.archive_answers", archive_answers},
+};
+TEST_MAIN(tests)
