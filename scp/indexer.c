@@ -264,8 +264,9 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
             rc = commitment_end(spool, folder->name, folder->path, name, why);
         else if (!folder->is_open && has_suffix(name, ".tmp"))
             rc = settle_temporary(folder, name, conf, &is_kept, why);
-        else if (!folder->is_open && (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) ||
-                                      strcmp(name, ASSOCIATION_SENDER_FILE) == 0 || strcmp(name, QUOTA_FILE) == 0)) {
+        else if (!folder->is_open &&
+                 (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) || strcmp(name, ASSOCIATION_SENDER_FILE) == 0 ||
+                  strcmp(name, QUOTA_FILE) == 0)) {
             char path[SPOOL_PATH_SIZE + 280];
             snprintf(path, sizeof path, "%s/%s", folder->path, name);
             file_ops.unlink(path); // of no use any more; tried again next round if it fails

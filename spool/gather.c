@@ -187,9 +187,9 @@ static int find_standing(struct spool *spool, const char *series_uid, struct sta
     int rc = read_images(spool, series_uid, &images, why);
     double *values = malloc((images.n + 1) * sizeof *values), *steps = malloc((images.n + 1) * sizeof *steps);
     char *done = malloc(images.n + 1);
-    if (rc == 0 && (values == NULL || steps == NULL || done == NULL))
-        rc = fault_set(why, FAULT_NO_MEMORY, "cannot order %zu images", images.n);
-    if (rc == 0) {
+    if (values == NULL || steps == NULL || done == NULL) {
+        rc = rc != 0 ? rc : fault_set(why, FAULT_NO_MEMORY, "cannot order %zu images", images.n);
+    } else if (rc == 0) {
         standing->n = images.n;
         look_at_positions(&images, values, steps, done, standing);
         look_at_numbers(&images, values, steps, standing);
