@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t n = 0;
     int rc = prescan_memory(data, size, &scan, &why);
     FUZZ_CHECK(rc == 0 || (rc == (int)why.fault && why.text[0] != '\0'));
-    prescan_dataset(data, size, size & 1, &why);
+    prescan_dataset(data, size, (int)(size & 1), &why);
     if (rc != 0)
         return 0;
     FUZZ_CHECK(uid_is_valid(scan.sop_instance_uid) && uid_is_valid(scan.series_uid));

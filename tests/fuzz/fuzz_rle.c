@@ -19,7 +19,7 @@ static void check_round_trip(const uint8_t *samples, size_t n, int sample_bytes)
     FUZZ_CHECK(coded != NULL && again != NULL);
     put32(coded, (size_t)sample_bytes);
     for (int byte = 0; byte < sample_bytes; byte++) {
-        put32(coded + 4 + 4 * byte, 64 + segment * (size_t)byte);
+        put32(coded + 4 + 4 * (size_t)byte, 64 + segment * (size_t)byte);
         for (size_t i = 0; i < n; i++)
             coded[64 + segment * (size_t)byte + 2 * i + 1] =
                 samples[i * (size_t)sample_bytes + (size_t)(sample_bytes - 1 - byte)];
