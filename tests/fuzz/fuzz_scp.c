@@ -19,11 +19,18 @@ struct peer_state {
     unsigned choices;
 };
 
-static enum dcm_answer associate(void *user, const struct dcm_peer *peer)
+static enum dcm_answer associate(void *user, const struct dcm_peer *peer, struct fault_note *why)
 {
+    (void)why;
     const struct peer_state *state = user;
     FUZZ_CHECK(strlen(peer->calling_ae) <= 16 && strlen(peer->called_ae) <= 16);
     return state->choices & 2 ? DCM_ANSWER_CALLING_UNKNOWN : DCM_ANSWER_ACCEPT;
+}
+
+static void peer_is_due(void *user, int is_due)
+{
+    (void)user;
+    (void)is_due;
 }
 
 static int store_begin(void *user, const struct dcm_store_request *request, struct fault_note *why)
@@ -149,6 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(said, c.data, n);
     const struct dcm_scp_callbacks callbacks = {.user = &state,
                                                 .associate = associate,
+                                                .peer_is_due = peer_is_due,
                                                 .store_begin = store_begin,
                                                 .store_data = store_data,
                                                 .store_end = store_end,
