@@ -124,9 +124,10 @@ static void reap(struct listener *listener)
         if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
             log_warning("association process %d ended: TIMEOUT: it lasted longer than allowed", (int)pid);
         else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
-            log_error("association process %d ended: CRASHED: it tried a system call that it must not make; what "
-                      "it had acknowledged is kept",
-                      (int)pid);
+            log_error(
+                "association process %d ended: CRASHED: it tried a system call that it must not make; what "
+                "it had acknowledged is kept",
+                (int)pid);
         else if (WIFSIGNALED(status))
             log_error("association process %d ended: CRASHED: it died of signal %d; what it had acknowledged "
                       "is kept",

@@ -85,9 +85,9 @@ struct dcm_scp_options {
 // Serves one association on the connected socket `fd` (taken: closed at the end). Verification and MR Image,
 // Enhanced MR Image, Legacy Converted Enhanced MR Image Storage, each in the first of: explicit, implicit VR
 // little endian, JPEG lossless SV1, JPEG lossless, JPEG-LS lossless, RLE, JPEG 2000 lossless. Lossy ones,
-// deflated, big endian and video are refused (result 4). Returns 0 after a release; else PEER_ABORTED, PROTOCOL,
-// TIMEOUT, ACCESS (rejected by `associate`, or its own fault), TLS (no trusted connection), NOT_NEGOTIATED
-// (released, but none of its presentation contexts was ours), NO_MEMORY, INTERNAL.
+// deflated, big endian and video are refused (result 4). Returns 0 after a release; else PEER_ABORTED,
+// PROTOCOL, TIMEOUT, ACCESS (rejected by `associate`, or its own fault), TLS (no trusted connection),
+// NOT_NEGOTIATED (released, but none of its presentation contexts was ours), NO_MEMORY, INTERNAL.
 int dcm_scp_serve(int fd, const struct dcm_scp_options *options, const struct dcm_scp_callbacks *callbacks,
                   struct fault_note *why);
 
