@@ -413,6 +413,8 @@ class Association
             }
             if (condition.bad()) {
                 int rc = fault_of(condition, why_);
+                if (rc == FAULT_NO_MEMORY) // of so short a command only a length can ask for that
+                    rc = fault_set(why_, FAULT_PROTOCOL, "peer sent a command with a length that it has not");
                 if (rc == FAULT_TIMEOUT)
                     ASC_abortAssociation(association_);
                 return rc;
