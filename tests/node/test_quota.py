@@ -45,6 +45,15 @@ def leftovers(node):
             if os.path.getsize(p) > 0 and not p.endswith(('/sender', '/usage', '.dcm'))]
 
 
+def nothing_left_behind(node):
+    """Of refused objects; one that was acknowledged gets its final name right after the answer."""
+    wait_for('nothing but acknowledged objects', 3, lambda: not leftovers(node))
+
+
+def is_kept(node, uid):
+    wait_for('%s, which was acknowledged, kept' % uid, 3, lambda: uid in node.stored())
+
+
 def daily_bytes():
     """1 MB a day: what fits is kept to the last object, the rest is A700 and says why; others are not touched; a restart forgets
     nothing; a day later there is room again."""
@@ -57,7 +66,7 @@ def daily_bytes():
         check('daily_mb' in sender.comment, 'the Error Comment is %r' % sender.comment)
         uid = next(name)
         equal(sender.store(sized(10, uid), sop_instance=uid), 0, 'status of 10 kB that still fit')
-        equal(leftovers(node), [], 'files of the refused')
+        nothing_left_behind(node)
         equal(len(node.stored()), 11, 'objects kept')
         sender.release()
         other = RawSender(node.port, calling='STORESCU')
@@ -189,10 +198,15 @@ class Disk:
 
     def leave(self, n_bytes=None, n_inodes=None):
         """So much is free from now on; None: plenty."""
-        s = os.statvfs(self.folder)
-        size = (s.f_blocks - s.f_bfree) * s.f_frsize + (64 << 20 if n_bytes is None else n_bytes)
-        inodes = s.f_files - s.f_ffree + (10000 if n_inodes is None else n_inodes)
-        subprocess.run(['mount', '-o', 'remount,size=%d,nr_inodes=%d' % (size, inodes), self.folder], check=True)
+        for _ in range(20):  # what is used may change in between
+            s = os.statvfs(self.folder)
+            size = (s.f_blocks - s.f_bfree) * s.f_frsize + (64 << 20 if n_bytes is None else n_bytes)
+            inodes = s.f_files - s.f_ffree + (10000 if n_inodes is None else n_inodes)
+            done = subprocess.run(['mount', '-o', 'remount,size=%d,nr_inodes=%d' % (size, inodes), self.folder], capture_output=True)
+            if done.returncode == 0:
+                return
+            time.sleep(0.05)
+        raise AssertionError('cannot change the size of the disk: %s' % done.stderr)
 
 
 def runs_full(free_kb, object_kbs):
@@ -221,10 +235,10 @@ def runs_full(free_kb, object_kbs):
                     check(status == 0 or sender.comment != '', 'no Error Comment')
                     if status == 0:
                         acknowledged[uid] = data
-                        check(uid in node.stored(), 'acknowledged but not kept')
+                        is_kept(node, uid)
                     else:
                         refused.append(uid)
-                        equal(leftovers(node), [], 'left behind by a refused object')
+                        nothing_left_behind(node)
                     fresh = RawSender(node.port)  # another association on the full disk
                     check(fresh.answer[0] == 2 or answer_of(fresh) == REJECTED_CONGESTION, 'answer %r' % (answer_of(fresh),))
                     if fresh.answer[0] == 2:
@@ -277,7 +291,7 @@ def inodes_run_out():
                 check(status in (0, 0xA700), 'status %r with %d inodes' % (status, n))
                 if status == 0:
                     acknowledged.add(uid)
-                    check(uid in node.stored(), 'acknowledged but not kept')
+                    is_kept(node, uid)
             else:
                 equal(answer_of(sender), REJECTED_CONGESTION, 'answer with %d inodes' % n)
             sender.close()
