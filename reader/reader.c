@@ -680,6 +680,7 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
                                  .step_mm = request->step_mm,
                                  .job_time_us = request->job_time_us,
                                  .generation = request->generation,
+                                 .n_late = request->n_late,
                                  .has_station_name = request->station_name != NULL};
     return fill(wire->site_id, sizeof wire->site_id, request->site_id) &&
            fill(wire->model_name, sizeof wire->model_name, request->model_name) &&

@@ -340,6 +340,7 @@ static int do_derive(struct serve *serve)
             .method = wire->method,
             .quality = wire->quality,
             .generation = wire->generation,
+            .n_late = wire->n_late,
             .station_name = wire->has_station_name ? wire->station_name : NULL,
             .directory = wire->directory,
         };
