@@ -36,7 +36,9 @@ static void peer_is_due(void *user, int is_due)
 static int store_begin(void *user, const struct dcm_store_request *request, struct fault_note *why)
 {
     struct peer_state *state = user;
-    FUZZ_CHECK(!state->began && uid_is_valid(request->sop_instance_uid));
+    FUZZ_CHECK(!state->began);
+    if (!uid_is_valid(request->sop_instance_uid))
+        return fault_set(why, FAULT_BAD_UID, "bad Affected SOP Instance UID");
     if (state->choices & 4)
         return fault_set(why, FAULT_NO_SPACE, "disk below its reserve");
     state->began = 1;
