@@ -209,8 +209,9 @@ def states(node):
 
 
 def wait_over(node):
-    wait_for('no commitment left in the spool', 20, lambda: not pending(node) and
-             not glob.glob(node.spool + '/incoming/*/*.outcome') and not glob.glob(node.spool + '/incoming/*/*.reported'))
+    """The incoming folder is looked at first: a request goes from there to the commitments."""
+    wait_for('no commitment left in the spool', 20, lambda: not [
+        p for suffix in ('commit', 'outcome', 'reported') for p in glob.glob(node.spool + '/incoming/*/*.' + suffix)] and not pending(node))
 
 
 def on_the_same_association():
