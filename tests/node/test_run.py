@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -150,6 +151,22 @@ def card_names_the_weights():
     equal(sorted(metadata), ['architecture', 'training', 'version'], 'metadata')
 
 
+def card_gives_the_numbers():
+    """The shipped file reproduces, on a volume that it has not seen, the PSNR that the card states."""
+    name = 'ljms19_flair'
+    volume = os.path.join(SHARED, 'data', 'mr', 'val', name + '.nii.gz')
+    if not os.path.exists(volume):
+        skip('no shared data')
+    models = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'models')
+    row = re.search(r'^\| %s \|(.*)\|$' % name, open(models + '/MODEL_CARD.md').read(), re.M)
+    stated = [float(cell.split(',')[0]) for cell in row.group(1).split('|')]
+    isoslice('eval', '--data', volume, '--crop', '20:148,20:148,20:148', '--methods', 'linear,cubic,base', '--weights',
+             models + '/weights.safetensors', '--out', 'eval')
+    got = [case['psnr'] for case in json.load(open('eval/report.json'))['cases']]
+    for method, want, psnr in zip(('linear', 'cubic', 'base'), stated, got):
+        check(abs(psnr - want) <= 0.0051, '%s: %.4f dB, the card says %.2f' % (method, psnr, want))  # two decimals
+
+
 def help_everywhere():
     for command in ('run', 'inspect', 'node', 'queue', 'echo', 'check-config', 'phantom', 'new-weights', 'train', 'eval'):
         check('usage: isoslice ' + command in isoslice(command, '--help').stdout, command)
@@ -172,4 +189,5 @@ run_named({
     'unit.run.spacing_options': spacing_options,
     'unit.run.help_everywhere': help_everywhere,
     'unit.models.card_names_the_weights': card_names_the_weights,
+    'peer.models.card_gives_the_numbers': card_gives_the_numbers,
 })
