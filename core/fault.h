@@ -70,7 +70,7 @@ enum fault_class {
     X(BAD_GEOMETRY, -108, REFUSAL, 0, "position or orientation is not a valid geometry")                     \
     X(BURNED_IN, -109, REFUSAL, 0, "the pixels carry burned-in annotation")                                  \
     X(PHOTOMETRIC, -110, REFUSAL, 0, "the photometric interpretation or bit depth is not supported")         \
-    X(MULTIFRAME, -111, REFUSAL, 0, "multi-frame input is kept but not processed")                           \
+    X(MULTIFRAME, -111, REFUSAL, 0, "the frames of a multi-frame object cannot be told apart or described")  \
     X(MIXED_PATIENT, -112, REFUSAL, 0, "patient, study or frame of reference differ within the series")      \
     X(SHEARED, -113, REFUSAL, 0, "the slices are shifted against each other in plane")                       \
     X(DUPLICATE_POSITIONS, -114, REFUSAL, 0, "several images lie at the same position")                      \

@@ -14,33 +14,100 @@ enum {
     SOS = 0xDA,
 };
 
+static uint32_t get32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
 // Length of the fragment whose item begins at `at`; SIZE_MAX when none begins there.
 static size_t fragment_at(const uint8_t *data, size_t at, size_t end)
 {
     if (at > end || end - at < ITEM_HEADER || (data[at] | data[at + 1] << 8) != ITEM_LOW ||
         (data[at + 2] | data[at + 3] << 8) != ITEM_HIGH)
         return SIZE_MAX;
-    size_t length =
-        data[at + 4] | (size_t)data[at + 5] << 8 | (size_t)data[at + 6] << 16 | (size_t)data[at + 7] << 24;
+    size_t length = get32(data + at + 4);
     return length <= end - at - ITEM_HEADER ? length : SIZE_MAX;
 }
 
-int codestream_join(const void *object, size_t object_size, const struct prescan *scan, void **codestream,
-                    size_t *size, struct fault_note *why)
+// Where the items of a frame's fragments begin and end.
+struct range {
+    size_t begin, end;
+};
+
+// Does a fragment begin at `wanted`, or do they end there, when walked from the one at `at`?
+static int is_fragment_start(const uint8_t *data, size_t at, size_t end, size_t wanted)
+{
+    for (size_t length; at < wanted && (length = fragment_at(data, at, end)) != SIZE_MAX;)
+        at += ITEM_HEADER + length;
+    return at == wanted;
+}
+
+// By the offset table, which counts from the first fragment's item.
+static int range_by_table(const uint8_t *data, const struct prescan *scan, uint32_t frame,
+                          const struct range *all, struct range *range, struct fault_note *why)
+{
+    size_t n = scan->offset_table_size / 4;
+    if (scan->offset_table_size % 4 != 0 || n != scan->frames || scan->offset_table_size > all->begin)
+        return fault_set(why, FAULT_DECODE, "an offset table of %zu bytes for %u frames",
+                         scan->offset_table_size, scan->frames);
+    const uint8_t *table = data + all->begin - scan->offset_table_size;
+    range->begin = all->begin + get32(table + 4 * (size_t)frame);
+    range->end = frame + 1 < n ? all->begin + get32(table + 4 * ((size_t)frame + 1)) : all->end;
+    if (range->begin >= range->end || range->end > all->end || (frame == 0 && range->begin != all->begin) ||
+        !is_fragment_start(data, all->begin, all->end, range->begin) ||
+        !is_fragment_start(data, range->begin, all->end, range->end))
+        return fault_set(why, FAULT_DECODE, "the offset table puts frame %u where no fragment begins",
+                         frame + 1);
+    return 0;
+}
+
+// One fragment for each frame.
+static int range_by_number(const uint8_t *data, const struct prescan *scan, uint32_t frame,
+                           const struct range *all, struct range *range, struct fault_note *why)
+{
+    size_t length, n = 0;
+    for (size_t at = all->begin; (length = fragment_at(data, at, all->end)) != SIZE_MAX; n++) {
+        if (n == frame)
+            *range = (struct range){at, at + ITEM_HEADER + length};
+        at += ITEM_HEADER + length;
+    }
+    if (n != scan->frames)
+        return fault_set(why, FAULT_DECODE, "%zu fragments for %u frames, and no offset table", n,
+                         scan->frames);
+    return 0;
+}
+
+int codestream_join(const void *object, size_t object_size, const struct prescan *scan, uint32_t frame,
+                    void **codestream, size_t *size, struct fault_note *why)
 {
     const uint8_t *data = object;
-    size_t end = scan->dataset_end < object_size ? scan->dataset_end : object_size, length, total = 0;
-    size_t begin = scan->fragment_offset - ITEM_HEADER;
-    if (scan->fragment_offset < ITEM_HEADER || fragment_at(data, begin, end) == SIZE_MAX)
+    size_t length, total = 0;
+    struct range all = {.begin = scan->fragment_offset - ITEM_HEADER,
+                        .end = scan->dataset_end < object_size ? scan->dataset_end : object_size};
+    if (scan->fragment_offset < ITEM_HEADER || frame >= scan->frames ||
+        fragment_at(data, all.begin, all.end) == SIZE_MAX)
         return fault_set(why, FAULT_DECODE, "there is no fragment of compressed pixel data");
-    for (size_t at = begin; (length = fragment_at(data, at, end)) != SIZE_MAX; at += ITEM_HEADER + length)
+    size_t limit = all.end;
+    for (all.end = all.begin; (length = fragment_at(data, all.end, limit)) != SIZE_MAX;)
+        all.end += ITEM_HEADER + length;
+    struct range range = all;
+    int rc = 0;
+    if (scan->frames > 1 && scan->offset_table_size > 0)
+        rc = range_by_table(data, scan, frame, &all, &range, why);
+    else if (scan->frames > 1)
+        rc = range_by_number(data, scan, frame, &all, &range, why);
+    if (rc != 0)
+        return rc;
+    for (size_t at = range.begin; (length = fragment_at(data, at, range.end)) != SIZE_MAX;
+         at += ITEM_HEADER + length)
         total += length;
     uint8_t *joined = malloc(total + 1);
     if (joined == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu bytes of compressed pixel data", total);
     *codestream = joined;
     *size = total;
-    for (size_t at = begin; (length = fragment_at(data, at, end)) != SIZE_MAX; at += ITEM_HEADER + length) {
+    for (size_t at = range.begin; (length = fragment_at(data, at, range.end)) != SIZE_MAX;
+         at += ITEM_HEADER + length) {
         memcpy(joined, data + at + ITEM_HEADER, length);
         joined += length;
     }

@@ -102,11 +102,14 @@ static const char *or_empty(const char *text)
 
 struct uid_and_digest {
     const char *uid, *digest;
+    int frame; // from 0; -1: of an object that has but one
 };
 
 static int compare_by_uid(const void *a, const void *b)
 {
-    return strcmp(((const struct uid_and_digest *)a)->uid, ((const struct uid_and_digest *)b)->uid);
+    const struct uid_and_digest *x = a, *y = b;
+    int order = strcmp(x->uid, y->uid);
+    return order != 0 ? order : (x->frame > y->frame) - (x->frame < y->frame);
 }
 
 // SHA-256 over the sources and their stored values, in order of UID.
@@ -124,12 +127,19 @@ static int digest_sources(const struct derive_request *r, char hex[DIGEST_HEX_SI
         digest_free(digest);
         return fault_set(why, FAULT_NO_MEMORY, "cannot sum %zu slices", depth);
     }
-    for (size_t i = 0; i < depth; i++)
-        sorted[i] = (struct uid_and_digest){source_slice(r->source, r->item, i)->sop_uid, entry->digests[i]};
+    for (size_t i = 0; i < depth; i++) {
+        const struct slice *slice = source_slice(r->source, r->item, i);
+        sorted[i] = (struct uid_and_digest){slice->sop_uid, entry->digests[i],
+                                            slice->n_frames > 1 ? slice->frame : -1};
+    }
     qsort(sorted, depth, sizeof *sorted, compare_by_uid);
     for (size_t i = 0; i < depth; i++) {
         digest_add(digest, sorted[i].uid, strlen(sorted[i].uid) + 1);
         digest_add(digest, sorted[i].digest, strlen(sorted[i].digest) + 1);
+        char frame[24];
+        int n = sorted[i].frame < 0 ? -1 : snprintf(frame, sizeof frame, "frame=%d", sorted[i].frame);
+        if (n > 0)
+            digest_add(digest, frame, (size_t)n + 1);
     }
     digest_finish(digest, hex);
     free(sorted);
@@ -610,20 +620,47 @@ static void put_contributing_equipment(struct derivation *d, const char *acquire
 
 // ---- references
 
+// Which frames of the multi-frame object that plane `at` is of are sources, in order of position, counted
+// from 1; only for the first plane of such an object. 0: another plane has said it.
+static int list_frames(const struct derivation *d, size_t at, char *out, size_t size)
+{
+    const struct source *source = d->request->source;
+    const char *uid = source_slice(source, d->request->item, at)->sop_uid;
+    size_t n = 0;
+    for (size_t i = 0; i < (size_t)d->item->depth; i++) {
+        const struct slice *slice = source_slice(source, d->request->item, i);
+        if (strcmp(slice->sop_uid, uid) != 0)
+            continue;
+        if (i < at)
+            return 0;
+        n += (size_t)snprintf(out + n, size - n, "%s%d", n > 0 ? "\\" : "", slice->frame + 1);
+    }
+    return 1;
+}
+
 static void put_references(struct derivation *d)
 {
     struct dcm_item *series = add_item(d, d->root, 0x00081115);
+    size_t size = (size_t)d->item->depth * 12;
+    char *frames = malloc(size);
+    if (d->rc == 0 && frames == NULL)
+        d->rc = fault_set(d->why, FAULT_NO_MEMORY, "cannot list %d frames", d->item->depth);
     put_in(d, series, 0x0020000E, "UI", d->item->series_uid);
-    for (int i = 0; i < d->item->depth; i++) {
+    for (int i = 0; d->rc == 0 && i < d->item->depth; i++) {
         const struct slice *slice = source_slice(d->request->source, d->request->item, (size_t)i);
+        if (slice->n_frames > 1 && !list_frames(d, (size_t)i, frames, size))
+            continue;
         struct dcm_item *instance = add_item(d, series, 0x0008114A);
         put_in(d, instance, 0x00081150, "UI", slice->sop_class_uid);
         put_in(d, instance, 0x00081155, "UI", slice->sop_uid);
         struct dcm_item *image = add_item(d, d->root, 0x00082112);
         put_in(d, image, 0x00081150, "UI", slice->sop_class_uid);
         put_in(d, image, 0x00081155, "UI", slice->sop_uid);
+        if (slice->n_frames > 1)
+            put_in(d, image, 0x00081160, "IS", frames);
         put_code(d, image, 0x0040A170, "121322", "Source image for image processing operation");
     }
+    free(frames);
     struct dcm_item *related = add_item(d, d->root, 0x00081250);
     put_in(d, related, 0x0020000D, "UI", d->item->study_uid);
     put_in(d, related, 0x0020000E, "UI", d->item->series_uid);
@@ -692,7 +729,13 @@ static void put_lossy(struct derivation *d)
         d->rc = dcm_remove(d->root, 0x00282114, d->why);
 }
 
-// 1 or -1: whether the source's Instance Numbers rise or fall with position.
+// What a viewer of the source shows it by: the Instance Number, in a multi-frame object the frame's.
+static int source_number(const struct slice *slice)
+{
+    return slice->n_frames > 1 ? slice->frame + 1 : slice->instance_number;
+}
+
+// 1 or -1: whether the source's numbers rise or fall with position.
 static int numbering_direction(const struct derivation *d)
 {
     double mean_z = 0, mean_number = 0, sum = 0;
@@ -700,13 +743,13 @@ static int numbering_direction(const struct derivation *d)
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < depth; i++) {
             const struct slice *slice = source_slice(d->request->source, d->request->item, (size_t)i);
-            if (!(slice->has & SLICE_HAS_INSTANCE))
+            if (slice->n_frames == 1 && !(slice->has & SLICE_HAS_INSTANCE))
                 return 1;
             if (pass == 0) {
                 mean_z += d->item->z_mm[i] / depth;
-                mean_number += (double)slice->instance_number / depth;
+                mean_number += (double)source_number(slice) / depth;
             } else {
-                sum += (d->item->z_mm[i] - mean_z) * (slice->instance_number - mean_number);
+                sum += (d->item->z_mm[i] - mean_z) * (source_number(slice) - mean_number);
             }
         }
     return sum < 0 ? -1 : 1;
@@ -891,10 +934,7 @@ static int open_sources(struct derivation *d)
     d->words = malloc(n * sizeof *d->words);
     if (d->sources == NULL || d->values == NULL || d->words == NULL)
         return fault_set(d->why, FAULT_NO_MEMORY, "cannot hold a plane of %zu pixels", n);
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < depth; i++)
-        rc = source_parse_header(d->request->source, source_slice(d->request->source, d->request->item, i),
-                                 &d->sources[i], d->why);
+    int rc = source_parse_headers(d->request->source, d->request->item, d->sources, d->why);
     if (rc == 0)
         rc = dcm_object_new(&d->made, d->why);
     if (rc != 0)

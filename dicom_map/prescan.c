@@ -373,6 +373,7 @@ static int walk_element(struct walk *w)
                 e.length);
         w->out->has_pixel_data = 1;
         w->pixel_bytes = e.length;
+        w->out->pixel_offset = e.value;
     } else if ((is_un || e.vr[0] == '\0') && !is_pixels && e.length >= 8 &&
                get_tag(w->data + e.value) == TAG_ITEM) {
         w->at = e.value;
@@ -423,6 +424,8 @@ static int walk_item(struct walk *w)
     if (is_fragment) {
         if (w->top == 1 && level->n_items > 1) // the first is the offset table
             w->pixel_bytes += e.length;
+        if (w->top == 1 && level->n_items == 1)
+            w->out->offset_table_size = e.length;
         if (w->top == 1 && level->n_items == 2) {
             w->out->fragment_offset = e.value;
             w->out->fragment_size = e.length;

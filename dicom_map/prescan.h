@@ -34,6 +34,8 @@ struct prescan {
     size_t dataset_end;           // where it ends: the object's size, or where padding with zero bytes begins
     size_t fragment_offset;       // first fragment of encapsulated pixel data; 0 when there is none
     size_t fragment_size;
+    size_t offset_table_size; // bytes of the offset table, whose item ends where the first fragment's begins
+    size_t pixel_offset;      // first byte of native pixel data; 0 when there is none
     int has_pixel_data;
     uint32_t rows, columns, bits_allocated, samples, frames;
     // Whether the series is complete is told by these; a value that is no number counts as absent.

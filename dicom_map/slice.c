@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dicom_map/slice.h"
 
+#include "dicom_map/frame.h"
 #include "dicom_map/identity.h"
 #include "dicom_map/number.h"
 
@@ -53,10 +54,17 @@ static int get_int(const struct dcm_item *item, uint32_t tag, int *out)
     return 1;
 }
 
-static void get_number_key(const struct dcm_item *item, uint32_t tag, double *out)
-{
-    get_numbers(item, tag, out, 1);
-}
+// What splits a series: classic attributes.
+static const struct {
+    enum slice_number number;
+    uint32_t tag;
+} keys[] = {
+    {SLICE_ECHO_TIME, 0x00180081},      {SLICE_REPETITION_TIME, 0x00180080},
+    {SLICE_INVERSION_TIME, 0x00180082}, {SLICE_FLIP_ANGLE, 0x00181314},
+    {SLICE_TRIGGER_TIME, 0x00181060},   {SLICE_TEMPORAL_POSITION, 0x00200100},
+    {SLICE_ECHO_NUMBER, 0x00180086},
+};
+static const uint32_t text_tags[SLICE_N_TEXTS] = {0x00080008, 0x00089208, 0x00180024, 0x00181030, 0x00180010};
 
 static void read_geometry(const struct dcm_item *position, const struct dcm_item *orientation,
                           const struct dcm_item *measures, struct slice *s)
@@ -176,20 +184,10 @@ static int read_object(const struct dcm_item *root, const struct prescan *scan, 
         s->has |= SLICE_HAS_WINDOW;
     read_geometry(root, root, root, s);
     read_rescale(root, s);
-    static const struct {
-        enum slice_number number;
-        uint32_t tag;
-    } numbers[] = {
-        {SLICE_ECHO_TIME, 0x00180081},      {SLICE_REPETITION_TIME, 0x00180080},
-        {SLICE_INVERSION_TIME, 0x00180082}, {SLICE_FLIP_ANGLE, 0x00181314},
-        {SLICE_TRIGGER_TIME, 0x00181060},   {SLICE_TEMPORAL_POSITION, 0x00200100},
-        {SLICE_ECHO_NUMBER, 0x00180086},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        get_number_key(root, numbers[i].tag, &s->numbers[numbers[i].number]);
-    static const uint32_t texts[SLICE_N_TEXTS] = {0x00080008, 0x00089208, 0x00180024, 0x00181030, 0x00180010};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        get_numbers(root, keys[i].tag, &s->numbers[keys[i].number], 1);
     for (int i = 0; i < SLICE_N_TEXTS; i++)
-        dcm_get_text(root, texts[i], s->texts[i], SLICE_TEXT_SIZE);
+        dcm_get_text(root, text_tags[i], s->texts[i], SLICE_TEXT_SIZE);
     // GE says in (0043,102F) what kind of image it is: 0 magnitude, 1 phase, 2 real, 3 imaginary.
     int kind = 0;
     if (s->texts[SLICE_COMPLEX_COMPONENT][0] == '\0' && get_int(root, 0x0043102F, &kind))
@@ -206,45 +204,63 @@ static void read_diffusion(const struct dcm_item *item, const struct dcm_item *d
     s->diffusion = s->numbers[SLICE_B_VALUE] > 0 || names_diffusion(s->texts[SLICE_SEQUENCE_NAME]);
 }
 
-// The functional group macro of a frame: its own, else the shared one.
-static const struct dcm_item *group_of(const struct dcm_item *frame, const struct dcm_item *shared,
-                                       uint32_t macro)
+// `n` values of a classic attribute, wherever the frame has it. 1 when all are there.
+static int find_numbers(const struct frame_view *view, uint32_t classic, double *out, int n)
 {
-    const struct dcm_item *found = dcm_get_item(frame, macro, 0);
-    return found != NULL ? found : dcm_get_item(shared, macro, 0);
+    const struct dcm_item *item = NULL;
+    uint32_t tag = 0;
+    return frame_find(view, classic, &item, &tag) && get_numbers(item, tag, out, n);
 }
 
-static void read_frame(const struct dcm_item *root, int index, struct slice *s)
+static int find_text(const struct frame_view *view, uint32_t classic, char *out, size_t size)
 {
-    const struct dcm_item *frame = dcm_get_item(root, 0x52009230, index);
-    const struct dcm_item *shared = dcm_get_item(root, 0x52009229, 0);
+    const struct dcm_item *item = NULL;
+    uint32_t tag = 0;
+    return frame_find(view, classic, &item, &tag) && dcm_get_text(item, tag, out, size) > 0;
+}
+
+// What the frame's functional groups say; what only the object says is there already.
+static void read_frame(const struct dcm_object *object, const struct prescan *scan, int index,
+                       struct slice *s)
+{
+    struct frame_view view;
     char text[64];
+    double number = 0;
+    frame_view_init(&view, object, index);
     s->frame = index;
     s->has &= ~(unsigned)(SLICE_HAS_POSITION | SLICE_HAS_ORIENTATION | SLICE_HAS_SPACING);
-    read_geometry(group_of(frame, shared, 0x00209113), group_of(frame, shared, 0x00209116),
-                  group_of(frame, shared, 0x00289110), s);
-    read_rescale(group_of(frame, shared, 0x00289145), s);
-    get_number_key(group_of(frame, shared, 0x00189114), 0x00189082, &s->numbers[SLICE_ECHO_TIME]);
-    get_number_key(group_of(frame, shared, 0x00189112), 0x00180080, &s->numbers[SLICE_REPETITION_TIME]);
-    get_number_key(group_of(frame, shared, 0x00189112), 0x00181314, &s->numbers[SLICE_FLIP_ANGLE]);
-    const struct dcm_item *content = group_of(frame, shared, 0x00209111);
-    get_number_key(content, 0x00209128, &s->numbers[SLICE_TEMPORAL_POSITION]);
+    if (view.frame != NULL && slice_n_frames(object, scan) == s->n_frames)
+        s->has |= SLICE_HAS_GROUPS;
+    if (frame_scanning_sequence(&view, text, sizeof text))
+        s->has |= SLICE_HAS_SEQUENCE;
+    const struct dcm_item *measures = frame_group(&view, 0x00289110);
+    read_geometry(frame_group(&view, 0x00209113), frame_group(&view, 0x00209116), measures, s);
+    read_rescale(frame_group(&view, 0x00289145), s);
+    if (find_numbers(&view, 0x00281050, &s->window_center, 1) &&
+        find_numbers(&view, 0x00281051, &s->window_width, 1))
+        s->has |= SLICE_HAS_WINDOW;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        find_numbers(&view, keys[i].tag, &s->numbers[keys[i].number], 1);
     double temporal = s->numbers[SLICE_TEMPORAL_POSITION];
     if (isfinite(temporal) && fabs(temporal) < 1e9) {
         s->temporal_position = (int)temporal;
         s->has |= SLICE_HAS_TEMPORAL;
     }
-    if (dcm_get_text(content, 0x00209056, text, sizeof text) > 0)
+    // numbers of the object say nothing about one of its frames
+    if (s->n_frames > 1)
+        s->has &= ~(unsigned)(SLICE_HAS_ACQUISITION | SLICE_HAS_INSTANCE);
+    if (get_numbers(frame_group(&view, 0x00209111), 0x00209156, &number, 1) && fabs(number) < 1e9) {
+        s->acquisition_number = (int)number;
+        s->has |= SLICE_HAS_ACQUISITION;
+    }
+    if (dcm_get_text(frame_group(&view, 0x00209111), 0x00209056, text, sizeof text) > 0)
         number_at(text, 0, &s->numbers[SLICE_STACK_ID]);
-    const struct dcm_item *type = group_of(frame, shared, 0x00189226);
-    if (dcm_get_text(type, 0x00089007, text, sizeof text) > 0)
-        snprintf(s->texts[SLICE_IMAGE_TYPE], SLICE_TEXT_SIZE, "%s", text);
-    if (dcm_get_text(type, 0x00089208, text, sizeof text) > 0)
-        snprintf(s->texts[SLICE_COMPLEX_COMPONENT], SLICE_TEXT_SIZE, "%s", text);
-    const struct dcm_item *diffusion = group_of(frame, shared, 0x00189117);
+    for (int i = 0; i < SLICE_N_TEXTS; i++)
+        find_text(&view, text_tags[i], s->texts[i], SLICE_TEXT_SIZE);
+    frame_contrast_agent(&view, s->texts[SLICE_CONTRAST_AGENT], SLICE_TEXT_SIZE);
+    find_text(&view, 0x00180023, s->acquisition_type, sizeof s->acquisition_type);
+    const struct dcm_item *diffusion = frame_group(&view, 0x00189117);
     read_diffusion(diffusion, dcm_get_item(diffusion, 0x00189076, 0), s);
-    // dates and numbers of the object say nothing about one of its frames
-    s->has &= ~(unsigned)(SLICE_HAS_ACQUISITION | SLICE_HAS_INSTANCE);
 }
 
 int slice_n_frames(const struct dcm_object *object, const struct prescan *scan)
@@ -267,7 +283,7 @@ int slice_read(const struct dcm_object *object, const struct prescan *scan, stru
         return 0;
     for (int i = n - 1; i >= 0; i--) {
         slices[i] = slices[0];
-        read_frame(root, i, &slices[i]);
+        read_frame(object, scan, i, &slices[i]);
     }
     return 0;
 }

@@ -29,6 +29,8 @@ enum slice_has {
     SLICE_HAS_ACQUISITION = 1 << 10,
     SLICE_HAS_INSTANCE = 1 << 11,
     SLICE_HAS_WINDOW = 1 << 12,
+    SLICE_HAS_GROUPS = 1 << 13,   // functional groups of the frame
+    SLICE_HAS_SEQUENCE = 1 << 14, // of Enhanced MR: what Scanning Sequence is made of
 };
 
 // Numbers that split a series where they differ by more than 1e-3 of their size; NAN when absent.

@@ -2,10 +2,9 @@
 #include "dicom_map/source.h"
 
 #include "core/file.h"
-#include "dicom_map/codestream.h"
-#include "dicom_map/j2k.h"
+#include "dicom_map/decode.h"
+#include "dicom_map/frame.h"
 #include "dicom_map/prescan.h"
-#include "dicom_map/rle.h"
 #include "dicom_map/source_parts.h"
 #include "dicom_map/stack.h"
 
@@ -340,100 +339,86 @@ const struct source_item *source_item(const struct source *source, size_t item)
 
 // ---- pixels
 
-// The file that a slice came from, pre-scanned and compared with what it was. *data is given to the caller.
-static int read_again(const struct source *source, const struct slice *slice, void **data, size_t *size,
-                      struct prescan *scan, struct fault_note *why)
+// A file read again: kept from slice to slice, for a multi-frame object holds many.
+struct open_file {
+    void *data; // NULL: none
+    size_t file, size;
+    struct prescan scan;
+    struct dcm_object *header; // NULL until it is asked for
+};
+
+static void close_file(struct open_file *open)
 {
-    *data = NULL;
-    int rc = file_read(source->paths[slice->file], MAX_OBJECT_BYTES, data, size, why);
+    free(open->data);
+    dcm_object_free(open->header);
+    *open = (struct open_file){0};
+}
+
+// The file that a slice came from, pre-scanned and compared with what it was.
+static int read_again(const struct source *source, const struct slice *slice, struct open_file *open,
+                      struct fault_note *why)
+{
+    if (open->data != NULL && open->file == slice->file)
+        return 0;
+    close_file(open);
+    open->file = slice->file;
+    int rc = file_read(source->paths[slice->file], MAX_OBJECT_BYTES, &open->data, &open->size, why);
     if (rc == 0)
-        rc = prescan_memory(*data, *size, scan, why);
-    if (rc == 0 && strcmp(scan->digest, slice->digest) != 0)
+        rc = prescan_memory(open->data, open->size, &open->scan, why);
+    if (rc == 0 && strcmp(open->scan.digest, slice->digest) != 0)
         rc = fault_set(why, FAULT_IO, "the file of SOP Instance UID %s has changed since it was opened",
                        slice->sop_uid);
+    if (rc != 0)
+        close_file(open);
     return rc;
 }
 
-static int parse(const void *data, const struct prescan *scan, int header_only, struct dcm_object **object,
-                 struct fault_note *why)
+static int parse_header(struct open_file *open, struct dcm_object **header, struct fault_note *why)
 {
-    return dcm_object_parse((const char *)data + scan->dataset_offset,
-                            scan->dataset_end - scan->dataset_offset, scan->transfer_syntax, header_only,
-                            object, why);
+    const struct prescan *scan = &open->scan;
+    return dcm_object_parse((const char *)open->data + scan->dataset_offset,
+                            scan->dataset_end - scan->dataset_offset, scan->transfer_syntax, 1, header, why);
 }
 
-int source_parse_header(const struct source *source, const struct slice *slice, struct dcm_object **object,
-                        struct fault_note *why)
+int source_parse_headers(const struct source *source, size_t item, struct dcm_object **headers,
+                         struct fault_note *why)
 {
-    struct prescan scan;
-    void *data;
-    size_t size;
-    int rc = read_again(source, slice, &data, &size, &scan, why);
-    if (rc == 0)
-        rc = parse(data, &scan, 1, object, why);
-    free(data);
-    return rc;
-}
-
-// Samples of an object whose pixels are native, or for whose compression DCMTK has a decoder.
-static int decode_by_library(const void *data, const struct prescan *scan, void *samples, size_t size,
-                             struct fault_note *why)
-{
-    struct dcm_object *object = NULL;
-    int rc = parse(data, scan, 0, &object, why);
-    if (rc == 0)
-        rc = dcm_object_decode(object, samples, size, why);
-    dcm_object_free(object);
-    return rc;
-}
-
-static int decode(const struct slice *slice, const void *data, size_t size, const struct prescan *scan,
-                  void *samples, struct fault_note *why)
-{
-    struct pixels_layout layout = source_layout(slice);
-    const char *syntax = scan->transfer_syntax;
-    int sample_bytes = slice->bits_allocated / 8;
-    size_t n = (size_t)slice->n_rows * (size_t)slice->n_columns, codestream_size = 0;
-    void *codestream = NULL;
-    if (scan->fragment_offset == 0)
-        return decode_by_library(data, scan, samples, n * (size_t)sample_bytes, why);
-    int rc = codestream_join(data, size, scan, &codestream, &codestream_size, why);
-    if (rc == 0 && strcmp(syntax, SYNTAX_RLE) == 0) {
-        rc = rle_decode(codestream, codestream_size, n, sample_bytes, samples, why);
-    } else if (rc == 0 && strcmp(syntax, SYNTAX_JPEG_2000) == 0) {
-        rc = j2k_decode(codestream, codestream_size, &layout, slice->n_rows, slice->n_columns, samples, why);
-    } else if (rc == 0) {
-        rc = codestream_check(syntax, codestream, codestream_size, slice->n_rows, slice->n_columns,
-                              slice->bits_allocated, why);
+    const struct source_entry *entry = &source->entries[item];
+    size_t depth = (size_t)entry->item.depth, n = 0;
+    struct open_file open = {0};
+    int rc = 0;
+    while (rc == 0 && n < depth) {
+        const struct slice *slice = &source->slices[entry->members[n]];
+        rc = read_again(source, slice, &open, why);
+        if (rc == 0 && !slice->enhanced)
+            rc = parse_header(&open, &headers[n], why);
+        else if (rc == 0 && open.header == NULL)
+            rc = parse_header(&open, &open.header, why);
+        if (rc == 0 && slice->enhanced)
+            rc = frame_flatten(open.header, slice->frame, &headers[n], why);
         if (rc == 0)
-            rc = decode_by_library(data, scan, samples, n * (size_t)sample_bytes, why);
+            n++;
     }
-    free(codestream);
-    return rc;
-}
-
-static int load_samples(const struct source *source, const struct slice *slice, void *samples,
-                        struct fault_note *why)
-{
-    struct prescan scan;
-    void *data;
-    size_t size;
-    int rc = read_again(source, slice, &data, &size, &scan, why);
-    if (rc == 0)
-        rc = decode(slice, data, size, &scan, samples, why);
-    free(data);
+    close_file(&open);
+    while (rc != 0 && n > 0) {
+        dcm_object_free(headers[--n]);
+        headers[n] = NULL;
+    }
     return rc;
 }
 
 // Stored values of the part of one slice that is kept, and their digest.
-static int load_slice(const struct source *source, struct source_entry *entry, size_t plane, int32_t *whole,
-                      uint8_t *samples, float *voxels, struct fault_note *why)
+static int load_slice(const struct source *source, struct source_entry *entry, size_t plane,
+                      struct open_file *open, int32_t *whole, uint8_t *samples, float *voxels,
+                      struct fault_note *why)
 {
     const struct slice *slice = &source->slices[entry->members[plane]];
     struct pixels_layout layout = source_layout(slice);
     size_t n = (size_t)slice->n_rows * (size_t)slice->n_columns;
     size_t n_kept = (size_t)entry->item.height * (size_t)entry->item.width;
-    int rc = load_samples(source, slice, samples, why);
+    int rc = read_again(source, slice, open, why);
+    if (rc == 0)
+        rc = decode_frame(open->data, open->size, &open->scan, (uint32_t)slice->frame, &layout, samples, why);
     if (rc != 0)
         return rc;
     pixels_unpack(&layout, samples, n, whole);
@@ -489,9 +474,11 @@ static int load_planes(const struct source *source, size_t item, float *voxels, 
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold a slice of %zu pixels", n);
     }
     int rc = 0;
+    struct open_file open = {0};
     for (size_t plane = 0; rc == 0 && plane < depth; plane++)
-        rc = load_slice(source, entry, plane, whole, samples, voxels != NULL ? voxels + plane * n_kept : NULL,
-                        why);
+        rc = load_slice(source, entry, plane, &open, whole, samples,
+                        voxels != NULL ? voxels + plane * n_kept : NULL, why);
+    close_file(&open);
     free(whole);
     free(samples);
     if (rc != 0)

@@ -47,11 +47,11 @@ static inline struct pixels_layout source_layout(const struct slice *slice)
                                   .is_signed = slice->is_signed};
 }
 
-// Parses the header of the file that a slice came from, once more pre-scanned and compared with what it was.
-// *object is given to the caller. Errors: IO (also when the file has changed), and those of the pre-scan and
-// the parser.
-int source_parse_header(const struct source *source, const struct slice *slice, struct dcm_object **object,
-                        struct fault_note *why);
+// Parses the headers of a stack's slices, by position, as classic MR has them (frame.h); the files are once
+// more pre-scanned and compared with what they were. headers [depth] are given to the caller, none on
+// failure. Errors: IO (also when a file has changed), those of the pre-scan and of the parser.
+int source_parse_headers(const struct source *source, size_t item, struct dcm_object **headers,
+                         struct fault_note *why);
 
 // Makes sure that digests and scales are there. Threads: one at a time for one source.
 int source_look_at_pixels(const struct source *source, size_t item, struct fault_note *why);

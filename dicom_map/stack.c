@@ -250,6 +250,9 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
         return rc;
     if (s->n_frames > 1 && !s->enhanced)
         return reject(reason, size, FAULT_MULTIFRAME, "%d frames in a classic MR object", s->n_frames);
+    if (s->enhanced && !(s->has & SLICE_HAS_GROUPS))
+        return reject(reason, size, FAULT_MULTIFRAME, "%d frames without functional groups for each",
+                      s->n_frames);
     if (!(s->has & SLICE_HAS_POSITION) || !(s->has & SLICE_HAS_ORIENTATION) || !(s->has & SLICE_HAS_SPACING))
         return reject(reason, size, FAULT_NO_POSITION, "missing:%s%s%s",
                       s->has & SLICE_HAS_POSITION ? "" : " Image Position (Patient)",
@@ -261,6 +264,11 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
     rc = judge_geometry(s, reason, size);
     if (rc != 0)
         return rc;
+    if (s->enhanced && !(s->has & SLICE_HAS_SEQUENCE))
+        return reject(reason, size, FAULT_MULTIFRAME,
+                      "neither Echo Pulse Sequence nor Scanning Sequence says how the %d frames were "
+                      "acquired, which classic MR has to say",
+                      s->n_frames);
     if (!is_readable(s->transfer_syntax))
         return reject(reason, size, FAULT_TRANSFER_SYNTAX, "pixels in transfer syntax %s cannot be read",
                       s->transfer_syntax);
@@ -687,11 +695,6 @@ static int judge_stack(struct sorter *s, const struct keyed *slices, size_t n)
         verdict = judge_regularity(slices, n, m, reason, sizeof reason, warnings, sizeof warnings);
     if (verdict == 0 && s->use == STACK_TO_DERIVE)
         verdict = judge_dimension(first, m, reason, sizeof reason);
-    if (verdict == 0 && first->enhanced)
-        verdict = reject(
-            reason, sizeof reason, FAULT_MULTIFRAME,
-            "a stack of %zu frames at %.3f mm in Enhanced MR; multi-frame input is kept, not processed", n,
-            m);
     if (verdict == 0)
         cross_check(first, m, warnings, sizeof warnings);
     if (verdict == 0 && s->dropped > 0)

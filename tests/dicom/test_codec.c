@@ -576,18 +576,85 @@ static void fragments_are_joined(void)
             void *codestream = NULL;
             size_t size = 0;
             CHECK_OK(prescan_memory(o.data, o.size, &scan, &why));
-            CHECK_OK(codestream_join(o.data, o.size, &scan, &codestream, &size, &why));
+            CHECK_OK(codestream_join(o.data, o.size, &scan, 0, &codestream, &size, &why));
             CHECK_INT(size, 8);
             CHECK_INT(memcmp(codestream, "abcdefgh", 8), 0);
             free(codestream);
             // what the scan says of another object is not believed
             CHECK_FAULT(
-                codestream_join(o.data, (size_t)scan.fragment_offset - 4, &scan, &codestream, &size, &why),
+                codestream_join(o.data, (size_t)scan.fragment_offset - 4, &scan, 0, &codestream, &size, &why),
                 FAULT_DECODE);
             scan.fragment_offset = 0;
-            CHECK_FAULT(codestream_join(o.data, o.size, &scan, &codestream, &size, &why), FAULT_DECODE);
+            CHECK_FAULT(codestream_join(o.data, o.size, &scan, 0, &codestream, &size, &why), FAULT_DECODE);
             object_free(&o);
         }
+}
+
+// Which fragments are a frame's: by the offset table, or one for each. `want` names the three frames' bytes;
+// NULL: a fault.
+static void expect_frames(const uint32_t *table, size_t n_table, const char *const *fragments,
+                          const char *const *want)
+{
+    struct object o;
+    object_begin(&o, SYNTAX_JPEG);
+    put_text(&o, 0x00080016, "UI", "1.2.840.10008.5.1.4.1.1.4.1");
+    put_text(&o, 0x00080018, "UI", "1.2.3.1");
+    put_text(&o, 0x0020000D, "UI", "1.2.3.2");
+    put_text(&o, 0x0020000E, "UI", "1.2.3.3");
+    put_us(&o, 0x00280002, 1);
+    put_text(&o, 0x00280008, "IS", "3");
+    put_us(&o, 0x00280010, 4);
+    put_us(&o, 0x00280011, 4);
+    put_us(&o, 0x00280100, 8);
+    put_header(&o, 0x7FE00010, "OB", 0xFFFFFFFFu);
+    put_header(&o, 0xFFFEE000, "", (uint32_t)(4 * n_table));
+    for (size_t i = 0; i < n_table; i++)
+        put32(&o, table[i]);
+    for (; *fragments != NULL; fragments++)
+        put_fragment(&o, *fragments);
+    put_header(&o, 0xFFFEE0DD, "", 0);
+    struct prescan scan;
+    CHECK_OK(prescan_memory(o.data, o.size, &scan, &why));
+    CHECK_INT(scan.offset_table_size, 4 * n_table);
+    void *codestream = NULL;
+    size_t size = 0;
+    int n_faults = 0;
+    for (uint32_t frame = 0; frame < 3; frame++) {
+        int rc = codestream_join(o.data, o.size, &scan, frame, &codestream, &size, &why);
+        if (want == NULL) {
+            n_faults += rc == FAULT_DECODE;
+            if (rc == 0)
+                free(codestream);
+            continue;
+        }
+        CHECK_OK(rc);
+        CHECK_INT(size, strlen(want[frame]));
+        CHECK_INT(memcmp(codestream, want[frame], size), 0);
+        free(codestream);
+    }
+    if (want == NULL)
+        CHECK(n_faults > 0);
+    CHECK_FAULT(codestream_join(o.data, o.size, &scan, 3, &codestream, &size, &why), FAULT_DECODE);
+    object_free(&o);
+}
+
+static void frames_are_told_apart(void)
+{
+    static const char *const one_each[] = {"ab", "cdef", "gh", NULL}, *const four[] = {"ab", "cd", "ef", "gh",
+                                                                                       NULL};
+    static const char *const want[] = {"ab", "cdef", "gh"};
+    expect_frames(NULL, 0, one_each, want);
+    expect_frames((const uint32_t[]){0, 10, 22}, 3, one_each, want);
+    expect_frames((const uint32_t[]){0, 10, 30}, 3, four, want);
+    expect_frames(NULL, 0, four, NULL);
+    expect_frames((const uint32_t[]){0, 10}, 2, one_each, NULL);
+    expect_frames((const uint32_t[]){0, 10, 22, 32}, 4, four, NULL);
+    expect_frames((const uint32_t[]){0, 10, 10}, 3, one_each, NULL);
+    expect_frames((const uint32_t[]){0, 22, 10}, 3, one_each, NULL);
+    expect_frames((const uint32_t[]){10, 10, 22}, 3, one_each, NULL);
+    expect_frames((const uint32_t[]){0, 12, 22}, 3, one_each, NULL);
+    expect_frames((const uint32_t[]){0, 10, 32}, 3, one_each, NULL);
+    expect_frames((const uint32_t[]){0, 10, 0xFFFFFFF0u}, 3, one_each, NULL);
 }
 
 // Objects of a few hundred bytes that announce gigabytes are refused by the first look, in no time and
@@ -641,6 +708,7 @@ static const struct test tests[] = {
     {"unit.j2k.missing_packets", j2k_missing_packets},
     {"unit.codestream.jpeg_headers", jpeg_headers},
     {"unit.codestream.fragments_are_joined", fragments_are_joined},
+    {"unit.codestream.frames_are_told_apart", frames_are_told_apart},
     {"unit.codestream.bombs_are_refused", bombs_are_refused},
 };
 TEST_MAIN(tests)

@@ -111,7 +111,7 @@ SOURCE_TEST(siemens_flair_ax_jpegll, 1, FAULT_OK, "", 23, 256, 224, 0.898, 6.5, 
 SOURCE_TEST(siemens_t1_sag, 1, FAULT_OK, "", 35, 256, 256, 1.016, 4.8, 4)
 SOURCE_TEST(philips_t1_phantom, 1, FAULT_OK, "", 24, 256, 256, 1.0, 5.5, 5)
 SOURCE_TEST(ge_pd_oblique_uneven, 1, FAULT_OK, "uneven, 6.958 to 7.071 mm", 20, 256, 256, 0.859, 6.97179, 5)
-SOURCE_TEST(philips_t1_phantom_enhanced, 1, FAULT_MULTIFRAME, "24 frames at 5.500 mm", 0, 0, 0, 0, 0, 0)
+SOURCE_TEST(philips_t1_phantom_enhanced, 1, FAULT_OK, "", 24, 256, 256, 1.0, 5.5, 5)
 SOURCE_TEST(siemens_localizer, 1, FAULT_LOCALIZER, "5, 3, 3 slices", 0, 0, 0, 0, 0, 0)
 SOURCE_TEST(siemens_mosaic, 1, FAULT_MOSAIC, "MOSAIC", 0, 0, 0, 0, 0, 0)
 SOURCE_TEST(uih_vframe, 1, FAULT_MOSAIC, "VFRAME", 0, 0, 0, 0, 0, 0)
@@ -362,6 +362,7 @@ DERIVE_TEST(siemens_flair_ax_jpegll)
 DERIVE_TEST(siemens_t1_sag)
 DERIVE_TEST(philips_t1_phantom)
 DERIVE_TEST(ge_pd_oblique_uneven)
+DERIVE_TEST(philips_t1_phantom_enhanced)
 
 static void derive_made(const char *variant)
 {
@@ -527,6 +528,7 @@ static const struct test tests[] = {
     {"peer.derive.siemens_t1_sag", derive_siemens_t1_sag},
     {"peer.derive.philips_t1_phantom", derive_philips_t1_phantom},
     {"peer.derive.ge_pd_oblique_uneven", derive_ge_pd_oblique_uneven},
+    {"peer.derive.philips_t1_phantom_enhanced", derive_philips_t1_phantom_enhanced},
     {"peer.derive.attributes_bare", made_bare},
     {"peer.derive.attributes_full", made_full},
     {"peer.derive.charset_utf8", made_utf8},

@@ -435,8 +435,19 @@ static void multiframe(void)
         made[i].frame = (int)i;
         strcpy(made[i].sop_uid, "1.2.3");
         strcpy(made[i].digest, "same");
+        made[i].has |= SLICE_HAS_GROUPS | SLICE_HAS_SEQUENCE;
     }
-    expect(FAULT_MULTIFRAME, "10 frames");
+    sort_made();
+    CHECK_INT(n_stacks, 1);
+    CHECK_STR(fault_name(stacks[0].verdict), "OK");
+    CHECK_INT(stacks[0].n, 10);
+    CHECK_STR(stacks[0].warnings, "");
+    for (size_t i = 0; i < n_made; i++)
+        made[i].has &= ~(unsigned)SLICE_HAS_SEQUENCE;
+    expect(FAULT_MULTIFRAME, "Echo Pulse Sequence");
+    for (size_t i = 0; i < n_made; i++)
+        made[i].has &= ~(unsigned)SLICE_HAS_GROUPS;
+    expect(FAULT_MULTIFRAME, "10 frames without functional groups");
     for (size_t i = 0; i < n_made; i++)
         made[i].enhanced = 0;
     expect(FAULT_MULTIFRAME, "classic");

@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     FUZZ_CHECK(uid_is_valid(scan.sop_instance_uid) && uid_is_valid(scan.series_uid));
     FUZZ_CHECK(scan.dataset_offset <= scan.dataset_end && scan.dataset_end <= size);
     FUZZ_CHECK(scan.fragment_offset + scan.fragment_size <= size);
-    if (codestream_join(data, size, &scan, &codestream, &n, &why) != 0)
+    FUZZ_CHECK(scan.pixel_offset <= size);
+    if (codestream_join(data, size, &scan, scan.frames - 1, &codestream, &n, &why) != 0)
         return 0;
     FUZZ_CHECK(n <= size);
     void *exact = exact_copy(codestream, n);

@@ -280,7 +280,7 @@ def crop_series(folder, out, size=64):
     import numpy
     import pydicom
     os.makedirs(out, exist_ok=True)
-    for n, path in enumerate(files_of(folder)):
+    for number, path in enumerate(files_of(folder)):
         raw = pydicom.dcmread(path)
         compressed = raw.file_meta.TransferSyntaxUID.is_compressed
         if compressed:
@@ -290,14 +290,22 @@ def crop_series(folder, out, size=64):
             del raw[element.tag]  # zeros after the end of a file, read as elements
         rows, columns = min(size, raw.Rows), min(size, raw.Columns)
         top, left = (raw.Rows - rows) // 2, (raw.Columns - columns) // 2
-        pixels = numpy.frombuffer(raw.PixelData, '<u2')[:raw.Rows * raw.Columns].reshape(raw.Rows, raw.Columns)
-        orientation = [float(x) for x in raw.ImageOrientationPatient]
-        position = [float(p) + left * float(raw.PixelSpacing[1]) * orientation[i] + top * float(raw.PixelSpacing[0]) *
-                    orientation[3 + i] for i, p in enumerate(raw.ImagePositionPatient)]
-        raw.ImagePositionPatient = ['%.10g' % p for p in position]
+        planes = [(raw, raw, raw)]
+        if 'PerFrameFunctionalGroupsSequence' in raw:
+            shared = raw.SharedFunctionalGroupsSequence[0]
+            planes = [[g.get(macro, shared.get(macro))[0] for macro in ('PlanePositionSequence', 'PlaneOrientationSequence',
+                                                                        'PixelMeasuresSequence')]
+                      for g in raw.PerFrameFunctionalGroupsSequence]
+        n = len(planes)
+        pixels = numpy.frombuffer(raw.PixelData, '<u2')[:n * raw.Rows * raw.Columns].reshape(n, raw.Rows, raw.Columns)
+        for where, turned, measured in planes:
+            orientation = [float(x) for x in turned.ImageOrientationPatient]
+            position = [float(p) + left * float(measured.PixelSpacing[1]) * orientation[i] + top * float(measured.PixelSpacing[0]) *
+                        orientation[3 + i] for i, p in enumerate(where.ImagePositionPatient)]
+            where.ImagePositionPatient = ['%.10g' % p for p in position]
         raw.Rows, raw.Columns = rows, columns
-        raw.PixelData = pixels[top:top + rows, left:left + columns].tobytes()
-        target = os.path.join(out, '%04d.dcm' % n)
+        raw.PixelData = pixels[:, top:top + rows, left:left + columns].tobytes()
+        target = os.path.join(out, '%04d.dcm' % number)
         raw.save_as(target)
         if compressed:
             subprocess.run(['dcmcjpeg', '+e1', '+un', target, target], check=True)

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is taken besides classic MR, and what is not: Enhanced MR is kept as it came and refused for processing by name; other
+"""What is taken besides classic MR, and what is not: Enhanced MR is kept as it came and processed, or refused by name; other
 classes are refused where they are proposed."""
+import os
+import sys
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'dicom'))
+import make_enhanced
 from objects import *
+from roundtrip import roundtrip
 from support import *
 
 ENHANCED, LEGACY = '1.2.840.10008.5.1.4.1.1.4.1', '1.2.840.10008.5.1.4.1.1.4.4'
@@ -39,7 +45,8 @@ def refused_by_name(node, series_uid, codes):
 
 
 def synthetic():
-    """Made here: accepted, answered 0000, kept byte for byte, refused for processing by name, nothing delivered."""
+    """Frames that nothing says the pulse sequence of, which classic MR has to say: accepted, answered 0000, kept byte for byte,
+    refused for processing by name, nothing delivered."""
     node = Node(free_port(), receive__quiet_s=0.5).start()
     try:
         sent = {}
@@ -61,6 +68,21 @@ def synthetic():
         equal(node.rows('delivery'), [], 'deliveries')
     finally:
         node.stop()
+
+
+def derived(**options):
+    def test():
+        """From association to PACS and back, in the form that classic MR has."""
+        phantom('classic')
+        make_enhanced.make('classic', 'source', **options)
+        roundtrip('source', send_folder)
+    return test
+
+
+def philips_phantom():
+    """The centre of a vendor's own object."""
+    crop_series(shared_series('philips_t1_phantom_enhanced'), 'source')
+    roundtrip('source', send_folder)
 
 
 def real(name, codes):
@@ -120,7 +142,9 @@ def other_classes():
 TESTS = {
     'peer.enhanced.synthetic': synthetic,
     'peer.enhanced.other_classes': other_classes,
-    'peer.enhanced.philips_phantom': real('philips_t1_phantom_enhanced', ['MULTIFRAME']),
+    'peer.enhanced.derived': derived(order='shuffled'),
+    'peer.enhanced.legacy_derived': derived(**{'class': 'legacy'}),
+    'peer.enhanced.philips_phantom': philips_phantom,
     'peer.enhanced.philips': real('enhanced_philips', ['MULTIFRAME', 'NOTHING_TO_DO', 'DUPLICATE_POSITIONS']),
     'peer.enhanced.siemens': real('enhanced_siemens', ['MULTIFRAME', 'NOTHING_TO_DO', 'DUPLICATE_POSITIONS']),
 }

@@ -15,7 +15,7 @@ EXPECTED = {
     'siemens_t2_ax_jpegll': (224, 256, 23, 0.898, 6.5), 'siemens_flair_ax_jpegll': (224, 256, 23, 0.898, 6.5),
     'siemens_t1_sag': (256, 256, 35, 1.016, 4.8), 'philips_t1_phantom': (256, 256, 24, 1.0, 5.5),
     'ge_pd_oblique_uneven': (256, 256, 20, 0.859, 6.972),
-    'philips_t1_phantom_enhanced': {'MULTIFRAME'}, 'siemens_localizer': {'LOCALIZER'}, 'siemens_mosaic': {'MOSAIC'},
+    'philips_t1_phantom_enhanced': (256, 256, 24, 1.0, 5.5), 'siemens_localizer': {'LOCALIZER'}, 'siemens_mosaic': {'MOSAIC'},
     'uih_vframe': {'MOSAIC'}, 'siemens_diffusion_trace': {'DIFFUSION'}, 'canon_dti_80': {'DUPLICATE_POSITIONS', 'DIFFUSION'},
     'hitachi_shoulder_4slices_1': {'NO_FRAME_OF_REFERENCE'}, 'hitachi_shoulder_4slices_2': {'NO_FRAME_OF_REFERENCE'},
     'philips_two_orientations_1': {'NO_FRAME_OF_REFERENCE'}, 'philips_two_orientations_2': {'NO_FRAME_OF_REFERENCE'},
