@@ -21,17 +21,13 @@ static const double STEP_TOLERANCE = 1e-4; // of a step: positions are rounded d
 static const double RECUR_TOLERANCE =
     1e-3; // of a step: what vendors' positions are off where planes are to recur
 static const double MIN_STEP_MM = 0.05;
-static const double MAX_PIXEL_RATIO = 1.5;
 
 // ---- where the planes lie
 
 static int choose_step(const struct source_item *item, const double *z_mm, enum derive_spacing mode,
                        double mm, double *step, struct fault_note *why)
 {
-    double pixel = fmin(item->row_mm, item->column_mm), wide = fmax(item->row_mm, item->column_mm);
-    if (wide > MAX_PIXEL_RATIO * pixel)
-        return fault_set(why, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f",
-                         item->row_mm, item->column_mm, MAX_PIXEL_RATIO);
+    double pixel = fmin(item->row_mm, item->column_mm);
     *step = pixel;
     if (mode == DERIVE_MM)
         *step = mm;
@@ -498,20 +494,24 @@ static void put_series_description(struct derivation *d)
 static void put_derivation_description(struct derivation *d)
 {
     const struct derive_request *r = d->request;
-    char text[ST_SIZE], what[400];
+    char text[ST_SIZE], what[400], in_plane[120] = "";
+    if (d->entry->resampled != SQUARE_NOTHING)
+        snprintf(in_plane, sizeof in_plane, "; %s resampled from %.3f to %.3f mm (cubic B-spline)",
+                 d->entry->resampled == SQUARE_ROWS ? "rows" : "columns", d->entry->acquired_mm,
+                 d->item->row_mm);
     if (is_network(r))
         snprintf(what, sizeof what,
-                 "Inter-slice super-resolution (neural network%s); slice spacing %.3f -> %.3f mm; model "
+                 "Inter-slice super-resolution (neural network%s); slice spacing %.3f -> %.3f mm%s; model "
                  "%.64s %.32s "
                  "sha256:%.12s; ISOSLICE %s; acquired planes: reconstructed too",
                  strcmp(r->method, "tuned") == 0 ? ", adapted to this subject" : "", d->item->slice_mm,
-                 r->step_mm, or_empty(r->model_name), or_empty(r->model_version), or_empty(r->weights_sha256),
-                 ISOSLICE_VERSION);
+                 r->step_mm, in_plane, or_empty(r->model_name), or_empty(r->model_version),
+                 or_empty(r->weights_sha256), ISOSLICE_VERSION);
     else
         snprintf(what, sizeof what,
-                 "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm; ISOSLICE %s",
+                 "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm%s; ISOSLICE %s",
                  strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm,
-                 r->step_mm, ISOSLICE_VERSION);
+                 r->step_mm, in_plane, ISOSLICE_VERSION);
     static const char not_diagnosis[] = "Not for primary diagnosis.";
     char end[128] = ". ";
     if (r->n_late > 0)
@@ -768,6 +768,22 @@ static void put_pixel_description(struct derivation *d)
     put_short(d, 0x00280103, 0, d->layout.is_signed);
 }
 
+// The finer of the two spacings, as the source writes it where that is legal.
+static void put_square_spacing(struct derivation *d)
+{
+    char text[64], pair[80], *end = text;
+    dcm_get_text(d->first, 0x00280030, text, sizeof text);
+    char *row = strsep(&end, "\\"), *column = strsep(&end, "\\");
+    const char *fine = d->entry->resampled == SQUARE_ROWS ? column : row;
+    char rounded[NUMBER_DS_SIZE];
+    if (fine == NULL || !attribute_is_legal("DS", fine)) {
+        number_ds(d->item->row_mm, SPACING_DIGITS, rounded);
+        fine = rounded;
+    }
+    snprintf(pair, sizeof pair, "%.16s\\%.16s", fine, fine);
+    put(d, 0x00280030, pair);
+}
+
 // Everything that is the same in all planes.
 static void build_common(struct derivation *d)
 {
@@ -815,6 +831,8 @@ static void build_common(struct derivation *d)
     put_ds(d, 0x00180050, r->step_mm, SPACING_DIGITS);
     put_ds(d, 0x00180088, r->step_mm, SPACING_DIGITS);
     put_pixel_description(d);
+    if (d->entry->resampled != SQUARE_NOTHING)
+        put_square_spacing(d);
     put_window(d);
     put_rescale(d);
     if (d->entry->rescale_varies && d->rc == 0)

@@ -6,10 +6,12 @@
 #include "dicom_map/frame.h"
 #include "dicom_map/prescan.h"
 #include "dicom_map/source_parts.h"
+#include "dicom_map/square.h"
 #include "dicom_map/stack.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,9 +210,30 @@ static int compare_series(const void *a, const void *b)
     return strcmp(x->series_uid, y->series_uid);
 }
 
+// The item's grid from the pixels that are kept: the coarser axis resampled where they are far from square.
+static void set_grid(struct source_entry *entry, const struct slice *first, enum stack_use use)
+{
+    struct source_item *item = &entry->item;
+    double pixel = fmin(first->row_mm, first->column_mm), wide = fmax(first->row_mm, first->column_mm);
+    item->height = entry->kept_height;
+    item->width = entry->kept_width;
+    item->row_mm = first->row_mm;
+    item->column_mm = first->column_mm;
+    entry->resampled = SQUARE_NOTHING;
+    if (use != STACK_TO_DERIVE || wide <= SQUARE_KEPT_RATIO * pixel)
+        return;
+    entry->acquired_mm = wide;
+    item->row_mm = item->column_mm = pixel;
+    entry->resampled = first->row_mm > pixel ? SQUARE_ROWS : SQUARE_COLUMNS;
+    if (entry->resampled == SQUARE_ROWS)
+        item->height = square_size(entry->kept_height, wide, pixel);
+    else
+        item->width = square_size(entry->kept_width, wide, pixel);
+}
+
 // Fills an item from a stack and takes its arrays. `base` is where the series begins among the slices.
-static void take_stack(const struct source *source, struct stack *stack, size_t base, int index,
-                       struct source_entry *entry)
+static void take_stack(const struct source *source, enum stack_use use, struct stack *stack, size_t base,
+                       int index, struct source_entry *entry)
 {
     for (size_t i = 0; i < stack->n; i++)
         stack->members[i] += base;
@@ -232,10 +255,15 @@ static void take_stack(const struct source *source, struct stack *stack, size_t 
     if (stack->verdict != FAULT_OK)
         return;
     item->depth = (int)stack->n;
-    item->height = first->n_rows;
-    item->width = first->n_columns;
-    item->row_mm = first->row_mm;
-    item->column_mm = first->column_mm;
+    entry->kept_height = first->n_rows;
+    entry->kept_width = first->n_columns;
+    set_grid(entry, first, use);
+    size_t n = strlen(item->warnings);
+    if (entry->resampled != SQUARE_NOTHING)
+        snprintf(
+            item->warnings + n, sizeof item->warnings - n,
+            "%spixels of %.3f x %.3f mm are resampled in plane to %.3f mm: no plane keeps its stored values",
+            n > 0 ? "; " : "", first->row_mm, first->column_mm, item->row_mm);
     item->slice_mm = stack->slice_mm;
     item->thickness_mm = first->has & SLICE_HAS_THICKNESS ? first->thickness_mm : 0;
     item->gap_mm = item->slice_mm - item->thickness_mm;
@@ -263,7 +291,7 @@ static int list_series(struct reader *r, size_t *room)
             struct source_entry *entry = NULL;
             rc = new_entry(r, room, &entry);
             if (rc == 0)
-                take_stack(source, &stacks[i], start, (int)i, entry);
+                take_stack(source, r->use, &stacks[i], start, (int)i, entry);
         }
         stack_free(stacks, n_stacks);
     }
@@ -407,15 +435,24 @@ int source_parse_headers(const struct source *source, size_t item, struct dcm_ob
     return rc;
 }
 
+struct plane_scratch {
+    int32_t *whole;   // [n_rows,n_columns]
+    uint8_t *samples; // the same, two bytes each
+    float *kept;      // what is kept of it, before it is resampled
+};
+
 // Stored values of the part of one slice that is kept, and their digest.
 static int load_slice(const struct source *source, struct source_entry *entry, size_t plane,
-                      struct open_file *open, int32_t *whole, uint8_t *samples, float *voxels,
+                      struct open_file *open, const struct plane_scratch *scratch, float *voxels,
                       struct fault_note *why)
 {
     const struct slice *slice = &source->slices[entry->members[plane]];
     struct pixels_layout layout = source_layout(slice);
     size_t n = (size_t)slice->n_rows * (size_t)slice->n_columns;
-    size_t n_kept = (size_t)entry->item.height * (size_t)entry->item.width;
+    size_t n_kept = (size_t)entry->kept_height * (size_t)entry->kept_width;
+    int32_t *whole = scratch->whole;
+    uint8_t *samples = scratch->samples;
+    float *kept = entry->resampled != SQUARE_NOTHING ? scratch->kept : voxels;
     int rc = read_again(source, slice, open, why);
     if (rc == 0)
         rc = decode_frame(open->data, open->size, &open->scan, (uint32_t)slice->frame, &layout, samples, why);
@@ -426,14 +463,14 @@ static int load_slice(const struct source *source, struct source_entry *entry, s
     *scale = (struct pixels_scale){
         .slope = slice->slope, .intercept = slice->intercept, .least = INT32_MAX, .most = INT32_MIN};
     size_t at = 0;
-    for (int row = 0; row < entry->item.height; row++)
-        for (int column = 0; column < entry->item.width; column++, at++) {
+    for (int row = 0; row < entry->kept_height; row++)
+        for (int column = 0; column < entry->kept_width; column++, at++) {
             int32_t value = whole[(size_t)(row + entry->crop_row) * (size_t)slice->n_columns +
                                   (size_t)(column + entry->crop_column)];
             scale->least = value < scale->least ? value : scale->least;
             scale->most = value > scale->most ? value : scale->most;
             if (voxels != NULL)
-                voxels[at] = (float)value;
+                kept[at] = (float)value;
             // over the samples, which are at least as large as what is kept: the bytes to be summed
             samples[2 * at] = (uint8_t)value;
             samples[2 * at + 1] = (uint8_t)((uint32_t)value >> 8);
@@ -449,7 +486,11 @@ static int load_slice(const struct source *source, struct source_entry *entry, s
         digest_add(digest, text, (size_t)length);
     }
     digest_finish(digest, entry->digests[plane]);
-    return 0;
+    if (voxels == NULL || entry->resampled == SQUARE_NOTHING)
+        return 0;
+    int n_new = entry->resampled == SQUARE_ROWS ? entry->item.height : entry->item.width;
+    return square_resample(kept, entry->kept_height, entry->kept_width, entry->resampled, n_new,
+                           entry->item.row_mm / entry->acquired_mm, voxels, why);
 }
 
 // Decodes all planes; `voxels` may be NULL when only digests and scales are wanted.
@@ -462,25 +503,28 @@ static int load_planes(const struct source *source, size_t item, float *voxels, 
     size_t depth = (size_t)entry->item.depth;
     size_t n = (size_t)first->n_rows * (size_t)first->n_columns;
     size_t n_kept = (size_t)entry->item.height * (size_t)entry->item.width;
-    int32_t *whole = malloc(n * sizeof *whole);
-    uint8_t *samples = malloc(2 * n);
+    struct plane_scratch scratch = {
+        .whole = malloc(n * sizeof(int32_t)), .samples = malloc(2 * n), .kept = malloc(n * sizeof(float))};
     if (entry->digests == NULL)
         entry->digests = calloc(depth, sizeof *entry->digests);
     if (entry->scales == NULL)
         entry->scales = calloc(depth, sizeof *entry->scales);
-    if (whole == NULL || samples == NULL || entry->digests == NULL || entry->scales == NULL) {
-        free(whole);
-        free(samples);
+    if (scratch.whole == NULL || scratch.samples == NULL || scratch.kept == NULL || entry->digests == NULL ||
+        entry->scales == NULL) {
+        free(scratch.whole);
+        free(scratch.samples);
+        free(scratch.kept);
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold a slice of %zu pixels", n);
     }
     int rc = 0;
     struct open_file open = {0};
     for (size_t plane = 0; rc == 0 && plane < depth; plane++)
-        rc = load_slice(source, entry, plane, &open, whole, samples,
+        rc = load_slice(source, entry, plane, &open, &scratch,
                         voxels != NULL ? voxels + plane * n_kept : NULL, why);
     close_file(&open);
-    free(whole);
-    free(samples);
+    free(scratch.whole);
+    free(scratch.samples);
+    free(scratch.kept);
     if (rc != 0)
         return rc;
     if (entry->rescale_varies) {
@@ -512,12 +556,14 @@ int source_crop(struct source *source, size_t item, int rows, int columns, struc
         columns < 1)
         return fault_set(why, FAULT_INTERNAL, "item %zu cannot be cropped to %d x %d", item, rows, columns);
     struct source_entry *entry = &source->entries[item];
-    int cut_rows = entry->item.height > rows ? (entry->item.height - rows) / 2 : 0;
-    int cut_columns = entry->item.width > columns ? (entry->item.width - columns) / 2 : 0;
-    if (entry->item.height > rows)
-        entry->item.height = rows;
-    if (entry->item.width > columns)
-        entry->item.width = columns;
+    int cut_rows = entry->kept_height > rows ? (entry->kept_height - rows) / 2 : 0;
+    int cut_columns = entry->kept_width > columns ? (entry->kept_width - columns) / 2 : 0;
+    if (entry->kept_height > rows)
+        entry->kept_height = rows;
+    if (entry->kept_width > columns)
+        entry->kept_width = columns;
+    set_grid(entry, &source->slices[entry->members[0]],
+             entry->resampled != SQUARE_NOTHING ? STACK_TO_DERIVE : STACK_TO_LEARN);
     entry->crop_row += cut_rows;
     entry->crop_column += cut_columns;
     entry->is_loaded = 0;

@@ -25,7 +25,7 @@ struct source_item {
     size_t n_images;           // images (frames) in it
     // The grid; valid when verdict is FAULT_OK (and zero where unknown otherwise).
     int depth, height, width; // slices, rows, columns
-    double row_mm, column_mm; // Pixel Spacing
+    double row_mm, column_mm; // Pixel Spacing; of the smaller size where pixels far from square are resampled
     double slice_mm;          // median distance of slice centres
     double thickness_mm;      // Slice Thickness; 0 when absent
     double gap_mm;            // slice_mm - thickness_mm; negative: overlap
@@ -47,12 +47,14 @@ size_t source_n_items(const struct source *source);
 const struct source_item *source_item(const struct source *source, size_t item);
 
 // Decodes the pixels of a stack. voxels: [depth,height,width] stored values (sign and Bits Stored applied,
-// rescale not applied unless it varies over the stack, see pixels.h), caller's storage. Errors: IO, DECODE,
+// rescale not applied unless it varies over the stack, see pixels.h; between them where pixels are resampled
+// in plane, see square.h), caller's storage. Errors: IO, DECODE,
 // PIXEL_SIZE, LOSSY, NO_MEMORY.
 int source_load_voxels(const struct source *source, size_t item, float *voxels, struct fault_note *why);
 
 // Value that leaves the whole field: keeps only the central rows x columns of every slice from now on
-// (adjusting positions), for tests on small parts of real series. Smaller images stay as they are.
+// (adjusting positions), for tests on small parts of real series; counted before resampling in plane. Smaller
+// images stay as they are.
 int source_crop(struct source *source, size_t item, int rows, int columns, struct fault_note *why);
 
 #endif

@@ -8,6 +8,7 @@
 #include "dicom_map/pixels.h"
 #include "dicom_map/slice.h"
 #include "dicom_map/source.h"
+#include "dicom_map/square.h"
 
 struct source_entry {
     struct source_item item;
@@ -16,6 +17,9 @@ struct source_entry {
     double normal[3];
     int crop_row, crop_column; // first row and column kept
     int is_cropped;
+    int kept_height, kept_width; // of the acquired pixels; the item's own where nothing is resampled
+    enum square_axis resampled;
+    double acquired_mm; // spacing along that axis before
     // Filled by the first look at the pixels, the same every time.
     int is_loaded;
     char (*digests)[DIGEST_HEX_SIZE]; // [depth] of the decoded stored values

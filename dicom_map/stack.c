@@ -2,6 +2,7 @@
 #include "dicom_map/stack.h"
 
 #include "dicom_map/number.h"
+#include "dicom_map/square.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -20,7 +21,6 @@ static const double DRIFT = 0.05;              // of the distance, accepted with
 static const double EVEN = 0.01;               // of the distance, accepted in silence
 static const double MIN_RATIO = 1.3;           // slice distance to pixel
 static const double MIN_RATIO_UNTOLD = 1.5;    // the same, where nothing says that the acquisition is 2D
-static const double MAX_PIXEL_RATIO = 1.5;     // of the two in-plane spacings
 
 struct sorter {
     const struct slice *slices;
@@ -642,9 +642,14 @@ static int judge_worth(const struct slice *first, double m, char *reason, size_t
         return reject(reason, size, FAULT_NOTHING_TO_DO,
                       "a slice distance of %.3f mm is %.2f times the pixel of %.3f mm, less than %.1f", m,
                       m / px, px, MIN_RATIO);
-    if (wide / px > MAX_PIXEL_RATIO)
+    if (wide / px > SQUARE_MAX_RATIO)
         return reject(reason, size, FAULT_NON_SQUARE_PIXELS, "pixels of %.3f x %.3f mm, at most 1 : %.1f",
-                      first->row_mm, first->column_mm, MAX_PIXEL_RATIO);
+                      first->row_mm, first->column_mm, SQUARE_MAX_RATIO);
+    int side = square_size(first->row_mm > first->column_mm ? first->n_rows : first->n_columns, wide, px);
+    if (wide / px > SQUARE_KEPT_RATIO && side > SQUARE_MAX_SIDE)
+        return reject(reason, size, FAULT_NON_SQUARE_PIXELS,
+                      "pixels of %.3f x %.3f mm would become %d of %.3f mm on one side, at most %d",
+                      first->row_mm, first->column_mm, side, px, SQUARE_MAX_SIDE);
     return 0;
 }
 

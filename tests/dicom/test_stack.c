@@ -422,8 +422,17 @@ static void non_square(void)
 {
     add_stack(10, 5);
     for (size_t i = 0; i < n_made; i++)
-        made[i].row_mm = made[i].numbers[SLICE_ROW_MM] = 1.4;
-    expect(FAULT_NON_SQUARE_PIXELS, "1.400 x 0.900");
+        made[i].row_mm = made[i].numbers[SLICE_ROW_MM] = 3.6;
+    sort_made();
+    CHECK_INT(stacks[0].verdict, FAULT_OK);
+    for (size_t i = 0; i < n_made; i++)
+        made[i].row_mm = made[i].numbers[SLICE_ROW_MM] = 3.7;
+    expect(FAULT_NON_SQUARE_PIXELS, "3.700 x 0.900 mm, at most 1 : 4.0");
+    for (size_t i = 0; i < n_made; i++) {
+        made[i].row_mm = made[i].numbers[SLICE_ROW_MM] = 1.8;
+        made[i].n_rows = 2050;
+    }
+    expect(FAULT_NON_SQUARE_PIXELS, "would become 4099 of 0.900 mm");
 }
 
 static void multiframe(void)
