@@ -638,6 +638,180 @@ static void random_series(void)
     }
 }
 
+// ---- properties of random stacks: what is expected follows from how they were made
+
+static double uniform(double low, double high)
+{
+    return low + (high - low) * (double)next_random() / 4294967296.0;
+}
+
+// Three perpendicular axes, turned at random (a unit quaternion's rotation).
+static void random_axes(double axes[3][3])
+{
+    double q[4], length = 0;
+    for (int i = 0; i < 4; i++) {
+        q[i] = uniform(-1, 1);
+        length += q[i] * q[i];
+    }
+    length = sqrt(length + 1e-12);
+    double w = q[0] / length, x = q[1] / length, y = q[2] / length, z = q[3] / length;
+    double turned[3][3] = {{w * w + x * x - y * y - z * z, 2 * (x * y + w * z), 2 * (x * z - w * y)},
+                           {2 * (x * y - w * z), w * w - x * x + y * y - z * z, 2 * (y * z + w * x)},
+                           {2 * (x * z + w * y), 2 * (y * z - w * x), w * w - x * x - y * y + z * z}};
+    memcpy(axes, turned, sizeof turned);
+}
+
+// One series of up to three echoes, each a whole number of slices at even distances.
+struct recipe {
+    double axes[3][3], corner[3], pixel, distance;
+    int n, n_echoes, direction; // slices of each echo; along the normal or against it
+    int jitter;                 // vendors' noise
+    unsigned dropped[3];        // bit i: slice i of that echo is missing
+};
+
+// Which echo and which slice of it, as the tests know; nothing that the sorter looks at.
+static int made_echo[MOST], made_place[MOST];
+
+static void add_of(const struct recipe *r, int echo, int place)
+{
+    struct slice *s = add(0);
+    size_t at = n_made - 1;
+    made_echo[at] = echo;
+    made_place[at] = place;
+    for (int i = 0; i < 3; i++) {
+        double step = r->direction * place * r->distance;
+        s->position[i] = r->corner[i] + step * r->axes[2][i] + (r->jitter ? noise(1.2e-5) : 0);
+        s->row[i] = r->axes[0][i] + (r->jitter ? noise(3.3e-8) : 0);
+        s->column[i] = r->axes[1][i] + (r->jitter ? noise(3.3e-8) : 0);
+    }
+    s->row_mm = s->column_mm = s->numbers[SLICE_ROW_MM] = s->numbers[SLICE_COLUMN_MM] = r->pixel;
+    s->thickness_mm = 0.9 * r->distance;
+    s->numbers[SLICE_ECHO_TIME] = 10 + 30 * echo;
+    // what must not matter
+    snprintf(s->sop_uid, UID_SIZE, "1.2.3.%u", next_random());
+    snprintf(s->digest, DIGEST_HEX_SIZE, "%032x%032zx", next_random(), at);
+    s->instance_number = (int)(next_random() % 100);
+    s->acquisition_number = (int)(next_random() % 4);
+    s->has |= SLICE_HAS_ACQUISITION;
+    s->file = next_random() % 1000;
+}
+
+static size_t copy_some(size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t from = next_random() % n_made;
+        made_echo[n_made] = made_echo[from];
+        made_place[n_made] = made_place[from];
+        made[n_made] = made[from];
+        made[n_made++].file = 1000 + i;
+    }
+    return n;
+}
+
+static void shuffle(void)
+{
+    for (size_t i = n_made - 1; i > 0; i--) {
+        size_t j = next_random() % (i + 1);
+        struct slice slice = made[i];
+        int echo = made_echo[i], place = made_place[i];
+        made[i] = made[j], made_echo[i] = made_echo[j], made_place[i] = made_place[j];
+        made[j] = slice, made_echo[j] = echo, made_place[j] = place;
+    }
+}
+
+static struct recipe random_recipe(void)
+{
+    struct recipe r = {.n = 10 + (int)(next_random() % 15),
+                       .n_echoes = 1 + (int)(next_random() % 3),
+                       .direction = next_random() % 2 ? 1 : -1,
+                       .jitter = (int)(next_random() % 2),
+                       .pixel = uniform(0.4, 1.2)};
+    r.distance = r.pixel * uniform(1.6, 8);
+    random_axes(r.axes);
+    for (int i = 0; i < 3; i++)
+        r.corner[i] = uniform(-200, 200);
+    for (int echo = 0; echo < r.n_echoes; echo++)
+        for (unsigned k = next_random() % 3; k > 0; k--) // none, one or two inner ones
+            r.dropped[echo] |= 1U << (1 + next_random() % (unsigned)(r.n - 2));
+    return r;
+}
+
+// A stack that must be whole: every slice of one echo, in order of position, at the true distances.
+static void expect_whole(const struct recipe *r, const struct stack *stack, size_t n_copies)
+{
+    CHECK_INT(stack->n, r->n);
+    CHECK_NEAR(stack->slice_mm, r->distance, 5e-5);
+    if (n_copies == 0)
+        CHECK_STR(stack->warnings, "");
+    for (size_t i = 0; i < stack->n; i++) {
+        int place = r->direction > 0 ? (int)i : r->n - 1 - (int)i;
+        CHECK_INT(made_echo[stack->members[i]], made_echo[stack->members[0]]);
+        CHECK_INT(made_place[stack->members[i]], place);
+        CHECK_NEAR(stack->z_mm[i] - stack->z_mm[0], (double)i * r->distance, 5e-4);
+    }
+}
+
+static void random_stacks_depend_on_geometry_alone(void)
+{
+    random_state = 20261123;
+    int n_whole = 0, n_holed = 0;
+    for (int round = 0; round < 800; round++) {
+        struct recipe r = random_recipe();
+        n_made = 0;
+        for (int echo = 0; echo < r.n_echoes; echo++)
+            for (int place = 0; place < r.n; place++)
+                if ((r.dropped[echo] >> place & 1) == 0)
+                    add_of(&r, echo, place);
+        size_t n_copies = copy_some(next_random() % 4), n_all = n_made;
+        shuffle();
+        sort_made();
+        CHECK_INT(n_stacks, r.n_echoes);
+        unsigned seen = 0;
+        size_t total = 0;
+        for (size_t i = 0; i < n_stacks; i++) {
+            int echo = made_echo[stacks[i].members[0]];
+            seen |= 1U << echo;
+            total += stacks[i].n;
+            if (r.dropped[echo] != 0) {
+                char want[32];
+                snprintf(want, sizeof want, "%d missing", __builtin_popcount(r.dropped[echo]));
+                CHECK_STR(fault_name(stacks[i].verdict), "MISSING_SLICES");
+                CHECK_CONTAINS(stacks[i].reason, want);
+                n_holed++;
+                continue;
+            }
+            CHECK_STR(fault_name(stacks[i].verdict), "OK");
+            expect_whole(&r, &stacks[i], n_copies);
+            n_whole++;
+        }
+        CHECK_INT(seen, (1U << r.n_echoes) - 1);
+        CHECK_INT(total + n_copies, n_all);
+    }
+    fprintf(stderr, "%d whole, %d with holes\n", n_whole, n_holed);
+    CHECK(n_whole > 300 && n_holed > 300);
+}
+
+// The same series sent again and again, in another order each time: word for word the same outcome.
+static void random_order_changes_no_word(void)
+{
+    random_state = 77;
+    for (int round = 0; round < 300; round++) {
+        struct recipe r = random_recipe();
+        n_made = 0;
+        for (int echo = 0; echo < r.n_echoes; echo++)
+            for (int place = 0; place < r.n; place++)
+                if ((r.dropped[echo] >> place & 1) == 0)
+                    add_of(&r, echo, place);
+        if (next_random() % 4 == 0) // one that has no twin: nothing parts the volumes
+            add_of(&r, 0, (int)(next_random() % (unsigned)r.n));
+        char *first = strdup(outcome());
+        CHECK(first != NULL);
+        shuffle();
+        CHECK_STR(outcome(), first);
+        free(first);
+    }
+}
+
 static const struct test tests[] = {
     {"unit.stack.plain", plain_stack},
     {"unit.stack.shuffle_changes_nothing", shuffle_changes_nothing},
@@ -667,5 +841,7 @@ static const struct test tests[] = {
     {"unit.stack.too_many", too_many},
     {"unit.stack.empty_series", empty_series},
     {"fuzz.stack.random_series", random_series},
+    {"unit.stack.random_stacks_depend_on_geometry_alone", random_stacks_depend_on_geometry_alone},
+    {"unit.stack.random_order_changes_no_word", random_order_changes_no_word},
 };
 TEST_MAIN(tests)
