@@ -68,8 +68,10 @@ int main(int argc, char **argv)
     };
     struct derive_plane *planes = NULL;
     rc = derive_plan(source, item, mode, atof(spacing), &planes, &request.n_planes, &request.step_mm, &why);
-    if (rc != 0)
+    if (rc != 0) {
+        source_free(source);
         return fail(rc, &why);
+    }
     request.planes = planes;
     size_t n = (size_t)stack->height * (size_t)stack->width;
     float *voxels = malloc(n * (size_t)stack->depth * sizeof *voxels);
