@@ -195,6 +195,7 @@ struct derivation {
     struct pixels_layout layout;
     char series_uid[UID_SIZE];
     char date[9], time[14]; // of the job
+    size_t n_clamped;       // in all planes
     int32_t *values;        // [height,width]
     uint16_t *words;
     struct fault_note *why;
@@ -513,10 +514,11 @@ static void put_derivation_description(struct derivation *d)
                  strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm,
                  r->step_mm, in_plane, ISOSLICE_VERSION);
     static const char not_diagnosis[] = "Not for primary diagnosis.";
-    char end[128] = ". ";
+    char end[192];
+    snprintf(end, sizeof end, ". Voxels clamped: %zu. ", d->n_clamped);
     if (r->n_late > 0)
-        snprintf(end, sizeof end, ". Made again: %d images came after an earlier series was made. ",
-                 r->n_late);
+        snprintf(end + strlen(end), sizeof end - strlen(end),
+                 "Made again: %d images came after an earlier series was made. ", r->n_late);
     snprintf(end + strlen(end), sizeof end - strlen(end), "%s", not_diagnosis);
     size_t room = sizeof text - strlen(end) - 1;
     const char *quality = or_empty(r->quality);
@@ -896,7 +898,17 @@ static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int3
     return 0;
 }
 
-static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_clamped)
+// Before anything is written: every object says how many voxels of the series were clamped.
+static int count_clamped(struct derivation *d)
+{
+    int32_t smallest = 0, largest = 0;
+    int rc = 0;
+    for (size_t k = 0; rc == 0 && k < d->request->n_planes; k++)
+        rc = compute_plane(d, k, &d->n_clamped, &smallest, &largest);
+    return rc;
+}
+
+static int write_plane(struct derivation *d, size_t k, int direction)
 {
     const struct derive_request *r = d->request;
     const struct derive_plane *plane = &r->planes[k];
@@ -904,8 +916,8 @@ static int write_plane(struct derivation *d, size_t k, int direction, size_t *n_
     char uid[UID_SIZE];
     char name[32];
     void *dataset = NULL;
-    size_t size = 0;
-    int rc = compute_plane(d, k, n_clamped, &smallest, &largest);
+    size_t size = 0, n_clamped = 0;
+    int rc = compute_plane(d, k, &n_clamped, &smallest, &largest);
     if (rc == 0)
         rc = image_uid(d->series_uid, k, uid, d->why);
     if (rc != 0)
@@ -977,6 +989,8 @@ int derive_write(const struct derive_request *request, struct derive_result *res
     rc = derive_series_uid(request, d.series_uid, why);
     if (rc == 0)
         rc = open_sources(&d);
+    if (rc == 0)
+        rc = count_clamped(&d);
     if (rc == 0) {
         set_job_time(&d);
         build_common(&d);
@@ -984,12 +998,13 @@ int derive_write(const struct derive_request *request, struct derive_result *res
     }
     int direction = rc == 0 ? numbering_direction(&d) : 1;
     for (size_t k = 0; rc == 0 && k < request->n_planes; k++)
-        rc = write_plane(&d, k, direction, &made.n_clamped);
+        rc = write_plane(&d, k, direction);
     if (rc == 0)
         rc = file_sync_directory(request->directory, why);
     if (rc == 0) {
         memcpy(made.series_uid, d.series_uid, UID_SIZE);
         made.n_objects = request->n_planes;
+        made.n_clamped = d.n_clamped;
         made.series_number = series_number(request, d.first);
         *result = made;
     }

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SPOOL_NAME_SIZE = 96, SPOOL_PATH_SIZE = 1280, SPOOL_OWNER_SIZE = 96, SPOOL_NOTE_SIZE = 640 };
+enum { SPOOL_NAME_SIZE = 96, SPOOL_PATH_SIZE = 1280, SPOOL_OWNER_SIZE = 96, SPOOL_NOTE_SIZE = 768 };
 
 struct spool;
 

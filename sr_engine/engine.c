@@ -10,6 +10,7 @@
 #include "sr_engine/pairs.h"
 #include "sr_engine/quality.h"
 #include "sr_engine/resample.h"
+#include "sr_engine/uniformity.h"
 #include "sr_engine/weights.h"
 
 #include <math.h>
@@ -226,6 +227,9 @@ static int deliver(struct run *run, struct fault_note *why)
         rc = deliver_cubic(run, why);
     else if (run->report->delivered != SR_LINEAR)
         rc = deliver_network(run, why);
+    if (rc == 0)
+        rc = uniformity_measure(run->stack, run->report->range_low, run->planes, run->n_planes, run->residual,
+                                &run->report->uniformity, why);
     run->report->seconds_interpolate = clock_monotonic_s() - start;
     return rc;
 }
@@ -244,6 +248,7 @@ static void clear_report(struct sr_report *report)
     memset(report, 0, sizeof *report);
     for (int i = 0; i < SR_N_METHODS; i++)
         report->in_plane.psnr_db[i] = report->left_out.psnr_db[i] = report->control.psnr_db[i] = NAN;
+    report->uniformity.noise = report->uniformity.intensity = NAN;
     snprintf(report->in_plane.note, sizeof report->in_plane.note, "not asked for");
     snprintf(report->left_out.note, sizeof report->left_out.note, "not asked for");
     snprintf(report->control.note, sizeof report->control.note, "not asked for");

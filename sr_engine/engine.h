@@ -63,6 +63,13 @@ struct sr_quality {
     char note[128];
 };
 
+// How evenly the wanted planes look, as uniformity.h defines it: the worst plane's ratio to the acquired
+// slices, 1 being like them; NaN where it could not be measured.
+struct sr_uniformity {
+    double noise, intensity;
+    size_t noise_plane, intensity_plane; // index into the wanted planes
+};
+
 // Everything worth keeping about a job; plain data.
 struct sr_report {
     char backend[32];             // what computed it
@@ -76,6 +83,7 @@ struct sr_report {
     struct sr_quality in_plane;             // held-out in-plane patches
     struct sr_quality left_out;             // every second acquired slice left out and predicted
     struct sr_quality control;              // the same in plane, where nothing differs from slice to slice
+    struct sr_uniformity uniformity;        // of what is delivered
     double seconds_finetune, seconds_check, seconds_interpolate;
     size_t workspace_bytes; // most that was held at once
 };

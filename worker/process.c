@@ -85,15 +85,26 @@ static void say_quality(const char *name, const struct sr_quality *quality, char
         snprintf(out + n, size - (size_t)n, " dB");
 }
 
+static void say_uniformity(const struct sr_uniformity *uniformity, char *out, size_t size)
+{
+    char noise[24] = "not measured", intensity[24] = "not measured";
+    if (isfinite(uniformity->noise))
+        snprintf(noise, sizeof noise, "%.2f", uniformity->noise);
+    if (isfinite(uniformity->intensity))
+        snprintf(intensity, sizeof intensity, "%.3f", uniformity->intensity);
+    snprintf(out, size, "Worst plane against the acquired slices: noise %s, intensity %s.", noise, intensity);
+}
+
 // ASCII; goes into the derived objects.
 static void say_result(const struct sr_report *report, char *out, size_t size)
 {
-    char in_plane[160], left_out[160], control[160];
+    char uniformity[120], in_plane[160], left_out[160], control[160];
     say_quality("in-plane patches", &report->in_plane, in_plane, sizeof in_plane);
     say_quality("acquired slices left out", &report->left_out, left_out, sizeof left_out);
     say_quality("the same in plane", &report->control, control, sizeof control);
-    snprintf(out, size, "Delivered: %s. PSNR on this subject's held-out data: %s; %s; %s.",
-             sr_method_name(report->delivered), in_plane, left_out, control);
+    say_uniformity(&report->uniformity, uniformity, sizeof uniformity);
+    snprintf(out, size, "Delivered: %s. PSNR on this subject's held-out data: %s; %s; %s. %s",
+             sr_method_name(report->delivered), in_plane, left_out, control, uniformity);
 }
 
 // Everything that decides pixels and is not source, weights or algorithm revision.
@@ -216,6 +227,11 @@ int process_stack(struct reader *reader, size_t item, const struct process_optio
                        sizeof outcome->parameters);
         rc = derive(reader, item, options, directory, &work, outcome, why);
     }
+    if (rc == 0) {
+        size_t said = strlen(outcome->note); // the derived objects have counted for themselves
+        snprintf(outcome->note + said, sizeof outcome->note - said, " %zu voxels clamped.",
+                 outcome->derived.n_clamped);
+    }
     if (rc == 0 && images != NULL) {
         *images = work.images;
         memset(&work.images, 0, sizeof work.images);
@@ -247,6 +263,15 @@ static json_t *quality_json(const struct sr_quality *quality)
     return object;
 }
 
+// "ratio" is 1 where the plane is like the acquired slices.
+static json_t *uniformity_json(double ratio, size_t plane)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "ratio", number_or_null(ratio));
+    json_object_set_new(object, "plane", isfinite(ratio) ? json_integer((json_int_t)plane) : json_null());
+    return object;
+}
+
 static void add_outcome(json_t *object, const struct process_outcome *outcome)
 {
     const struct sr_report *report = &outcome->report;
@@ -267,6 +292,10 @@ static void add_outcome(json_t *object, const struct process_outcome *outcome)
     json_object_set_new(object, "in_plane_patches", quality_json(&report->in_plane));
     json_object_set_new(object, "acquired_slices_left_out", quality_json(&report->left_out));
     json_object_set_new(object, "control_of_left_out", quality_json(&report->control));
+    json_object_set_new(object, "worst_plane_noise",
+                        uniformity_json(report->uniformity.noise, report->uniformity.noise_plane));
+    json_object_set_new(object, "worst_plane_intensity",
+                        uniformity_json(report->uniformity.intensity, report->uniformity.intensity_plane));
     json_object_set_new(object, "seconds",
                         json_pack("{sfsfsf}", "finetune", report->seconds_finetune, "check",
                                   report->seconds_check, "interpolate", report->seconds_interpolate));

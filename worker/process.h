@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PROCESS_NOTE_SIZE = 640 };
+enum { PROCESS_NOTE_SIZE = 768 };
 
 struct process_options {
     struct sr_options engine; // its recipe is process_stack's: the next field
@@ -40,7 +40,7 @@ struct process_images {
 void process_images_free(struct process_images *images);
 
 struct process_outcome {
-    char note[PROCESS_NOTE_SIZE]; // one sentence: what was delivered and the numbers that say why
+    char note[PROCESS_NOTE_SIZE]; // what was delivered and the numbers that say why, in sentences
     char parameters[768];         // effective parameters in canonical form
     char weights_sha256[DIGEST_HEX_SIZE];
     size_t n_planes;

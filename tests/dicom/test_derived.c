@@ -398,6 +398,9 @@ static void residual_is_added_and_clamped(void)
     run("%s in out residual=-700.25 > facts", DERIVE_SERIES);
     run("%s/check_derived.sh in out residual=-700.25", TEST_SOURCE_DIR);
     run("grep -q 'clamped [1-9]' facts");
+    // every object says how many
+    run("test $(grep -al \"Voxels clamped: $(sed -n 's/^clamped //p' facts)\\.\" out/*.dcm | wc -l) = "
+        "$(ls out/*.dcm | wc -l)");
     run("%s in out residual=0 > facts", DERIVE_SERIES);
     run("grep -q 'clamped 0' facts");
     run("! %s in out residual=nan 2> facts", DERIVE_SERIES);

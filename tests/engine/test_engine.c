@@ -9,6 +9,7 @@
 #include "sr_engine/quality.h"
 #include "sr_engine/random.h"
 #include "sr_engine/resample.h"
+#include "sr_engine/uniformity.h"
 #include "sr_engine/weights.h"
 #include "tests/engine/support.h"
 
@@ -556,6 +557,124 @@ static int same_cut(const struct sr_cut *a, const struct sr_cut *b)
            a->column == b->column && a->flip_slices == b->flip_slices && a->flip_rows == b->flip_rows &&
            a->flip_columns == b->flip_columns && memcmp(a->position, b->position, sizeof a->position) == 0;
 }
+// ------------------------------------------------------------------------------------------- uniformity
+
+enum { EVEN_SIDE = 128, EVEN_SIZE = EVEN_SIDE * EVEN_SIDE, EVEN_DEPTH = 5 };
+
+// White noise of standard deviation 20 (sums of four uniform numbers) on tissue of 1000 that fills half of
+// every slice; the other half is air, 0.
+static float *noisy_stack(struct sr_stack *stack)
+{
+    float *parts = support_random(7, (size_t)4 * EVEN_DEPTH * EVEN_SIZE, -1, 1);
+    float *voxels = support_alloc(sizeof *voxels * EVEN_DEPTH * EVEN_SIZE);
+    for (size_t i = 0; i < (size_t)EVEN_DEPTH * EVEN_SIZE; i++)
+        voxels[i] = i % EVEN_SIDE < EVEN_SIDE / 2
+                        ? (float)(1000 + 20 * sqrt(0.75) *
+                                             (double)(parts[4 * i] + parts[4 * i + 1] + parts[4 * i + 2] +
+                                                      parts[4 * i + 3]))
+                        : 0;
+    free(parts);
+    *stack = (struct sr_stack){
+        .voxels = voxels, .depth = EVEN_DEPTH, .height = EVEN_SIDE, .width = EVEN_SIDE, .slice_mm = 3};
+    return voxels;
+}
+
+static void uniformity_of_linear(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_uniformity found;
+    const struct sr_plane planes[] = {{0, 0}, {1, 0.25}, {2, 0.5}, {4, 0}};
+    float *voxels = noisy_stack(&stack), *residual = support_alloc(sizeof *residual * 4 * EVEN_SIZE);
+    memset(residual, 0, sizeof *residual * 4 * EVEN_SIZE);
+    CHECK_OK(uniformity_measure(&stack, 0, planes, 4, residual, &found, &why));
+    CHECK_NEAR(found.intensity, 1, 1e-12);
+    CHECK_NEAR(found.noise, sqrt(0.5), 0.03); // of 8000 values: 1.5 % is one standard error
+    CHECK_INT(found.noise_plane, 2);
+    CHECK_OK(uniformity_measure(&stack, 0, planes, 1, residual, &found, &why));
+    CHECK_NEAR(found.noise, 1, 1e-12);
+    free(residual);
+    free(voxels);
+}
+
+static void uniformity_finds_the_worst(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_uniformity found;
+    const struct sr_plane planes[] = {{0, 0}, {1, 0}, {2, 0}, {3, 0}};
+    float *voxels = noisy_stack(&stack), *residual = support_alloc(sizeof *residual * 4 * EVEN_SIZE);
+    memset(residual, 0, sizeof *residual * 4 * EVEN_SIZE);
+    for (int i = 0; i < EVEN_SIZE; i++) {
+        // a plane 3 % brighter, one 5 % darker, and in air anything
+        residual[1 * EVEN_SIZE + i] = i % EVEN_SIDE < EVEN_SIDE / 2 ? 33 : 5000;
+        residual[3 * EVEN_SIZE + i] = i % EVEN_SIDE < EVEN_SIDE / 2 ? -45 : (float)(i % 7) * 100;
+        // half of the noise, and further down three times as much, which is farther from 1
+        float noise = voxels[2 * EVEN_SIZE + i] - 1000;
+        residual[2 * EVEN_SIZE + i] = i % EVEN_SIDE < EVEN_SIDE / 2 ? -noise / 2 : 0;
+    }
+    CHECK_OK(uniformity_measure(&stack, 100, planes, 4, residual, &found, &why));
+    CHECK_NEAR(found.intensity, 1 - 45. / 900, 1e-3);
+    CHECK_INT(found.intensity_plane, 3);
+    CHECK_NEAR(found.noise, 0.5, 1e-3);
+    CHECK_INT(found.noise_plane, 2);
+    for (int i = 0; i < EVEN_SIZE; i++)
+        residual[i] = i % EVEN_SIDE < EVEN_SIDE / 2 ? 2 * (voxels[i] - 1000) : 0;
+    CHECK_OK(uniformity_measure(&stack, 100, planes, 4, residual, &found, &why));
+    CHECK_NEAR(found.noise, 3, 1e-3);
+    CHECK_INT(found.noise_plane, 0);
+    free(residual);
+    free(voxels);
+}
+
+static void uniformity_cannot(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_uniformity found;
+    const struct sr_plane plane = {1, 0};
+    float *voxels = noisy_stack(&stack), *residual = support_alloc(sizeof *residual * EVEN_SIZE);
+    memset(residual, 0, sizeof *residual * EVEN_SIZE);
+    stack.height = 2 * UNIFORMITY_LEAST_PIXELS / EVEN_SIDE - 1; // 64 pixels of tissue in a row
+    CHECK_OK(uniformity_measure(&stack, 0, &plane, 1, residual, &found, &why));
+    CHECK(isnan(found.noise) && isnan(found.intensity));
+    stack.height++;
+    CHECK_OK(uniformity_measure(&stack, 0, &plane, 1, residual, &found, &why));
+    CHECK_NEAR(found.noise, 1, 1e-12);
+    CHECK_NEAR(found.intensity, 1, 1e-12);
+    for (size_t i = 0; i < (size_t)EVEN_DEPTH * EVEN_SIZE; i++)
+        voxels[i] = voxels[i] > 0 ? 1000 : 0;
+    CHECK_OK(uniformity_measure(&stack, 0, &plane, 1, residual, &found, &why));
+    CHECK(isnan(found.noise));
+    CHECK_NEAR(found.intensity, 1, 1e-12);
+    free(residual);
+    free(voxels);
+}
+
+// The engine's report is of its own planes, whatever is delivered.
+static void uniformity_of_a_job(void)
+{
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_uniformity found;
+    const struct sr_plane planes[] = {{0, 0.5}, {2, 0}, {3, 0.25}};
+    float *voxels = noisy_stack(&stack), *residual = support_alloc(sizeof *residual * 3 * EVEN_SIZE);
+    stack.row_mm = stack.column_mm = 1;
+    stack.thickness_mm = 3;
+    write_loud(2);
+    struct sr_options options = default_options();
+    options.weights_path = "loud.safetensors";
+    CHECK_OK(sr_run(&stack, planes, 3, &options, residual, &report, &why));
+    CHECK_OK(uniformity_measure(&stack, report.range_low, planes, 3, residual, &found, &why));
+    CHECK(fabs(log(found.noise)) > 1e-3 && fabs(log(found.intensity)) > 1e-6);
+    CHECK_NEAR(report.uniformity.noise, found.noise, 0);
+    CHECK_NEAR(report.uniformity.intensity, found.intensity, 0);
+    CHECK_INT(report.uniformity.noise_plane, found.noise_plane);
+    CHECK_INT(report.uniformity.intensity_plane, found.intensity_plane);
+    free(residual);
+    free(voxels);
+}
 
 static void draws_keep_out(void)
 {
@@ -743,6 +862,10 @@ static const struct test tests[] = {
     {"unit.quality.choice", choice},
     {"unit.quality.choice_with_control", choice_with_control},
     {"unit.quality.psnr", psnr},
+    {"unit.uniformity.linear_is_smooth_midway", uniformity_of_linear},
+    {"unit.uniformity.finds_the_worst_plane", uniformity_finds_the_worst},
+    {"unit.uniformity.says_when_it_cannot", uniformity_cannot},
+    {"unit.uniformity.is_of_what_is_delivered", uniformity_of_a_job},
     {"unit.pairs.draws_keep_out", draws_keep_out},
     {"unit.pairs.checks_are_degraded", checks_are_degraded},
     {"unit.pool.every_task_once", pool_runs_every_task_once},

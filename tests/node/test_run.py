@@ -124,6 +124,15 @@ def report_and_preview():
     check(open('p.png', 'rb').read(8) == b'\x89PNG\r\n\x1a\n', 'p.png is no PNG')
     image, = derived('out').values()
     check('NOT FOR PRIMARY DIAGNOSIS' in image[0].ImageComments, image[0].ImageComments)
+    # what was measured stands in the report, in what is said and in every derived object alike
+    for name in ('worst_plane_noise', 'worst_plane_intensity'):
+        check(0.3 < r[name]['ratio'] < 3 and 0 <= r[name]['plane'] < r['planes'], r)
+    worst = 'Worst plane against the acquired slices: noise %.2f, intensity %.3f.' % (
+        r['worst_plane_noise']['ratio'], r['worst_plane_intensity']['ratio'])
+    check('%s %d voxels clamped.' % (worst, r['voxels_clamped']) in done.stdout, done.stdout)
+    for d in image:
+        check(worst in d.DerivationDescription and 'Voxels clamped: %d.' % r['voxels_clamped'] in d.DerivationDescription and
+              d.DerivationDescription.endswith('Not for primary diagnosis.'), d.DerivationDescription)
     check(all(ord(c) < 128 for c in done.stdout), 'output is not ASCII')
 
 
