@@ -154,10 +154,11 @@ int derive_series_uid(const struct derive_request *r, char series_uid[UID_SIZE],
     if (rc != 0)
         return rc;
     char *name = NULL;
-    if (asprintf(&name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=classic-mr/%s|gen=%d",
-                 or_empty(r->site_id), stack->series_uid, stack->stack_index, sources,
-                 or_empty(r->weights_sha256), ISOSLICE_ALGORITHM_REVISION, parameters, r->method,
-                 r->generation) < 0)
+    if (asprintf(
+            &name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=classic-mr/%s%s%s|gen=%d",
+            or_empty(r->site_id), stack->series_uid, stack->stack_index, sources, or_empty(r->weights_sha256),
+            ISOSLICE_ALGORITHM_REVISION, parameters, r->method, r->view != VIEW_ACQUIRED ? "/" : "",
+            r->view != VIEW_ACQUIRED ? view_name(r->view) : "", r->generation) < 0)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold the name of a series");
     rc = uid_from_name(name, series_uid, why);
     free(name);
@@ -171,14 +172,17 @@ static int image_uid(const char *series_uid, size_t k, char uid[UID_SIZE], struc
     return uid_from_name(name, uid, why);
 }
 
+// Views follow the series that they are views of: ten thousands further on, or units where the source's
+// number is a large one.
 static int series_number(const struct derive_request *r, const struct dcm_item *first)
 {
     char text[32];
     double number = 0;
-    int stack = source_item(r->source, r->item)->stack_index;
-    if (dcm_get_text(first, 0x00200011, text, sizeof text) <= 0 || !number_at(text, 0, &number) || number < 0)
-        return 9001 + stack;
-    double made = number <= 999 ? number + 1000.0 * (1 + stack) : number * 100 + 1 + stack;
+    int stack = source_item(r->source, r->item)->stack_index, view = (int)r->view;
+    double made = 9001 + stack + 10000.0 * view;
+    if (dcm_get_text(first, 0x00200011, text, sizeof text) > 0 && number_at(text, 0, &number) && number >= 0)
+        made = number <= 999 ? number + 1000.0 * (1 + stack) + 10000.0 * view
+                             : number * 100 + 1 + stack + 10 * view;
     return made >= 2147483647.0 ? 2147483647 : (int)made;
 }
 
@@ -193,10 +197,15 @@ struct derivation {
     struct dcm_object *made; // everything but what changes from plane to plane
     struct dcm_item *root;
     struct pixels_layout layout;
+    int32_t least, most; // that it can hold
     char series_uid[UID_SIZE];
     char date[9], time[14]; // of the job
     size_t n_clamped;       // in all planes
-    int32_t *values;        // [height,width]
+    struct view_grid grid;  // of the derived volume
+    struct view view;       // of it, unless request->view is VIEW_ACQUIRED
+    int rows, columns;      // of the derived images
+    size_t n_images;
+    int32_t *values; // [rows,columns]
     uint16_t *words;
     struct fault_note *why;
     int rc; // the first failure of a put
@@ -476,14 +485,15 @@ static long bytes_that_fit(const char *charset, const char *text, size_t room)
 
 static void put_series_description(struct derivation *d)
 {
+    static const char *const views[VIEW_N_PLANES] = {"", " SAG", " COR", " AX"};
     char charset[256], source[256], suffix[48], late[16] = "", text[400];
     dcm_get_text(d->first, 0x00080005, charset, sizeof charset);
     dcm_get_text(d->first, 0x0008103E, source, sizeof source);
     source[strcspn(source, "\\")] = '\0';
     if (d->request->n_late > 0)
         snprintf(late, sizeof late, " +%d late", d->request->n_late % 10000);
-    snprintf(suffix, sizeof suffix, " [%s %.2fmm NFPD%s]", is_network(d->request) ? "SR-AI" : "INTERP",
-             d->request->step_mm, late);
+    snprintf(suffix, sizeof suffix, " [%s %.2fmm%s NFPD%s]", is_network(d->request) ? "SR-AI" : "INTERP",
+             d->request->step_mm, views[d->request->view], late);
     long keep = bytes_that_fit(charset, source, LO_SIZE - strlen(suffix));
     if (keep <= 0)
         snprintf(text, sizeof text, "%s", suffix + 1);
@@ -513,6 +523,13 @@ static void put_derivation_description(struct derivation *d)
                  "Inter-slice interpolation (%s); slice spacing %.3f -> %.3f mm%s; ISOSLICE %s",
                  strcmp(r->method, "cubic") == 0 ? "cubic B-spline" : r->method, d->item->slice_mm,
                  r->step_mm, in_plane, ISOSLICE_VERSION);
+    size_t n_what = strlen(what);
+    if (r->view != VIEW_ACQUIRED)
+        snprintf(what + n_what, sizeof what - n_what,
+                 d->view.is_oblique
+                     ? "; shown in the volume's own planes nearest to %s, not resampled for that"
+                     : "; shown in %s planes, not resampled for that",
+                 view_name(r->view));
     static const char not_diagnosis[] = "Not for primary diagnosis.";
     char end[192];
     snprintf(end, sizeof end, ". Voxels clamped: %zu. ", d->n_clamped);
@@ -534,9 +551,11 @@ static void put_image_comments(struct derivation *d)
 {
     double pixel = fmin(d->item->row_mm, d->item->column_mm);
     char text[200];
-    snprintf(text, sizeof text,
-             "NOT FOR PRIMARY DIAGNOSIS. Computed %sseries; planes between acquired positions are estimated.",
-             fabs(d->request->step_mm - pixel) <= 1e-6 * pixel ? "isotropic " : "");
+    snprintf(
+        text, sizeof text,
+        "NOT FOR PRIMARY DIAGNOSIS. Computed %sseries%s; planes between acquired positions are estimated.",
+        fabs(d->request->step_mm - pixel) <= 1e-6 * pixel ? "isotropic " : "",
+        d->request->view != VIEW_ACQUIRED ? ", reformatted" : "");
     put(d, 0x00204000, text);
 }
 
@@ -761,8 +780,8 @@ static void put_pixel_description(struct derivation *d)
 {
     put_short(d, 0x00280002, 0, 1);
     put(d, 0x00280004, "MONOCHROME2");
-    put_short(d, 0x00280010, 0, d->item->height);
-    put_short(d, 0x00280011, 0, d->item->width);
+    put_short(d, 0x00280010, 0, d->rows);
+    put_short(d, 0x00280011, 0, d->columns);
     put_short(d, 0x00280100, 0,
               d->layout.bits_allocated); // 16 also where the source has 8: PS3.3 C.8.3.1.1.4
     put_short(d, 0x00280101, 0, d->layout.bits_stored);
@@ -784,6 +803,29 @@ static void put_square_spacing(struct derivation *d)
     }
     snprintf(pair, sizeof pair, "%.16s\\%.16s", fine, fine);
     put(d, 0x00280030, pair);
+}
+
+// What is the same in all images of a view, and not as in the planes.
+static void put_view(struct derivation *d)
+{
+    const struct view *view = &d->view;
+    char six[6][NUMBER_DS_SIZE], text[6 * NUMBER_DS_SIZE];
+    put(d, 0x00080008, "DERIVED\\SECONDARY\\MPR\\RESAMPLED");
+    put_code(d, d->root, 0x00089215, "113072", "Multiplanar reformatting");
+    for (int i = 0; i < 6; i++)
+        number_ds(view->direction[i / 3][i % 3], DS_DIGITS, six[i]);
+    snprintf(text, sizeof text, "%s\\%s\\%s\\%s\\%s\\%s", six[0], six[1], six[2], six[3], six[4], six[5]);
+    put(d, 0x00200037, text);
+    number_ds(view->step_mm[1], SPACING_DIGITS, six[0]);
+    number_ds(view->step_mm[0], SPACING_DIGITS, six[1]);
+    snprintf(text, sizeof text, "%s\\%s", six[0], six[1]);
+    put(d, 0x00280030, text);
+    put_ds(d, 0x00180050, view->step_mm[2], SPACING_DIGITS);
+    put_ds(d, 0x00180088, view->step_mm[2], SPACING_DIGITS);
+    // both speak of the rows and columns of an image as it was acquired
+    static const uint32_t of_rows[] = {0x00181310, 0x00181312};
+    for (int i = 0; i < 2 && d->rc == 0; i++)
+        d->rc = dcm_remove(d->root, of_rows[i], d->why);
 }
 
 // Everything that is the same in all planes.
@@ -839,9 +881,20 @@ static void build_common(struct derivation *d)
     put_rescale(d);
     if (d->entry->rescale_varies && d->rc == 0)
         d->rc = dcm_remove(d->root, 0x00409096, d->why);
+    if (d->request->view != VIEW_ACQUIRED)
+        put_view(d);
 }
 
 // ---- one plane
+
+static void put_place(struct derivation *d, const double position[3])
+{
+    char text[3 * NUMBER_DS_SIZE], three[3][NUMBER_DS_SIZE];
+    for (int i = 0; i < 3; i++)
+        number_ds(position[i], DS_DIGITS, three[i]);
+    snprintf(text, sizeof text, "%s\\%s\\%s", three[0], three[1], three[2]);
+    put(d, 0x00200032, text);
+}
 
 // An acquired plane keeps its position to the last digit that the source gave.
 static void put_position(struct derivation *d, const struct derive_plane *plane)
@@ -853,84 +906,113 @@ static void put_position(struct derivation *d, const struct derive_plane *plane)
         put(d, 0x00200032, text);
         return;
     }
-    char x[NUMBER_DS_SIZE], y[NUMBER_DS_SIZE], z[NUMBER_DS_SIZE];
-    number_ds(plane->position[0], DS_DIGITS, x);
-    number_ds(plane->position[1], DS_DIGITS, y);
-    number_ds(plane->position[2], DS_DIGITS, z);
-    snprintf(text, sizeof text, "%s\\%s\\%s", x, y, z);
-    put(d, 0x00200032, text);
+    put_place(d, plane->position);
 }
 
-// Values of one plane: linear between its neighbours plus the residual, rounded once, clamped.
-static int compute_plane(struct derivation *d, size_t k, size_t *n_clamped, int32_t *smallest,
-                         int32_t *largest)
+// One voxel: linear between its neighbours plus the residual, rounded once, clamped. 1 when it was clamped, 0
+// when not, negative a fault. `at` is the pixel within the plane, `n` their number.
+static int compute_voxel(const struct derivation *d, size_t k, size_t at, size_t n, int32_t *stored)
 {
     const struct derive_request *r = d->request;
     const struct derive_plane *plane = &r->planes[k];
-    size_t n = (size_t)d->item->height * (size_t)d->item->width;
-    if (plane->slice < 0 || plane->slice >= d->item->depth || !(plane->t >= 0 && plane->t < 1) ||
-        (plane->t > 0 && plane->slice + 1 >= d->item->depth))
-        return fault_set(d->why, FAULT_INTERNAL, "plane %zu lies at slice %d + %g of %d", k, plane->slice,
-                         plane->t, d->item->depth);
     const float *below = r->voxels + (size_t)plane->slice * n;
-    const float *above = plane->t > 0 ? below + n : below;
-    const float *residual = r->residual + k * n;
-    int32_t least = 0, most = 0;
-    pixels_range(&d->layout, &least, &most);
-    *smallest = most;
-    *largest = least;
-    for (size_t i = 0; i < n; i++) {
-        double a = below[i], b = above[i];
-        double value = (plane->t > 0 ? (1 - plane->t) * a + plane->t * b : a) + (double)residual[i];
-        if (!isfinite(value))
-            return fault_set(d->why, FAULT_NOT_FINITE, "the value of voxel %zu in plane %zu is not finite", i,
-                             k);
-        value = rint(value);
-        if (value < least || value > most) {
-            value = value < least ? least : most;
-            ++*n_clamped;
-        }
-        int32_t stored = (int32_t)value;
-        d->values[i] = stored;
-        *smallest = stored < *smallest ? stored : *smallest;
-        *largest = stored > *largest ? stored : *largest;
-    }
-    return 0;
+    double value = below[at];
+    if (plane->t > 0)
+        value = (1 - plane->t) * value + plane->t * (double)below[n + at];
+    value += (double)r->residual[k * n + at];
+    if (!isfinite(value))
+        return fault_set(d->why, FAULT_NOT_FINITE, "the value of voxel %zu in plane %zu is not finite", at,
+                         k);
+    value = rint(value);
+    int is_clamped = value < d->least || value > d->most;
+    if (is_clamped)
+        value = value < d->least ? d->least : d->most;
+    *stored = (int32_t)value;
+    return is_clamped;
 }
 
 // Before anything is written: every object says how many voxels of the series were clamped.
 static int count_clamped(struct derivation *d)
 {
-    int32_t smallest = 0, largest = 0;
-    int rc = 0;
-    for (size_t k = 0; rc == 0 && k < d->request->n_planes; k++)
-        rc = compute_plane(d, k, &d->n_clamped, &smallest, &largest);
-    return rc;
+    const struct derive_request *r = d->request;
+    size_t n = (size_t)d->item->height * (size_t)d->item->width;
+    for (size_t k = 0; k < r->n_planes; k++) {
+        const struct derive_plane *plane = &r->planes[k];
+        if (plane->slice < 0 || plane->slice >= d->item->depth || !(plane->t >= 0 && plane->t < 1) ||
+            (plane->t > 0 && plane->slice + 1 >= d->item->depth))
+            return fault_set(d->why, FAULT_INTERNAL, "plane %zu lies at slice %d + %g of %d", k, plane->slice,
+                             plane->t, d->item->depth);
+        for (size_t i = 0; i < n; i++) {
+            int32_t stored = 0;
+            int rc = compute_voxel(d, k, i, n, &stored);
+            if (rc < 0)
+                return rc;
+            d->n_clamped += (size_t)rc;
+        }
+    }
+    return 0;
 }
 
-static int write_plane(struct derivation *d, size_t k, int direction)
+// Values of image `m`, and the least and the largest of them.
+static int compute_image(struct derivation *d, size_t m, int32_t *smallest, int32_t *largest)
+{
+    size_t width = (size_t)d->item->width, n = (size_t)d->item->height * width;
+    *smallest = d->most;
+    *largest = d->least;
+    for (int row = 0; row < d->rows; row++)
+        for (int column = 0; column < d->columns; column++) {
+            int index[3] = {column, row, (int)m};
+            if (d->request->view != VIEW_ACQUIRED)
+                view_voxel(&d->view, &d->grid, (int)m, row, column, index);
+            int32_t stored = 0;
+            int rc =
+                compute_voxel(d, (size_t)index[2], (size_t)index[1] * width + (size_t)index[0], n, &stored);
+            if (rc < 0)
+                return rc;
+            d->values[(size_t)row * (size_t)d->columns + (size_t)column] = stored;
+            *smallest = stored < *smallest ? stored : *smallest;
+            *largest = stored > *largest ? stored : *largest;
+        }
+    return 0;
+}
+
+// Where image `m` lies, and its number.
+static void put_where(struct derivation *d, size_t m, int direction)
 {
     const struct derive_request *r = d->request;
-    const struct derive_plane *plane = &r->planes[k];
+    double view_at[3];
+    const double *p = view_at, *n = d->entry->normal;
+    if (r->view == VIEW_ACQUIRED) {
+        p = r->planes[m].position;
+        put_position(d, &r->planes[m]);
+    } else {
+        n = d->view.direction[2];
+        view_position(&d->view, &d->grid, (int)m, view_at);
+        put_place(d, view_at);
+    }
+    put_int(d, 0x00200013, direction > 0 ? (long)m + 1 : (long)(d->n_images - m));
+    put_ds(d, 0x00201041, p[0] * n[0] + p[1] * n[1] + p[2] * n[2], DS_DIGITS);
+}
+
+static int write_image(struct derivation *d, size_t m, int direction)
+{
+    const struct derive_request *r = d->request;
     int32_t smallest = 0, largest = 0;
     char uid[UID_SIZE];
     char name[32];
     void *dataset = NULL;
-    size_t size = 0, n_clamped = 0;
-    int rc = compute_plane(d, k, &n_clamped, &smallest, &largest);
+    size_t size = 0;
+    int rc = compute_image(d, m, &smallest, &largest);
     if (rc == 0)
-        rc = image_uid(d->series_uid, k, uid, d->why);
+        rc = image_uid(d->series_uid, m, uid, d->why);
     if (rc != 0)
         return rc;
-    snprintf(name, sizeof name, "IM%04zu.dcm", k + 1);
+    snprintf(name, sizeof name, "IM%04zu.dcm", m + 1);
     put(d, 0x00080018, uid);
-    put_int(d, 0x00200013, direction > 0 ? (long)k + 1 : (long)(r->n_planes - k));
-    put_position(d, plane);
-    const double *p = plane->position, *n = d->entry->normal;
-    put_ds(d, 0x00201041, p[0] * n[0] + p[1] * n[1] + p[2] * n[2], DS_DIGITS);
+    put_where(d, m, direction);
     put_short(d, 0x00280106, d->layout.is_signed, smallest);
     put_short(d, 0x00280107, d->layout.is_signed, largest);
-    size_t n_values = (size_t)d->item->height * (size_t)d->item->width;
+    size_t n_values = (size_t)d->rows * (size_t)d->columns;
     pixels_pack(&d->layout, d->values, n_values, d->words);
     if (d->rc == 0)
         d->rc = dcm_put_pixels(d->root, d->words, n_values, d->why);
@@ -950,15 +1032,40 @@ static int check_request(const struct derive_request *r, struct fault_note *why)
     if (item == NULL || item->verdict != FAULT_OK)
         return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
     if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
-        r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0))
+        r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0) ||
+        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES)
         return fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
+    return 0;
+}
+
+// How many images of what size, and where the volume lies.
+static int set_images(struct derivation *d)
+{
+    const struct derive_request *r = d->request;
+    const struct slice *first = source_slice(r->source, r->item, 0);
+    d->rows = d->item->height;
+    d->columns = d->item->width;
+    d->n_images = r->n_planes;
+    if (r->view == VIEW_ACQUIRED)
+        return 0;
+    d->grid = (struct view_grid){.step_mm = {d->item->column_mm, d->item->row_mm, r->step_mm},
+                                 .n = {d->item->width, d->item->height, (int)r->n_planes}};
+    memcpy(d->grid.origin, r->planes[0].position, sizeof d->grid.origin);
+    memcpy(d->grid.axis[0], first->row, sizeof d->grid.axis[0]);
+    memcpy(d->grid.axis[1], first->column, sizeof d->grid.axis[1]);
+    memcpy(d->grid.axis[2], d->entry->normal, sizeof d->grid.axis[2]);
+    if (!view_init(&d->grid, r->view, &d->view))
+        return fault_set(d->why, FAULT_NOTHING_TO_DO, "the stack's own planes are %s", view_name(r->view));
+    d->columns = d->view.n[0];
+    d->rows = d->view.n[1];
+    d->n_images = (size_t)d->view.n[2];
     return 0;
 }
 
 static int open_sources(struct derivation *d)
 {
     size_t depth = (size_t)d->item->depth;
-    size_t n = (size_t)d->item->height * (size_t)d->item->width;
+    size_t n = (size_t)d->rows * (size_t)d->columns;
     d->sources = calloc(depth, sizeof(struct dcm_object *));
     d->values = malloc(n * sizeof *d->values);
     d->words = malloc(n * sizeof *d->words);
@@ -973,6 +1080,7 @@ static int open_sources(struct derivation *d)
     d->root = dcm_root(d->made);
     d->layout = source_layout(source_slice(d->request->source, d->request->item, 0));
     d->layout.bits_allocated = 16;
+    pixels_range(&d->layout, &d->least, &d->most);
     return 0;
 }
 
@@ -986,7 +1094,9 @@ int derive_write(const struct derive_request *request, struct derive_result *res
                            .item = source_item(request->source, request->item),
                            .why = why};
     struct derive_result made = {0};
-    rc = derive_series_uid(request, d.series_uid, why);
+    rc = set_images(&d);
+    if (rc == 0)
+        rc = derive_series_uid(request, d.series_uid, why);
     if (rc == 0)
         rc = open_sources(&d);
     if (rc == 0)
@@ -996,14 +1106,14 @@ int derive_write(const struct derive_request *request, struct derive_result *res
         build_common(&d);
         rc = d.rc;
     }
-    int direction = rc == 0 ? numbering_direction(&d) : 1;
-    for (size_t k = 0; rc == 0 && k < request->n_planes; k++)
-        rc = write_plane(&d, k, direction);
+    int direction = rc == 0 && request->view == VIEW_ACQUIRED ? numbering_direction(&d) : 1;
+    for (size_t m = 0; rc == 0 && m < d.n_images; m++)
+        rc = write_image(&d, m, direction);
     if (rc == 0)
         rc = file_sync_directory(request->directory, why);
     if (rc == 0) {
         memcpy(made.series_uid, d.series_uid, UID_SIZE);
-        made.n_objects = request->n_planes;
+        made.n_objects = d.n_images;
         made.n_clamped = d.n_clamped;
         made.series_number = series_number(request, d.first);
         *result = made;

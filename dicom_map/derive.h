@@ -9,6 +9,7 @@
 #include "core/digest.h"
 #include "core/fault.h"
 #include "dicom_map/source.h"
+#include "dicom_map/view.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -49,9 +50,10 @@ struct derive_request {
     const char *weights_sha256; // 64 hex digits
     const char *parameters;     // the effective parameters in canonical form, e.g. "steps=200;seed=1;..."
     const char *method;         // what was delivered: "tuned", "base", "cubic", "linear"
-    const char *quality; // one sentence with this subject's measured numbers; goes into the derived objects
-    int generation;      // 0; raised when an earlier output was withdrawn
-    int n_late;          // of the sources, those that an earlier series lacks; 0: there was none
+    const char *quality;  // one sentence with this subject's measured numbers; goes into the derived objects
+    int generation;       // 0; raised when an earlier output was withdrawn
+    int n_late;           // of the sources, those that an earlier series lacks; 0: there was none
+    enum view_plane view; // VIEW_ACQUIRED: the planes; another: the same voxels in that plane (view.h)
     const char *station_name; // of this node; may be NULL
     const char *directory;    // existing empty folder; IM0001.dcm ... are written there, each durable
 };
@@ -64,8 +66,10 @@ struct derive_result {
 };
 
 // Writes the series. Values: linear interpolation in double of the two stored neighbours, plus residual,
-// rounded once (to nearest, ties to even), clamped. Errors: IO, NO_SPACE, DECODE, NOT_FINITE when a residual
-// is not finite, INTERNAL. On failure files may be left in `directory`; the caller removes it.
+// rounded once (to nearest, ties to even), clamped. A view holds the same values; its images lie on one grid,
+// that of the first plane and the step, so where slices drift in plane (at most 0.1 mm) that is not followed.
+// Errors: IO, NO_SPACE, DECODE, NOT_FINITE when a residual is not finite, NOTHING_TO_DO when `view` is the
+// plane that the stack has, INTERNAL. On failure files may be left in `directory`; the caller removes it.
 int derive_write(const struct derive_request *request, struct derive_result *result, struct fault_note *why);
 
 // The Series Instance UID that derive_write would give, without writing. Same errors.

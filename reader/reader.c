@@ -681,6 +681,7 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
                                  .job_time_us = request->job_time_us,
                                  .generation = request->generation,
                                  .n_late = request->n_late,
+                                 .view = (int32_t)request->view,
                                  .has_station_name = request->station_name != NULL};
     return fill(wire->site_id, sizeof wire->site_id, request->site_id) &&
            fill(wire->model_name, sizeof wire->model_name, request->model_name) &&
@@ -694,11 +695,13 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
 }
 
 static int result_is_possible(struct derive_result *result, const struct derive_request *request,
-                              size_t n_pixels)
+                              const struct source_item *stack)
 {
+    size_t height = (size_t)stack->height, width = (size_t)stack->width, n = result->n_objects;
     result->series_uid[sizeof result->series_uid - 1] = '\0';
-    return uid_is_valid(result->series_uid) && result->n_objects == request->n_planes &&
-           result->n_clamped <= request->n_planes * n_pixels;
+    return uid_is_valid(result->series_uid) &&
+           (request->view == VIEW_ACQUIRED ? n == request->n_planes : n == height || n == width) &&
+           result->n_clamped <= request->n_planes * height * width;
 }
 
 int reader_derive(struct reader *reader, size_t item, const struct derive_request *request,
@@ -735,7 +738,7 @@ int reader_derive(struct reader *reader, size_t item, const struct derive_reques
         return rc;
     memcpy(&told, answer.data, sizeof told);
     free(answer.data);
-    if (!result_is_possible(&told, request, n_pixels))
+    if (!result_is_possible(&told, request, stack))
         return refuse(reader, call.doing, "told of a series that cannot be", why);
     *result = told;
     return 0;

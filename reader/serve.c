@@ -341,6 +341,7 @@ static int do_derive(struct serve *serve)
             .quality = wire->quality,
             .generation = wire->generation,
             .n_late = wire->n_late,
+            .view = (enum view_plane)wire->view,
             .station_name = wire->has_station_name ? wire->station_name : NULL,
             .directory = wire->directory,
         };

@@ -306,17 +306,18 @@ def check_pixels(source, derived, crop, residual, spacing):
         fail("%d values are not linear interpolation" % wrong)
 
 
-arguments = dict(argument.split("=") for argument in sys.argv[3:])
-CROPPED = int(arguments.get("crop", 0))
-out_paths = sorted(glob.glob(os.path.join(sys.argv[2], "*.dcm")))
-out = [pydicom.dcmread(path) for path in out_paths]
-with tempfile.TemporaryDirectory() as scratch_folder:
-    inputs = read_source(sys.argv[1], out[0].ReferencedSeriesSequence[0].SeriesInstanceUID, scratch_folder)
-    mm = float(arguments.get("spacing", 0))
-    check_iod(inputs, out_paths, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dciodvfy.allow"))
-    check_geometry(inputs, out, sys.argv[2], scratch_folder, CROPPED, mm)
-    check_tags(inputs, out)
-    if arguments.get("values") != "any":
-        check_pixels(inputs, out, CROPPED, float(arguments.get("residual", 0)), mm)
-print("%d objects checked" % len(out))
-sys.exit(1 if failures else 0)
+if __name__ == "__main__":
+    arguments = dict(argument.split("=") for argument in sys.argv[3:])
+    CROPPED = int(arguments.get("crop", 0))
+    out_paths = sorted(glob.glob(os.path.join(sys.argv[2], "*.dcm")))
+    out = [pydicom.dcmread(path) for path in out_paths]
+    with tempfile.TemporaryDirectory() as scratch_folder:
+        inputs = read_source(sys.argv[1], out[0].ReferencedSeriesSequence[0].SeriesInstanceUID, scratch_folder)
+        mm = float(arguments.get("spacing", 0))
+        check_iod(inputs, out_paths, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dciodvfy.allow"))
+        check_geometry(inputs, out, sys.argv[2], scratch_folder, CROPPED, mm)
+        check_tags(inputs, out)
+        if arguments.get("values") != "any":
+            check_pixels(inputs, out, CROPPED, float(arguments.get("residual", 0)), mm)
+    print("%d objects checked" % len(out))
+    sys.exit(1 if failures else 0)

@@ -3,7 +3,7 @@
 // derive_series SOURCE OUT [key=value ...]: derives a series from the first stack in SOURCE with a residual
 // of zero, so that its values are those of linear interpolation. Keys: crop (pixels, 0 = whole), spacing
 // (iso, recur or mm), method, residual (added to every value), item, site, generation, parameters, weights,
-// time_us. Prints one line per fact. For the tests of this folder and check_derived.sh.
+// time_us, view. Prints one line per fact. For the tests of this folder and check_derived.sh.
 #include "core/file.h"
 #include "dicom_map/derive.h"
 
@@ -50,6 +50,8 @@ int main(int argc, char **argv)
     enum derive_spacing mode = strcmp(spacing, "iso") == 0     ? DERIVE_ISOTROPIC
                                : strcmp(spacing, "recur") == 0 ? DERIVE_RECUR
                                                                : DERIVE_MM;
+    enum view_plane view = VIEW_ACQUIRED;
+    view_from_name(option(argc, argv, "view", "none"), &view);
     struct derive_request request = {
         .source = source,
         .item = item,
@@ -63,6 +65,7 @@ int main(int argc, char **argv)
         .method = option(argc, argv, "method", "linear"),
         .quality = "left-out slices: linear 30.1 dB, cubic 29.9 dB",
         .generation = atoi(option(argc, argv, "generation", "0")),
+        .view = view,
         .station_name = "NODE1",
         .directory = argv[2],
     };

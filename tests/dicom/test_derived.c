@@ -407,6 +407,104 @@ static void residual_is_added_and_clamped(void)
     run("grep -q '^NOT_FINITE' facts");
 }
 
+// ---- the same volume in other planes
+
+// Exactly two of three planes are to be had; the third is the stack's own.
+static void check_views(const char *source, const char *crop)
+{
+    static const char *const names[] = {"sagittal", "coronal", "axial"};
+    int n_views = 0;
+    clear("out");
+    run("%s %s out residual=0.3 %s", DERIVE_SERIES, source, crop);
+    for (int i = 0; i < 3; i++) {
+        clear("view");
+        run("%s %s view residual=0.3 %s view=%s > facts 2>&1 || true", DERIVE_SERIES, source, crop, names[i]);
+        if (system("grep -q \"^NOTHING_TO_DO: the stack's own planes are\" facts") == 0) {
+            run("test -z \"$(ls view)\"");
+            continue;
+        }
+        n_views++;
+        run("/usr/bin/python3 -W ignore %s/check_views.py %s out view %s", TEST_SOURCE_DIR, source, names[i]);
+        // the series is what was promised, and the same when it is made again
+        run("test \"$(sed -n 's/^series //p' facts)\" = \"$(sed -n 's/^promised //p' facts)\"");
+        clear("again");
+        run("%s %s again residual=0.3 %s view=%s > facts", DERIVE_SERIES, source, crop, names[i]);
+        run("diff -r view again");
+    }
+    CHECK_INT(n_views, 2);
+}
+
+static void views_made(void)
+{
+    make_series("full", "in");
+    check_views("in", "");
+    make_series("signed", "in");
+    check_views("in", "");
+    make_series("eight", "in");
+    check_views("in", "");
+}
+
+static void views_sagittal_stack(void)
+{
+    check_views(shared("siemens_t1_sag"), "crop=64");
+}
+
+static void views_axial_stack(void)
+{
+    check_views(shared("philips_t1_phantom"), "crop=48");
+}
+
+static void views_bent_stack(void)
+{
+    check_views(shared("ge_pd_oblique_uneven"), "crop=48");
+}
+
+// Every grid has three planes whose images are across three different axes, one of them the stack's, however
+// it is turned: also at 45 degrees, where the nearest is anybody's.
+static void view_planes_of_any_grid(void)
+{
+    for (int turn = 0; turn < 64; turn++) {
+        double a = turn * acos(-1) / 8, b = (double)(turn / 8) * acos(-1) / 4;
+        struct view_grid grid = {.axis = {{cos(a), sin(a), 0},
+                                          {-sin(a) * cos(b), cos(a) * cos(b), sin(b)},
+                                          {sin(a) * sin(b), -cos(a) * sin(b), cos(b)}},
+                                 .origin = {1, 2, 3},
+                                 .step_mm = {0.5, 0.6, 0.7},
+                                 .n = {5, 6, 7}};
+        int n = 0, across = 0;
+        for (enum view_plane plane = VIEW_SAGITTAL; plane <= VIEW_AXIAL; plane++) {
+            struct view view;
+            if (!view_init(&grid, plane, &view))
+                continue;
+            n++;
+            across |= 1 << view.axis[2];
+            CHECK_INT(view.axis[0] + view.axis[1] + view.axis[2], 3);
+            CHECK_INT(view.n[0] * view.n[1] * view.n[2], 5 * 6 * 7);
+            double first[3], last[3];
+            view_position(&view, &grid, 0, first);
+            view_position(&view, &grid, view.n[2] - 1, last);
+            for (int k = 0; k < 3; k++)
+                CHECK_NEAR(last[k] - first[k], (view.n[2] - 1) * view.step_mm[2] * view.direction[2][k],
+                           1e-12);
+            // images go the way that readers expect
+            CHECK(last[plane - VIEW_SAGITTAL] - first[plane - VIEW_SAGITTAL] >= -1e-12);
+        }
+        CHECK_INT(n, 2);
+        CHECK_INT(across, 3);
+    }
+    struct view view = {.plane = VIEW_N_PLANES};
+    struct view_grid upright = {.axis = {{0, 1, 0}, {0, 0, -1}, {-1, 0, 0}}};
+    CHECK_INT(view_init(&upright, VIEW_SAGITTAL, &view), 0);
+    CHECK_INT(view_init(&upright, VIEW_ACQUIRED, &view), 0);
+    CHECK_INT(view.plane, VIEW_N_PLANES);
+    CHECK_INT(view_init(&upright, VIEW_CORONAL, &view), 1);
+    CHECK_INT(view.is_oblique, 0);
+    upright.axis[0][2] = sin(0.002), upright.axis[0][1] = cos(0.002);
+    upright.axis[1][1] = sin(0.002), upright.axis[1][2] = -cos(0.002);
+    CHECK_INT(view_init(&upright, VIEW_AXIAL, &view), 1);
+    CHECK_INT(view.is_oblique, 1);
+}
+
 static void same_request_same_bytes(void)
 {
     make_series("full", "in");
@@ -543,6 +641,11 @@ static const struct test tests[] = {
     {"peer.derive.high_bit", made_high},
     {"peer.derive.gated", made_gated},
     {"peer.derive.reversed_numbers", made_reversed},
+    {"unit.view.planes_of_any_grid", view_planes_of_any_grid},
+    {"peer.derive.views_made", views_made},
+    {"peer.derive.views_sagittal_stack", views_sagittal_stack},
+    {"peer.derive.views_axial_stack", views_axial_stack},
+    {"peer.derive.views_bent_stack", views_bent_stack},
     {"peer.derive.residual_is_added_and_clamped", residual_is_added_and_clamped},
     {"unit.derive.same_request_same_bytes", same_request_same_bytes},
     {"unit.derive.uid_changes_on", uid_changes_on},
