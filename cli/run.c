@@ -57,6 +57,9 @@ static void print_help(void)
         "--weights or\n"
         "                    --no-finetune is given\n"
         "  --spacing S       isotropic (default: exactly the in-plane spacing), recur, or millimetres\n"
+        "  --views LIST      further series of the same voxels: sagittal, coronal, axial with commas "
+        "between, or "
+        "all\n"
         "  --seed N          of all random choices (default 1)\n"
         "  --steps N         steps of the fine-tune; implies --finetune\n"
         "  --budget S        seconds of the fine-tune instead; implies --finetune\n"
@@ -85,6 +88,7 @@ static int parse(struct run *run, int argc, char **argv)
         FINETUNE,
         FALLBACK,
         SPACING,
+        VIEWS,
         SEED,
         STEPS,
         BUDGET,
@@ -101,6 +105,7 @@ static int parse(struct run *run, int argc, char **argv)
                                             {"finetune", no_argument, NULL, FINETUNE},
                                             {"fallback", no_argument, NULL, FALLBACK},
                                             {"spacing", required_argument, NULL, SPACING},
+                                            {"views", required_argument, NULL, VIEWS},
                                             {"seed", required_argument, NULL, SEED},
                                             {"steps", required_argument, NULL, STEPS},
                                             {"budget", required_argument, NULL, BUDGET},
@@ -111,7 +116,7 @@ static int parse(struct run *run, int argc, char **argv)
                                             {"preview", required_argument, NULL, PREVIEW},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
-    const char *weights = NULL, *spacing = NULL, *backend = NULL;
+    const char *weights = NULL, *spacing = NULL, *views = NULL, *backend = NULL;
     long long seed = -1, steps = -1, threads = -1, memory = -1;
     double budget = -1;
     char recipe[sizeof run->conf.recipe] = "";
@@ -147,6 +152,12 @@ static int parse(struct run *run, int argc, char **argv)
             double mm;
             spacing = optarg;
             ok = conf_parse_spacing(optarg, &mode, &mm);
+            break;
+        }
+        case VIEWS: {
+            unsigned set;
+            views = optarg;
+            ok = conf_parse_views(optarg, &set);
             break;
         }
         case SEED:
@@ -192,6 +203,8 @@ static int parse(struct run *run, int argc, char **argv)
     run->out = argv[optind + 1];
     if (spacing != NULL)
         snprintf(run->conf.spacing, sizeof run->conf.spacing, "%s", spacing);
+    if (views != NULL)
+        snprintf(run->conf.views, sizeof run->conf.views, "%s", views);
     if (backend != NULL)
         snprintf(run->conf.backend, sizeof run->conf.backend, "%s", backend);
     if (seed >= 0)
@@ -253,6 +266,34 @@ static int write_preview(const struct run *run, const struct process_images *ima
     return rc;
 }
 
+// From the folder of work to the one named by its UID.
+static int publish(const struct run *run, const char *work, const char *series_uid, char *final, size_t size,
+                   struct fault_note *why)
+{
+    int rc = file_join(final, size, run->out, series_uid, why);
+    if (rc == 0)
+        rc = file_remove_tree(final, why); // the same series from an earlier run
+    if (rc == 0 && file_ops.rename(work, final) != 0)
+        rc = fault_set_errno(why, errno, "cannot move '%s'", work);
+    return rc;
+}
+
+static int publish_views(const struct run *run, const char *work, const struct process_outcome *outcome,
+                         struct fault_note *why)
+{
+    char folder[CONF_PATH_SIZE + 64], final[CONF_PATH_SIZE + UID_SIZE];
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < outcome->n_views; i++) {
+        const struct process_view *view = &outcome->views[i];
+        rc = process_view_folder(work, view->plane, folder, sizeof folder, why);
+        if (rc == 0)
+            rc = publish(run, folder, view->derived.series_uid, final, sizeof final, why);
+        if (rc == 0)
+            printf("  %zu %s images in %s\n", view->derived.n_objects, view_name(view->plane), final);
+    }
+    return rc;
+}
+
 static int derive_item(struct run *run, struct reader *reader, size_t i, struct process_outcome *outcome,
                        struct fault_note *why)
 {
@@ -264,14 +305,13 @@ static int derive_item(struct run *run, struct reader *reader, size_t i, struct 
         rc = process_stack(reader, i, &run->options, work, outcome, run->preview ? &images : NULL, why);
     progress_done(&run->progress);
     if (rc == 0)
-        rc = file_join(final, sizeof final, run->out, outcome->derived.series_uid, why);
-    if (rc == 0)
-        rc = file_remove_tree(final, why); // the same series from an earlier run
-    if (rc == 0 && file_ops.rename(work, final) != 0)
-        rc = fault_set_errno(why, errno, "cannot move '%s'", work);
+        rc = publish(run, work, outcome->derived.series_uid, final, sizeof final, why);
     if (rc == 0) {
         printf("  %zu planes, %.4g mm apart, in %s\n  %s\n", outcome->n_planes, outcome->step_mm, final,
                outcome->note);
+        rc = publish_views(run, work, outcome, why);
+    }
+    if (rc == 0) {
         if (run->preview != NULL)
             rc = write_preview(run, &images, outcome, why);
     }

@@ -20,6 +20,7 @@ enum conf_type {
     TYPE_BOOL,
     TYPE_CHOICE,
     TYPE_SPACING,
+    TYPE_VIEWS,
     TYPE_CIDR,
     TYPE_SHA256
 };
@@ -114,6 +115,12 @@ static const struct conf_key keys[] = {
      "Spacing of the derived planes: isotropic (exactly the in-plane spacing), recur (the nearest spacing at "
      "which "
      "acquired planes recur) or a number of millimetres."},
+    {"work", "views", TYPE_VIEWS, FIELD(views), 0, 0, "", NULL,
+     "Further series of the same voxels in other planes, each delivered like the first: sagittal, coronal, "
+     "axial "
+     "with commas between, or all. Nothing is resampled for them; of an oblique stack they are the volume's "
+     "own "
+     "planes. The stack's own plane is there anyway. Empty: none."},
     {"work", "preview", TYPE_BOOL, FIELD(preview), 0, 0, "false", NULL,
      "Write a picture of linear interpolation and the result beside each report in the spool."},
     {"work", "lease_s", TYPE_REAL, FIELD(lease_s), 1, 3600, "60", NULL,
@@ -264,6 +271,26 @@ int conf_parse_spacing(const char *text, int *mode, double *mm)
     return parse_number(text, mm) && *mm >= 0.05 && *mm <= 20;
 }
 
+int conf_parse_views(const char *text, unsigned *views)
+{
+    static const char *const names[] = {"sagittal", "coronal", "axial"};
+    unsigned found = 0;
+    int is_all = strcmp(text, "all") == 0;
+    for (const char *p = text; !is_all && *p != '\0';) {
+        size_t n = strcspn(p, ",");
+        unsigned bit = 0;
+        for (unsigned i = 0; i < 3; i++)
+            if (strlen(names[i]) == n && strncmp(p, names[i], n) == 0)
+                bit = 1u << i;
+        if (bit == 0 || (found & bit) != 0 || (p[n] == ',' && p[n + 1] == '\0'))
+            return 0;
+        found |= bit;
+        p += n + (p[n] == ',');
+    }
+    *views = is_all ? 7 : found;
+    return 1;
+}
+
 // What no setting needs, and what would come back from a printed file as something else.
 static int has_control(const char *text)
 {
@@ -309,6 +336,13 @@ static int set_value(const struct conf_key *key, void *base, const char *text, c
         int mode;
         snprintf(legal, legal_size, "isotropic, recur, or 0.05 to 20 (mm)");
         if (!conf_parse_spacing(text, &mode, &number))
+            return 0;
+        break;
+    }
+    case TYPE_VIEWS: {
+        unsigned views;
+        snprintf(legal, legal_size, "all, or sagittal, coronal, axial with commas between, each once");
+        if (!conf_parse_views(text, &views))
             return 0;
         break;
     }

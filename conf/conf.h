@@ -74,6 +74,7 @@ struct conf {
     int64_t threads;
     int64_t memory_mb;
     char spacing[32]; // isotropic, recur or a number in mm
+    char views[32];   // what conf_parse_views takes
     int preview;      // a picture beside each report
     double lease_s;
     int64_t max_attempts;
@@ -120,6 +121,10 @@ const struct conf_destination *conf_find_destination(const struct conf *conf, co
 // "spacing" as mode and millimetres: 0 isotropic, 1 recur, 2 in mm. Returns 0 when `text` is none of them.
 // Shared with the command line.
 int conf_parse_spacing(const char *text, int *mode, double *mm);
+
+// "views" as a set: bit 0 sagittal, 1 coronal, 2 axial; names with commas between, "all", or "". Returns 0
+// when `text` is none of them. Shared with the command line.
+int conf_parse_views(const char *text, unsigned *views);
 
 // log_level as the log takes it.
 enum log_level conf_log_level(const struct conf *conf);

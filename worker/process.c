@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/process.h"
 
+#include "core/file.h"
 #include "core/version.h"
 #include "sr_engine/weights.h"
 
@@ -28,6 +29,10 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
     if (!conf_parse_spacing(conf->spacing, &mode, &options->spacing_mm))
         return fault_set(why, FAULT_CONFIG, "bad spacing '%s'", conf->spacing);
     options->spacing = modes[mode];
+    unsigned views;
+    if (!conf_parse_views(conf->views, &views))
+        return fault_set(why, FAULT_CONFIG, "bad views '%s'", conf->views);
+    options->views = views << VIEW_SAGITTAL;
     options->recipe = sr_recipe_default();
     if (conf->recipe[0] != '\0' && sr_recipe_set(&options->recipe, conf->recipe, why) != 0)
         return FAULT_CONFIG;
@@ -157,7 +162,8 @@ static int load(struct reader *reader, size_t item, const struct process_options
 }
 
 static int derive(struct reader *reader, size_t item, const struct process_options *options,
-                  const char *directory, const struct stack_work *work, struct process_outcome *outcome,
+                  enum view_plane view, const char *directory, const struct stack_work *work,
+                  const struct process_outcome *outcome, struct derive_result *derived,
                   struct fault_note *why)
 {
     const char *version = weights_metadata_get(work->metadata, "version");
@@ -175,11 +181,43 @@ static int derive(struct reader *reader, size_t item, const struct process_optio
         .quality = outcome->note,
         .generation = options->generation,
         .n_late = options->n_late,
+        .view = view,
         .station_name = options->station_name,
         .directory = directory,
     };
-    return reader_derive(reader, item, &request, &work->images.voxels, &work->images.residual,
-                         &outcome->derived, why);
+    return reader_derive(reader, item, &request, &work->images.voxels, &work->images.residual, derived, why);
+}
+
+int process_view_folder(const char *directory, enum view_plane plane, char *path, size_t size,
+                        struct fault_note *why)
+{
+    if (snprintf(path, size, "%s-%s", directory, view_name(plane)) >= (int)size)
+        return fault_set(why, FAULT_INTERNAL, "the path of a view of '%s' is too long", directory);
+    return 0;
+}
+
+static int derive_views(struct reader *reader, size_t item, const struct process_options *options,
+                        const char *directory, const struct stack_work *work, struct process_outcome *outcome,
+                        struct fault_note *why)
+{
+    char path[CONF_PATH_SIZE + 512];
+    int rc = 0;
+    for (enum view_plane plane = VIEW_SAGITTAL; rc == 0 && plane < VIEW_N_PLANES; plane++) {
+        if ((options->views & 1u << plane) == 0 || outcome->n_views == PROCESS_MAX_VIEWS)
+            continue;
+        struct process_view *view = &outcome->views[outcome->n_views];
+        view->plane = plane;
+        rc = process_view_folder(directory, plane, path, sizeof path, why);
+        if (rc == 0)
+            rc = file_make_directory(path, why);
+        if (rc == 0)
+            rc = derive(reader, item, options, plane, path, work, outcome, &view->derived, why);
+        if (rc == 0)
+            outcome->n_views++;
+        else if (rc == FAULT_NOTHING_TO_DO) // the stack's own plane
+            rc = file_remove_tree(path, why);
+    }
+    return rc;
 }
 
 int process_stack(struct reader *reader, size_t item, const struct process_options *options,
@@ -225,8 +263,10 @@ int process_stack(struct reader *reader, size_t item, const struct process_optio
         say_result(&outcome->report, outcome->note, sizeof outcome->note);
         say_parameters(options, &net, work.images.step_mm, &outcome->report, outcome->parameters,
                        sizeof outcome->parameters);
-        rc = derive(reader, item, options, directory, &work, outcome, why);
+        rc = derive(reader, item, options, VIEW_ACQUIRED, directory, &work, outcome, &outcome->derived, why);
     }
+    if (rc == 0)
+        rc = derive_views(reader, item, options, directory, &work, outcome, why);
     if (rc == 0) {
         size_t said = strlen(outcome->note); // the derived objects have counted for themselves
         snprintf(outcome->note + said, sizeof outcome->note - said, " %zu voxels clamped.",
@@ -276,6 +316,12 @@ static void add_outcome(json_t *object, const struct process_outcome *outcome)
 {
     const struct sr_report *report = &outcome->report;
     json_object_set_new(object, "derived_series_uid", json_string(outcome->derived.series_uid));
+    json_t *views = json_array();
+    for (size_t i = 0; i < outcome->n_views; i++)
+        json_array_append_new(views, json_pack("{sssssi}", "plane", view_name(outcome->views[i].plane),
+                                               "derived_series_uid", outcome->views[i].derived.series_uid,
+                                               "images", (int)outcome->views[i].derived.n_objects));
+    json_object_set_new(object, "views", views);
     json_object_set_new(object, "planes", json_integer((json_int_t)outcome->n_planes));
     json_object_set_new(object, "step_mm", json_real(outcome->step_mm));
     json_object_set_new(object, "voxels_clamped", json_integer((json_int_t)outcome->derived.n_clamped));

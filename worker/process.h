@@ -23,6 +23,7 @@ struct process_options {
     struct sr_recipe recipe;
     enum derive_spacing spacing;
     double spacing_mm; // for DERIVE_MM
+    unsigned views;    // further series: bits 1 << enum view_plane; the stack's own plane is passed over
     const char *site_id, *station_name;
     int generation, n_late; // as in struct derive_request
     int64_t job_time_us;    // dates and times of the derived objects; 0: the latest that the sources name
@@ -39,6 +40,13 @@ struct process_images {
 };
 void process_images_free(struct process_images *images);
 
+enum { PROCESS_MAX_VIEWS = 2 };
+
+struct process_view {
+    enum view_plane plane;
+    struct derive_result derived;
+};
+
 struct process_outcome {
     char note[PROCESS_NOTE_SIZE]; // what was delivered and the numbers that say why, in sentences
     char parameters[768];         // effective parameters in canonical form
@@ -47,6 +55,8 @@ struct process_outcome {
     double step_mm;
     struct sr_report report;
     struct derive_result derived;
+    struct process_view views[PROCESS_MAX_VIEWS];
+    size_t n_views;
 };
 
 // Settings of the node as options. The strings are borrowed from conf. Errors: CONFIG.
@@ -57,11 +67,16 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
 // (../share/isoslice/weights.safetensors), else ISOSLICE_WEIGHTS. Errors: WEIGHTS when there is none.
 int process_find_weights(const char *configured, char *path, size_t size, struct fault_note *why);
 
-// Does it: `directory` is an existing empty folder in the reader's output. `images` may be NULL. Errors:
-// whatever the parts give; files may then be left in `directory`.
+// Does it: `directory` is an existing empty folder in the reader's output. Each view goes into a new folder
+// beside it, process_view_folder(). `images` may be NULL. Errors: whatever the parts give; files may then be
+// left in all of these folders.
 int process_stack(struct reader *reader, size_t item, const struct process_options *options,
                   const char *directory, struct process_outcome *outcome, struct process_images *images,
                   struct fault_note *why);
+
+// "<directory>-coronal" and so on. Errors: INTERNAL when it does not fit.
+int process_view_folder(const char *directory, enum view_plane plane, char *path, size_t size,
+                        struct fault_note *why);
 
 // The report of one item as JSON text (owned by the caller, free); outcome NULL for an item that was not
 // processed, `fault` then says why. NULL when memory is exhausted.

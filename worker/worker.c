@@ -148,15 +148,46 @@ static int write_report(struct worker *worker, const char *name, const struct so
     return preview_write(images, caption, path, why);
 }
 
-// Processes item `i` of the job; *result is filled for refusals and permanent faults too. A temporary fault,
-// or one of ours, is returned: the whole job is then given back.
-static int do_item(struct worker *worker, struct reader *reader, size_t i, struct keeper *keeper,
-                   struct spool_result *result, struct fault_note *why)
+// The views of an item, published and noted each as a result of its own.
+static int publish_views(struct worker *worker, const char *work, const char *name,
+                         const struct process_outcome *outcome, struct spool_result *results,
+                         size_t *n_results, struct fault_note *why)
 {
+    char folder[SPOOL_PATH_SIZE + 3 * SPOOL_NAME_SIZE];
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < outcome->n_views; i++) {
+        const struct process_view *view = &outcome->views[i];
+        struct spool_result *result = &results[*n_results];
+        memset(result, 0, sizeof *result);
+        result->stack_index = results[0].stack_index;
+        snprintf(result->note, sizeof result->note, "The same voxels in %s planes.", view_name(view->plane));
+        rc = process_view_folder(work, view->plane, folder, sizeof folder, why);
+        if (rc == 0)
+            rc = process_view_folder(name, view->plane, result->derived_name, sizeof result->derived_name,
+                                     why);
+        if (rc == 0)
+            rc = publish(worker, folder, result->derived_name, why);
+        snprintf(result->derived_uid, sizeof result->derived_uid, "%s", view->derived.series_uid);
+        result->n_objects = (int64_t)view->derived.n_objects;
+        *n_results += rc == 0;
+        if (rc == 0)
+            log_info("job j%lld: derived series '%s', %zu %s images", (long long)worker->job.id,
+                     result->derived_uid, view->derived.n_objects, view_name(view->plane));
+    }
+    return rc;
+}
+
+// Processes item `i` of the job; results[0] is filled for refusals and permanent faults too, those after it
+// with the views. A temporary fault, or one of ours, is returned: the whole job is then given back.
+static int do_item(struct worker *worker, struct reader *reader, size_t i, struct keeper *keeper,
+                   struct spool_result *results, size_t *n_results, struct fault_note *why)
+{
+    struct spool_result *result = &results[0];
     const struct source_item *item = reader_item(reader, i);
     struct process_outcome outcome;
     struct process_images images = {0};
     memset(result, 0, sizeof *result);
+    *n_results = 1;
     result->stack_index = item->stack_index;
     result->verdict = item->verdict;
     if (item->verdict != FAULT_OK) {
@@ -208,7 +239,7 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
     result->n_objects = (int64_t)outcome.derived.n_objects;
     log_info("job j%lld: derived series '%s', %zu planes %.4g mm apart. %s", (long long)worker->job.id,
              result->derived_uid, outcome.n_planes, outcome.step_mm, outcome.note);
-    return 0;
+    return publish_views(worker, work, name, &outcome, results, n_results, why);
 }
 
 // ---- one job
@@ -216,18 +247,21 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
 static int do_stacks(struct worker *worker, struct reader *reader, struct keeper *keeper,
                      struct fault_note *why)
 {
-    size_t n = reader_n_items(reader);
+    size_t n = reader_n_items(reader), n_results = 0;
     const char *destinations[CONF_MAX_DESTINATIONS];
-    struct spool_result *results = calloc(n ? n : 1, sizeof *results);
+    struct spool_result *results = calloc((n ? n : 1) * (1 + PROCESS_MAX_VIEWS), sizeof *results);
     if (results == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu results", n);
     int rc = 0;
-    for (size_t i = 0; i < n && rc == 0; i++)
-        rc = do_item(worker, reader, i, keeper, &results[i], why);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        size_t n_made = 0;
+        rc = do_item(worker, reader, i, keeper, &results[n_results], &n_made, why);
+        n_results += n_made;
+    }
     for (size_t i = 0; i < worker->conf->n_destinations; i++)
         destinations[i] = worker->conf->destinations[i].name;
     if (rc == 0)
-        rc = spool_job_finish(worker->spool, worker->job.id, worker->owner, results, n, destinations,
+        rc = spool_job_finish(worker->spool, worker->job.id, worker->owner, results, n_results, destinations,
                               worker->conf->n_destinations, clock_wall_us(), why);
     free(results);
     return rc;

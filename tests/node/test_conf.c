@@ -47,6 +47,11 @@ static void errors_name_place_and_range(void)
         {"work: {backend: cp}\n", "bad 'backend': 'cp' is not one of"},
         {"work: {finetune: maybe}\n", "bad 'finetune': 'maybe' is not true or false"},
         {"work: {spacing: 99}\n", "bad 'spacing': '99' is not isotropic, recur, or 0.05 to 20 (mm)"},
+        {"work: {views: saggital}\n", "bad 'views': 'saggital' is not all, or sagittal, coronal, axial"},
+        {"work: {views: 'axial,'}\n", "bad 'views': 'axial,' is not all"},
+        {"work: {views: 'axial,axial'}\n", "bad 'views': 'axial,axial' is not all"},
+        {"work: {views: 'axial,coronal,sagittal,axial'}\n", "is not all"},
+        {"work: {views: 'all,axial'}\n", "bad 'views': 'all,axial' is not all"},
         {"node: {ae_title: 'A\\B'}\n", "bad 'ae_title': 'A\\B' is not 1 to 16 printable"},
         {"node: {ae_title: SEVENTEEN_LETTERS}\n", "is not 1 to 16 printable"},
         {"node: {port: 1, port: 2}\n", "c.yaml:1:17: key 'port' given twice in 'node'"},
@@ -106,11 +111,31 @@ static void dump_to(const struct conf *values, const char *path, char **text)
     *text = data;
 }
 
+static void views_are_a_set(void)
+{
+    static const struct {
+        const char *text;
+        unsigned views;
+    } cases[] = {{"", 0},
+                 {"all", 7},
+                 {"sagittal", 1},
+                 {"coronal", 2},
+                 {"axial", 4},
+                 {"axial,sagittal", 5},
+                 {"sagittal,coronal,axial", 7}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        unsigned views = 99;
+        CHECK_INT(conf_parse_views(cases[i].text, &views), 1);
+        CHECK_INT(views, cases[i].views);
+    }
+}
+
 static void dump_reads_back(void)
 {
     static struct conf again;
     char *first, *second;
-    CHECK_OK(load("site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y}\n"
+    CHECK_OK(load("site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y, "
+                  "views: 'axial,coronal'}\n"
                   "senders: [{ae_title: 'A B', address: 10.0.0.1, certificate_name: 'CN=a,O=b'}]\n"
                   "node: {tls: {port: 2762, certificate: c.pem, key: k.pem, ca: a.pem}}\n"
                   "destinations: [{name: p, ae_title: P, host: h, port: 1, tls: true, ca: b.pem}]\n"));
@@ -120,6 +145,7 @@ static void dump_reads_back(void)
     CHECK_STR(second, first);
     CHECK_STR(again.site_id, "a \"b\" \\c");
     CHECK_NEAR(again.quiet_s, 0.3, 0);
+    CHECK_STR(again.views, "axial,coronal");
     CHECK_STR(again.weights, "/x y");
     CHECK_INT(again.senders[0].network, 0x0a000001);
     CHECK_STR(again.senders[0].certificate_name, "CN=a,O=b");
@@ -154,6 +180,7 @@ static void sample_is_the_schema(void)
 static const struct test tests[] = {
     {"unit.conf.defaults_and_lists", defaults_and_lists},
     {"unit.conf.errors_name_place_and_range", errors_name_place_and_range},
+    {"unit.conf.views_are_a_set", views_are_a_set},
     {"unit.conf.dump_reads_back", dump_reads_back},
     {"unit.conf.sample_is_the_schema", sample_is_the_schema},
 };

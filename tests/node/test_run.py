@@ -136,6 +136,57 @@ def report_and_preview():
     check(all(ord(c) < 128 for c in done.stdout), 'output is not ASCII')
 
 
+def voxels_of(images, planes):
+    """{voxel of the planes' grid: stored value}, placed by the headers alone."""
+    axes = numpy.array(planes[0].ImageOrientationPatient, float)
+    spacing = [float(v) for v in planes[0].PixelSpacing]
+    origin, last = (numpy.array(planes[i].ImagePositionPatient, float) for i in (0, -1))
+    grid = numpy.linalg.inv([spacing[1] * axes[:3], spacing[0] * axes[3:], (last - origin) / (len(planes) - 1)])
+    found = {}
+    for d in images:
+        axes = numpy.array(d.ImageOrientationPatient, float)
+        rows, columns = numpy.indices(d.pixel_array.shape)
+        spacing = [float(v) for v in d.PixelSpacing]
+        places = (numpy.array(d.ImagePositionPatient, float) + columns[..., None] * spacing[1] * axes[:3] +
+                  rows[..., None] * spacing[0] * axes[3:])
+        index = (places.reshape(-1, 3) - origin) @ grid
+        check(numpy.abs(index - numpy.rint(index)).max() < 1e-4, 'a pixel lies between the voxels')
+        found.update(zip(map(tuple, numpy.rint(index).astype(int)), d.pixel_array.reshape(-1)))
+    return found
+
+
+def views():
+    """Further series of the same voxels, and the first one as it is without them."""
+    phantom('in', slices=7)
+    weights = start_weights()
+    isoslice('run', 'in', 'alone', '--no-finetune', *weights)
+    done = isoslice('run', 'in', 'out', '--no-finetune', '--views', 'all', '--report', 'r.json', *weights)
+    alone = digest('alone')
+    report, = json.load(open('r.json'))
+    series = derived('out')
+    equal(len(series), 3, 'series')
+    planes = series.pop(report['derived_series_uid'])
+    equal({k: v for k, v in digest('out').items() if k.startswith(report['derived_series_uid'])}, alone,
+          'the planes, with views and without')
+    want = voxels_of(planes, planes)
+    check(len(want) == len(planes) * planes[0].pixel_array.size, 'places of the planes are not unique')
+    equal({v['derived_series_uid'] for v in report['views']}, set(series), 'series of the report')
+    for view in report['views']:
+        images = series[view['derived_series_uid']]
+        equal(len(images), view['images'], 'images')
+        check(view['derived_series_uid'] in done.stdout and view['plane'] in images[0].DerivationDescription, done.stdout)
+        got = voxels_of(images, planes)
+        check(got == want, 'the %s view has other voxels' % view['plane'])
+    kinds = [v['plane'] for v in report['views']]
+    check(len(set(kinds)) == 2 and set(kinds) < {'sagittal', 'coronal', 'axial'}, kinds)
+    check(not glob.glob('out/.isoslice*'), 'something is left behind')
+    # one that is asked for by name; the stack's own plane is there anyway
+    own = ({'sagittal', 'coronal', 'axial'} - set(kinds)).pop()
+    isoslice('run', 'in', 'one', '--no-finetune', '--views', '%s,%s' % (own, kinds[0]), *weights)
+    equal(set(derived('one')), {report['derived_series_uid'], report['views'][0]['derived_series_uid']}, 'series')
+    isoslice('run', 'in', 'bad', '--views', 'frontal', ok=(2,))
+
+
 def spacing_options():
     phantom('in', slices=6)
     weights = start_weights()
@@ -194,6 +245,7 @@ run_named({
     'unit.run.same_input_same_bytes': same_input_same_bytes,
     'unit.run.exit_codes': exit_codes,
     'unit.run.truncated_file_is_named': truncated_file_is_named,
+    'unit.run.views': views,
     'unit.run.report_and_preview': report_and_preview,
     'unit.run.spacing_options': spacing_options,
     'unit.run.help_everywhere': help_everywhere,
