@@ -229,6 +229,58 @@ def late_slice_makes_a_new_series():
         pacs.stop()
 
 
+def derived_is_found_and_moved():
+    """A derived series and its views arrive each by a delivery of its own; the archive then finds them, says how many
+    images they have, and moves them to a third node, values and UIDs unchanged."""
+    phantom('source', slices=6)
+    third_port = free_port()
+    pacs = Orthanc(DicomAlwaysAllowMove=True,
+                   DicomModalities={'third': {'AET': 'THIRD', 'Host': '127.0.0.1', 'Port': third_port}}).start()
+    node = Node(pacs.dicom, work__views='all').start()
+    os.makedirs('moved')
+    third = subprocess.Popen(['storescp', '-aet', 'THIRD', '-od', 'moved', '-uf', str(third_port)],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        storescu(node, files_of('source'))
+        node.wait_idle(300)
+        equal([r['state'] for r in node.rows('delivery')], ['SENT'] * 3, 'deliveries')
+        made = {}
+        for path in glob.glob(node.spool + '/derived/*/*.dcm'):
+            d = pydicom.dcmread(path)
+            made.setdefault(str(d.SeriesInstanceUID), {})[str(d.SOPInstanceUID)] = d
+        equal(len(made), 3, 'derived series')
+        study = str(pydicom.dcmread(files_of('source')[0]).StudyInstanceUID)
+        peer = ['-S', '-aet', 'ISOSLICE', '-aec', 'TESTPACS', '127.0.0.1', str(pacs.dicom)]
+        os.makedirs('answers')
+        subprocess.run(['findscu', '-X', '-od', 'answers', *peer, '-k', 'QueryRetrieveLevel=SERIES', '-k', 'StudyInstanceUID=' + study,
+                        '-k', 'SeriesInstanceUID=', '-k', 'NumberOfSeriesRelatedInstances=', '-k', 'SeriesDescription=',
+                        '-k', 'SeriesNumber='], check=True, capture_output=True)
+        found = [pydicom.dcmread(p, force=True) for p in files_of('answers')]
+        equal({str(d.SeriesInstanceUID): int(d.NumberOfSeriesRelatedInstances) for d in found},
+              {uid: len(images) for uid, images in made.items()}, 'series and their images as the archive finds them')
+        for d in found:
+            image = next(iter(made[str(d.SeriesInstanceUID)].values()))
+            equal((str(d.SeriesDescription), int(d.SeriesNumber)), (str(image.SeriesDescription), int(image.SeriesNumber)),
+                  'what it says of them')
+        for uid in made:
+            subprocess.run(['movescu', *peer[:-2], '-aem', 'THIRD', *peer[-2:], '-k', 'QueryRetrieveLevel=SERIES',
+                            '-k', 'StudyInstanceUID=' + study, '-k', 'SeriesInstanceUID=' + uid], check=True, capture_output=True)
+        moved = {}
+        for path in files_of('moved'):
+            d = pydicom.dcmread(path)
+            moved.setdefault(str(d.SeriesInstanceUID), {})[str(d.SOPInstanceUID)] = d
+        equal({uid: sorted(images) for uid, images in moved.items()}, {uid: sorted(images) for uid, images in made.items()},
+              'objects of the third node')
+        for uid, images in moved.items():
+            for sop, d in images.items():
+                check(d == made[uid][sop], 'object %s is another one at the third node' % sop)
+    finally:
+        third.terminate()
+        third.wait()
+        node.stop()
+        pacs.stop()
+
+
 def no_positions_are_refused():
     os.makedirs('source')
     for path in phantom('whole', slices=6):
@@ -438,6 +490,7 @@ TESTS = {
     'unit.receive.full_disk_answers_a700': full_disk_answers_a700,
     'unit.queue.changed_bytes_are_a_conflict': changed_bytes_are_a_conflict,
     'unit.queue.late_slice_makes_a_new_series': late_slice_makes_a_new_series,
+    'peer.node.derived_is_found_and_moved': derived_is_found_and_moved,
     'unit.work.no_positions_are_refused': no_positions_are_refused,
     'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
     'peer.send.hold_and_release': permanent_answer_is_held,
