@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conf/conf.h"
 
+#include "dicom_map/description.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <math.h>
@@ -21,6 +23,7 @@ enum conf_type {
     TYPE_CHOICE,
     TYPE_SPACING,
     TYPE_VIEWS,
+    TYPE_DESCRIPTION,
     TYPE_CIDR,
     TYPE_SHA256
 };
@@ -128,6 +131,21 @@ static const struct conf_key keys[] = {
     {"work", "max_attempts", TYPE_INT, FIELD(max_attempts), 1, 1000, "20", NULL,
      "After so many attempts that ended without an answer a job is held."},
 
+    {"derive", "series_number", TYPE_INT, FIELD(series_number), 10, 100000, "1000", NULL,
+     "Offset of Series Number. A series derived from 7 is 1007, from the second stack of 7 it is 2007; its "
+     "sagittal, "
+     "coronal and axial views are 11007, 21007 and 31007. Source numbers of the offset and more are "
+     "multiplied by "
+     "100 instead, and 1, 2, ... added."},
+    {"derive", "description", TYPE_DESCRIPTION, FIELD(description), 0, 0, DESCRIPTION_DEFAULT, NULL,
+     "Series Description. {source} is the source's, cut so that the whole keeps to 64 bytes; {kind} SR-AI or "
+     "INTERP; "
+     "{method} tuned, base, cubic or linear; {spacing} millimetres, as 0.60; {view} SAG, COR or AX with a "
+     "blank "
+     "before it, or nothing; {late} +2 late with a blank before it, or nothing. NFPD, not for primary "
+     "diagnosis, must "
+     "stand in it."},
+
     {"send", "connect_timeout_s", TYPE_REAL, FIELD(connect_timeout_s), 1, 600, "10", NULL,
      "Seconds to wait for a destination to answer the call."},
     {"send", "retry_min_s", TYPE_REAL, FIELD(retry_min_s), 0.1, 86400, "5", NULL,
@@ -205,6 +223,7 @@ static const char *const section_help[][2] = {
      "Encrypted and mutually authenticated connections (DICOM's BCP 195 profile: TLS 1.2 and 1.3)."},
     {"receive", "Reception (isoslice-receive)."},
     {"work", "Computation (isoslice-work)."},
+    {"derive", "What derived series are called."},
     {"send", "Sending (isoslice-send)."},
     {"retention", "How long patient data stay here."},
     {"senders", "Who may send to us; everybody else is refused. A list."},
@@ -346,6 +365,14 @@ static int set_value(const struct conf_key *key, void *base, const char *text, c
             return 0;
         break;
     }
+    case TYPE_DESCRIPTION:
+        snprintf(
+            legal, legal_size,
+            "printable ASCII with NFPD and {source}, {kind}, {method}, {spacing}, {view}, {late}; at most 64 "
+            "characters besides the source's");
+        if (!description_is_valid(text) || strlen(text) >= key->size)
+            return 0;
+        break;
     case TYPE_CIDR: {
         struct conf_sender *sender = base;
         snprintf(legal, legal_size, "an IPv4 address or network such as 192.0.2.0/24");

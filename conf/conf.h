@@ -73,9 +73,11 @@ struct conf {
     int64_t seed;
     int64_t threads;
     int64_t memory_mb;
-    char spacing[32]; // isotropic, recur or a number in mm
-    char views[32];   // what conf_parse_views takes
-    int preview;      // a picture beside each report
+    char spacing[32];      // isotropic, recur or a number in mm
+    char views[32];        // what conf_parse_views takes
+    int64_t series_number; // of derived series: offset
+    char description[128]; // of derived series: template
+    int preview;           // a picture beside each report
     double lease_s;
     int64_t max_attempts;
 

@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "core/version.h"
 #include "dicom_map/attributes.h"
+#include "dicom_map/description.h"
 #include "dicom_map/identity.h"
 #include "dicom_map/number.h"
 #include "dicom_map/object_file.h"
@@ -172,17 +173,18 @@ static int image_uid(const char *series_uid, size_t k, char uid[UID_SIZE], struc
     return uid_from_name(name, uid, why);
 }
 
-// Views follow the series that they are views of: ten thousands further on, or units where the source's
-// number is a large one.
+// Views follow the series that they are views of: ten times the offset further on each, or tens where the
+// source's number is a large one.
 static int series_number(const struct derive_request *r, const struct dcm_item *first)
 {
     char text[32];
     double number = 0;
     int stack = source_item(r->source, r->item)->stack_index, view = (int)r->view;
-    double made = 9001 + stack + 10000.0 * view;
+    double offset = r->number_offset > 0 ? r->number_offset : DERIVE_NUMBER_OFFSET;
+    double made = 9 * offset + 1 + stack + 10 * offset * view;
     if (dcm_get_text(first, 0x00200011, text, sizeof text) > 0 && number_at(text, 0, &number) && number >= 0)
-        made = number <= 999 ? number + 1000.0 * (1 + stack) + 10000.0 * view
-                             : number * 100 + 1 + stack + 10 * view;
+        made = number < offset ? number + offset * (1 + stack + 10 * view)
+                               : number * 100 + 1 + stack + 10 * view;
     return made >= 2147483647.0 ? 2147483647 : (int)made;
 }
 
@@ -465,40 +467,25 @@ static void find_acquisition(const struct derivation *d, char date[9], char time
 
 // ---- texts
 
-// How much of `text` can be kept within `room` bytes without cutting a character of the source's set in two;
-// -1 when that cannot be said without following its escape sequences. Bytes, not characters: checkers and
-// archives count them.
-static long bytes_that_fit(const char *charset, const char *text, size_t room)
-{
-    size_t n = strlen(text);
-    if (n <= room)
-        return (long)n;
-    if (strcmp(charset, "ISO_IR 192") == 0) {
-        while (room > 0 && ((unsigned char)text[room] & 0xC0) == 0x80)
-            room--;
-        return (long)room;
-    }
-    int single_byte =
-        charset[0] == '\0' || (strncmp(charset, "ISO_IR ", 7) == 0 && strchr(charset, '\\') == NULL);
-    return single_byte ? (long)room : -1;
-}
-
 static void put_series_description(struct derivation *d)
 {
     static const char *const views[VIEW_N_PLANES] = {"", " SAG", " COR", " AX"};
-    char charset[256], source[256], suffix[48], late[16] = "", text[400];
+    const struct derive_request *r = d->request;
+    char charset[256], source[256], spacing[16], late[16] = "", text[DESCRIPTION_MOST_BYTES + 1];
     dcm_get_text(d->first, 0x00080005, charset, sizeof charset);
     dcm_get_text(d->first, 0x0008103E, source, sizeof source);
     source[strcspn(source, "\\")] = '\0';
-    if (d->request->n_late > 0)
-        snprintf(late, sizeof late, " +%d late", d->request->n_late % 10000);
-    snprintf(suffix, sizeof suffix, " [%s %.2fmm%s NFPD%s]", is_network(d->request) ? "SR-AI" : "INTERP",
-             d->request->step_mm, views[d->request->view], late);
-    long keep = bytes_that_fit(charset, source, LO_SIZE - strlen(suffix));
-    if (keep <= 0)
-        snprintf(text, sizeof text, "%s", suffix + 1);
-    else
-        snprintf(text, sizeof text, "%.*s%s", (int)keep, source, suffix);
+    snprintf(spacing, sizeof spacing, "%.2f", r->step_mm);
+    if (r->n_late > 0)
+        snprintf(late, sizeof late, " +%d late", r->n_late % 10000);
+    const struct description_parts parts = {.charset = charset,
+                                            .source = source,
+                                            .kind = is_network(r) ? "SR-AI" : "INTERP",
+                                            .method = r->method,
+                                            .spacing = spacing,
+                                            .view = views[r->view],
+                                            .late = late};
+    description_make(r->description != NULL ? r->description : DESCRIPTION_DEFAULT, &parts, text);
     put(d, 0x0008103E, text);
 }
 
@@ -1033,7 +1020,8 @@ static int check_request(const struct derive_request *r, struct fault_note *why)
         return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
     if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
         r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0) ||
-        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES)
+        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES ||
+        (r->description != NULL && !description_is_valid(r->description)))
         return fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
     return 0;
 }

@@ -54,9 +54,16 @@ struct derive_request {
     int generation;       // 0; raised when an earlier output was withdrawn
     int n_late;           // of the sources, those that an earlier series lacks; 0: there was none
     enum view_plane view; // VIEW_ACQUIRED: the planes; another: the same voxels in that plane (view.h)
+    int number_offset;    // of Series Number; 0: DERIVE_NUMBER_OFFSET
+    const char *description;  // template of Series Description (description.h); NULL: DESCRIPTION_DEFAULT
     const char *station_name; // of this node; may be NULL
     const char *directory;    // existing empty folder; IM0001.dcm ... are written there, each durable
 };
+
+// Series Number: the source's plus the offset, twice for the second stack of its series and so on; a hundred
+// times the source's plus 1, 2, ... where that is the offset or more; nine times the offset plus 1, 2, ...
+// where there is none.
+enum { DERIVE_NUMBER_OFFSET = 1000 };
 
 struct derive_result {
     char series_uid[UID_SIZE];

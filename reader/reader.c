@@ -682,6 +682,8 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
                                  .generation = request->generation,
                                  .n_late = request->n_late,
                                  .view = (int32_t)request->view,
+                                 .number_offset = request->number_offset,
+                                 .has_description = request->description != NULL,
                                  .has_station_name = request->station_name != NULL};
     return fill(wire->site_id, sizeof wire->site_id, request->site_id) &&
            fill(wire->model_name, sizeof wire->model_name, request->model_name) &&
@@ -691,6 +693,7 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
            fill(wire->station_name, sizeof wire->station_name, request->station_name) &&
            fill(wire->parameters, sizeof wire->parameters, request->parameters) &&
            fill(wire->quality, sizeof wire->quality, request->quality) &&
+           fill(wire->description, sizeof wire->description, request->description) &&
            fill(wire->directory, sizeof wire->directory, request->directory);
 }
 

@@ -342,6 +342,8 @@ static int do_derive(struct serve *serve)
             .generation = wire->generation,
             .n_late = wire->n_late,
             .view = (enum view_plane)wire->view,
+            .number_offset = wire->number_offset,
+            .description = wire->has_description ? wire->description : NULL,
             .station_name = wire->has_station_name ? wire->station_name : NULL,
             .directory = wire->directory,
         };

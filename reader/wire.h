@@ -58,10 +58,11 @@ struct wire_derive {
     uint64_t n_planes;
     double step_mm;
     int64_t job_time_us;
-    int32_t generation, n_late, has_station_name, view; // enum view_plane
+    int32_t generation, n_late, has_station_name, view, // enum view_plane
+        number_offset, has_description;
     char site_id[128], model_name[64], model_version[256], weights_sha256[DIGEST_HEX_SIZE], method[32],
         station_name[64];
-    char parameters[1024], quality[1024];
+    char parameters[1024], quality[1024], description[128];
     char directory[WIRE_PATH_SIZE];
 };
 

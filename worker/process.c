@@ -3,6 +3,7 @@
 
 #include "core/file.h"
 #include "core/version.h"
+#include "dicom_map/description.h"
 #include "sr_engine/weights.h"
 
 #include <jansson.h>
@@ -38,6 +39,8 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
         return FAULT_CONFIG;
     options->site_id = conf->site_id;
     options->station_name = conf->station_name;
+    options->number_offset = (int)conf->series_number;
+    options->description = conf->description;
     options->engine = (struct sr_options){
         .backend = conf->backend,
         .finetune = conf->finetune,
@@ -112,7 +115,7 @@ static void say_result(const struct sr_report *report, char *out, size_t size)
              sr_method_name(report->delivered), in_plane, left_out, control, uniformity);
 }
 
-// Everything that decides pixels and is not source, weights or algorithm revision.
+// Everything that decides what is written and is not source, weights or algorithm revision.
 static void say_parameters(const struct process_options *options, const struct net *net, double step_mm,
                            const struct sr_report *report, char *out, size_t size)
 {
@@ -125,6 +128,13 @@ static void say_parameters(const struct process_options *options, const struct n
              net->config.conditions > 0 ? "P1" : "P0", report->backend, options->engine.finetune,
              report->steps_done, (unsigned long long)options->engine.seed, options->engine.choose,
              options->engine.clip, step_mm, recipe[0] != '\0' ? ";recipe=" : "", recipe);
+    // no pixels, but other bytes: they may not come under the same UID
+    size_t n = strlen(out);
+    if (options->number_offset != DERIVE_NUMBER_OFFSET && n < size)
+        snprintf(out + n, size - n, ";series_number=%d", options->number_offset);
+    n = strlen(out);
+    if (strcmp(options->description, DESCRIPTION_DEFAULT) != 0 && n < size)
+        snprintf(out + n, size - n, ";description=%s", options->description);
 }
 
 // ---- the stack
@@ -182,6 +192,8 @@ static int derive(struct reader *reader, size_t item, const struct process_optio
         .generation = options->generation,
         .n_late = options->n_late,
         .view = view,
+        .number_offset = options->number_offset,
+        .description = options->description,
         .station_name = options->station_name,
         .directory = directory,
     };

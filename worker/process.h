@@ -24,9 +24,10 @@ struct process_options {
     enum derive_spacing spacing;
     double spacing_mm; // for DERIVE_MM
     unsigned views;    // further series: bits 1 << enum view_plane; the stack's own plane is passed over
-    const char *site_id, *station_name;
-    int generation, n_late; // as in struct derive_request
-    int64_t job_time_us;    // dates and times of the derived objects; 0: the latest that the sources name
+    const char *site_id, *station_name, *description; // as in struct derive_request
+    int number_offset;                                // likewise
+    int generation, n_late;                           // as in struct derive_request
+    int64_t job_time_us; // dates and times of the derived objects; 0: the latest that the sources name
 };
 
 // A stack's volumes, for pictures. Owned by the caller after process_stack (process_images_free).

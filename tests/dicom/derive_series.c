@@ -3,7 +3,8 @@
 // derive_series SOURCE OUT [key=value ...]: derives a series from the first stack in SOURCE with a residual
 // of zero, so that its values are those of linear interpolation. Keys: crop (pixels, 0 = whole), spacing
 // (iso, recur or mm), method, residual (added to every value), item, site, generation, parameters, weights,
-// time_us, view. Prints one line per fact. For the tests of this folder and check_derived.sh.
+// time_us, view, number_offset, description. Prints one line per fact. For the tests of this folder and
+// check_derived.sh.
 #include "core/file.h"
 #include "dicom_map/derive.h"
 
@@ -66,6 +67,8 @@ int main(int argc, char **argv)
         .quality = "left-out slices: linear 30.1 dB, cubic 29.9 dB",
         .generation = atoi(option(argc, argv, "generation", "0")),
         .view = view,
+        .number_offset = atoi(option(argc, argv, "number_offset", "0")),
+        .description = option(argc, argv, "description", NULL),
         .station_name = "NODE1",
         .directory = argv[2],
     };

@@ -3,6 +3,7 @@
 // Whole series: the verdict on every folder of the shared data, and derived series judged by peers (dciodvfy,
 // dcentvfy, dcm2niix, pydicom) and by attribute.
 #include "dicom_map/derive.h"
+#include "dicom_map/description.h"
 #include "dicom_map/source.h"
 #include "tests/support/check.h"
 
@@ -505,6 +506,110 @@ static void view_planes_of_any_grid(void)
     CHECK_INT(view.is_oblique, 1);
 }
 
+// ---- what the series is called
+
+static void description_templates(void)
+{
+    static const char *const bad[] = {
+        "",         "NFPD {patient}", "{source} {source} NFPD",
+        "{source}", "NFPD \\",        "NFPD {",
+        "N\tFPD",   "NFPD \xc3\xa4",  "{kind} 1234567890123456789012345678901234567890123456789012345 NFPD"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (description_is_valid(bad[i]))
+            CHECK_FAIL("'%s' is taken", bad[i]);
+    CHECK_INT(description_is_valid(DESCRIPTION_DEFAULT), 1);
+    CHECK_INT(description_is_valid("{kind} 123456789012345678901234567890123456789012345678901 NFPD"), 1);
+}
+
+static void description_parts(void)
+{
+    const struct description_parts full = {"ISO_IR 192", "t2 \xc3\xa4\xc3\xa4",
+                                           "SR-AI",      "tuned",
+                                           "0.60",       " COR",
+                                           " +2 late"},
+                                   bare = {"", "", "INTERP", "cubic", "20.00", "", ""};
+    static const struct {
+        const char *template, *full, *bare;
+    } cases[] = {
+        {DESCRIPTION_DEFAULT, "t2 \xc3\xa4\xc3\xa4 [SR-AI 0.60mm COR NFPD +2 late]", "[INTERP 20.00mm NFPD]"},
+        {"NFPD", "NFPD", "NFPD"},
+        {"NFPD {source}", "NFPD t2 \xc3\xa4\xc3\xa4", "NFPD "},
+        {"NFPD {method} {source} {kind}", "NFPD tuned t2 \xc3\xa4\xc3\xa4 SR-AI", "NFPD cubic INTERP"},
+        {"({source}) NFPD", "(t2 \xc3\xa4\xc3\xa4) NFPD", "() NFPD"},
+    };
+    char text[DESCRIPTION_MOST_BYTES + 1];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK_INT(description_is_valid(cases[i].template), 1);
+        description_make(cases[i].template, &full, text);
+        CHECK_STR(text, cases[i].full);
+        description_make(cases[i].template, &bare, text);
+        CHECK_STR(text, cases[i].bare);
+    }
+}
+
+// 64 bytes, whatever the source says and wherever it stands; never half a character.
+static void description_is_cut(void)
+{
+    char source[201], text[DESCRIPTION_MOST_BYTES + 1];
+    static const char *const templates[] = {DESCRIPTION_DEFAULT, "{source} NFPD", "NFPD {source}",
+                                            "NFPD{source}x"};
+    for (size_t i = 0; i < sizeof templates / sizeof *templates; i++)
+        for (int n = 0; n <= 100; n++) {
+            struct description_parts parts = {"", source, "INTERP", "linear", "20.00", " COR", " +9999 late"};
+            memset(source, 'a', (size_t)n);
+            source[n] = '\0';
+            description_make(templates[i], &parts, text);
+            CHECK(strlen(text) <= 64 && strstr(text, "NFPD") != NULL);
+            CHECK(n < 64 || strlen(text) == 64);
+            for (int k = 0; k < n; k++)
+                memcpy(source + 2 * k, "\xc3\xa4", 3);
+            source[2 * n] = '\0';
+            parts.charset = "ISO_IR 192";
+            description_make(templates[i], &parts, text);
+            CHECK(strlen(text) <= 64);
+            int lead = 0, trail = 0;
+            for (const char *p = text; *p != '\0'; p++) {
+                lead += (unsigned char)*p == 0xc3;
+                trail += (unsigned char)*p == 0xa4;
+            }
+            CHECK_INT(lead, trail);
+            parts.charset = "\\ISO 2022 IR 87"; // cannot be cut, so it is there whole or not at all
+            description_make(templates[i], &parts, text);
+            CHECK((strstr(text, source) != NULL) == (n == 0 || strstr(text, "\xc3") != NULL));
+        }
+}
+
+// The offset and the template reach the objects; numbers of stacks, views and large sources keep apart.
+static void names_as_asked_for(void)
+{
+    static const struct {
+        const char *variant, *arguments, *number, *description;
+    } cases[] = {
+        {"full", "", "1007", "[INTERP 0.80mm NFPD]"},
+        {"full", "number_offset=5000", "5007", NULL},
+        {"full", "number_offset=5000 view=sagittal", "55007", "[INTERP 0.80mm SAG NFPD]"},
+        {"ascii", "number_offset=5000", "6234", NULL}, // 1234
+        {"ascii", "", "123401", NULL},
+        {"ascii", "view=axial", "123431", NULL},
+        {"ascii", "'description={method}: {source} NFPD'", NULL,
+         "linear: DDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDDD NFPD"},
+        // 54 bytes that cannot be cut: they fit, or they do not
+        {"iso2022", "'description={source} 12345 NFPD'", NULL, "12345 NFPD"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        make_series(cases[i].variant, "in");
+        clear("out");
+        run("%s in out %s > facts", DERIVE_SERIES, cases[i].arguments);
+        if (cases[i].number != NULL)
+            run("test \"$(dcmdump -q +P SeriesNumber out/IM0001.dcm | cut -d[ -f2 | cut -d] -f1)\" = '%s'",
+                cases[i].number);
+        if (cases[i].description != NULL)
+            run("dcmdump -q +P SeriesDescription out/IM0001.dcm | grep -aF '[%s] ' > found",
+                cases[i].description);
+    }
+    run("! %s in out 'description={source}' 2> facts", DERIVE_SERIES);
+}
+
 static void same_request_same_bytes(void)
 {
     make_series("full", "in");
@@ -641,6 +746,10 @@ static const struct test tests[] = {
     {"peer.derive.high_bit", made_high},
     {"peer.derive.gated", made_gated},
     {"peer.derive.reversed_numbers", made_reversed},
+    {"unit.description.templates", description_templates},
+    {"unit.description.parts", description_parts},
+    {"unit.description.is_cut", description_is_cut},
+    {"peer.derive.names_as_asked_for", names_as_asked_for},
     {"unit.view.planes_of_any_grid", view_planes_of_any_grid},
     {"peer.derive.views_made", views_made},
     {"peer.derive.views_sagittal_stack", views_sagittal_stack},

@@ -52,6 +52,11 @@ static void errors_name_place_and_range(void)
         {"work: {views: 'axial,axial'}\n", "bad 'views': 'axial,axial' is not all"},
         {"work: {views: 'axial,coronal,sagittal,axial'}\n", "is not all"},
         {"work: {views: 'all,axial'}\n", "bad 'views': 'all,axial' is not all"},
+        {"derive: {series_number: 9}\n", "bad 'series_number': '9' is not a whole number from 10 to 100000"},
+        {"derive: {description: '{source} {patient} NFPD'}\n",
+         "bad 'description': '{source} {patient} NFPD' is not"},
+        {"derive: {description: '{source} sharp'}\n",
+         "is not printable ASCII with NFPD and {source}, {kind}"},
         {"node: {ae_title: 'A\\B'}\n", "bad 'ae_title': 'A\\B' is not 1 to 16 printable"},
         {"node: {ae_title: SEVENTEEN_LETTERS}\n", "is not 1 to 16 printable"},
         {"node: {port: 1, port: 2}\n", "c.yaml:1:17: key 'port' given twice in 'node'"},
@@ -136,6 +141,7 @@ static void dump_reads_back(void)
     char *first, *second;
     CHECK_OK(load("site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y, "
                   "views: 'axial,coronal'}\n"
+                  "derive: {series_number: 5000, description: '{source} NFPD {method}'}\n"
                   "senders: [{ae_title: 'A B', address: 10.0.0.1, certificate_name: 'CN=a,O=b'}]\n"
                   "node: {tls: {port: 2762, certificate: c.pem, key: k.pem, ca: a.pem}}\n"
                   "destinations: [{name: p, ae_title: P, host: h, port: 1, tls: true, ca: b.pem}]\n"));
@@ -146,6 +152,8 @@ static void dump_reads_back(void)
     CHECK_STR(again.site_id, "a \"b\" \\c");
     CHECK_NEAR(again.quiet_s, 0.3, 0);
     CHECK_STR(again.views, "axial,coronal");
+    CHECK_INT(again.series_number, 5000);
+    CHECK_STR(again.description, "{source} NFPD {method}");
     CHECK_STR(again.weights, "/x y");
     CHECK_INT(again.senders[0].network, 0x0a000001);
     CHECK_STR(again.senders[0].certificate_name, "CN=a,O=b");

@@ -187,6 +187,26 @@ def views():
     isoslice('run', 'in', 'bad', '--views', 'frontal', ok=(2,))
 
 
+def names_from_the_configuration():
+    """Series Number and Series Description as configured; other bytes have another UID."""
+    phantom('in', slices=6)
+    weights = start_weights()
+    with open('node.yaml', 'w') as f:
+        f.write("derive: {series_number: 5000, description: '{source} {kind}{view} NFPD'}\nwork: {views: all}\n")
+    isoslice('run', 'in', 'out', '--no-finetune', *weights)
+    isoslice('run', 'in', 'named', '--no-finetune', '--config', 'node.yaml', *weights)
+    number = int(pydicom.dcmread(files_of('in')[0]).SeriesNumber)
+    source = str(pydicom.dcmread(files_of('in')[0]).SeriesDescription)
+    (uid, images), = derived('out').items()
+    named = derived('named')
+    check(uid not in named and len(named) == 3, 'series %s and %s' % (uid, sorted(named)))
+    found = {int(images[0].SeriesNumber): str(images[0].SeriesDescription) for images in named.values()}
+    check(found.pop(5000 + number) == source + ' SR-AI NFPD', found)
+    names = {50000: 'SAG', 100000: 'COR', 150000: 'AX'}
+    check(len(found) == 2 and all(text == '%s SR-AI %s NFPD' % (source, names[n - 5000 - number]) for n, text in found.items()),
+          found)
+
+
 def spacing_options():
     phantom('in', slices=6)
     weights = start_weights()
@@ -246,6 +266,7 @@ run_named({
     'unit.run.exit_codes': exit_codes,
     'unit.run.truncated_file_is_named': truncated_file_is_named,
     'unit.run.views': views,
+    'unit.run.names_from_the_configuration': names_from_the_configuration,
     'unit.run.report_and_preview': report_and_preview,
     'unit.run.spacing_options': spacing_options,
     'unit.run.help_everywhere': help_everywhere,
