@@ -683,7 +683,7 @@ static void put_window(struct derivation *d)
     double *centers = malloc(depth * sizeof *centers), *widths = malloc(depth * sizeof *widths);
     if (d->rc == 0 && (centers == NULL || widths == NULL))
         d->rc = fault_set(d->why, FAULT_NO_MEMORY, "cannot hold %zu windows", depth);
-    for (size_t i = 0; d->rc == 0 && i < depth; i++) {
+    for (size_t i = 0; d->rc == 0 && centers != NULL && widths != NULL && i < depth; i++) {
         const struct slice *slice = source_slice(d->request->source, d->request->item, i);
         if (!(slice->has & SLICE_HAS_WINDOW) || slice->window_width < 1)
             continue;
@@ -1021,8 +1021,10 @@ static int check_request(const struct derive_request *r, struct fault_note *why)
     if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
         r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0) ||
         r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES ||
-        (r->description != NULL && !description_is_valid(r->description)))
-        return fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
+        (r->description != NULL && !description_is_valid(r->description))) {
+        fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
+        return FAULT_INTERNAL;
+    }
     return 0;
 }
 
@@ -1055,8 +1057,8 @@ static int open_sources(struct derivation *d)
     size_t depth = (size_t)d->item->depth;
     size_t n = (size_t)d->rows * (size_t)d->columns;
     d->sources = calloc(depth, sizeof(struct dcm_object *));
-    d->values = malloc(n * sizeof *d->values);
-    d->words = malloc(n * sizeof *d->words);
+    d->values = n > 0 ? malloc(n * sizeof *d->values) : NULL;
+    d->words = n > 0 ? malloc(n * sizeof *d->words) : NULL;
     if (d->sources == NULL || d->values == NULL || d->words == NULL)
         return fault_set(d->why, FAULT_NO_MEMORY, "cannot hold a plane of %zu pixels", n);
     int rc = source_parse_headers(d->request->source, d->request->item, d->sources, d->why);

@@ -465,7 +465,7 @@ static void views_bent_stack(void)
 static void view_planes_of_any_grid(void)
 {
     for (int turn = 0; turn < 64; turn++) {
-        double a = turn * acos(-1) / 8, b = (double)(turn / 8) * acos(-1) / 4;
+        double a = turn * acos(-1) / 8, b = floor(turn / 8.) * acos(-1) / 4;
         struct view_grid grid = {.axis = {{cos(a), sin(a), 0},
                                           {-sin(a) * cos(b), cos(a) * cos(b), sin(b)},
                                           {sin(a) * sin(b), -cos(a) * sin(b), cos(b)}},
@@ -561,9 +561,9 @@ static void description_is_cut(void)
             description_make(templates[i], &parts, text);
             CHECK(strlen(text) <= 64 && strstr(text, "NFPD") != NULL);
             CHECK(n < 64 || strlen(text) == 64);
+            source[0] = '\0';
             for (int k = 0; k < n; k++)
-                memcpy(source + 2 * k, "\xc3\xa4", 3);
-            source[2 * n] = '\0';
+                snprintf(source + (size_t)k * 2, 3, "%s", "\xc3\xa4");
             parts.charset = "ISO_IR 192";
             description_make(templates[i], &parts, text);
             CHECK(strlen(text) <= 64);
