@@ -82,7 +82,7 @@ static void measure_plane(const struct sr_stack *stack, double low, double mean,
         double linear = (1 - at->t) * (double)a[i] + at->t * (double)b[i];
         double value = linear + (double)residual[i];
         scratch->value[i] = (float)value;
-        scratch->counts[i] = linear > mean;
+        scratch->counts[i] = (double)a[i] > mean && (double)b[i] > mean;
         if (!scratch->counts[i])
             continue;
         sum += value - low;

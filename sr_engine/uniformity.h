@@ -4,8 +4,8 @@
 // to plane. Two numbers, both of what is delivered against what was acquired; no truth is needed. Not here:
 // how right the planes are (quality.h).
 //
-// Of one plane, both over the pixels where linear interpolation lies above the stack's mean (air has another
-// noise):
+// Of one plane, both over the pixels that lie above the stack's mean in both neighbouring slices: air has
+// another noise, and where an object ends between two slices nothing says what its planes should be.
 //   intensity  mean of (value - low), over that of linear interpolation; low is the stack's least value
 //   noise      1.4826 times the median of |v(y,x) - v(y,x+1) - v(y+1,x) + v(y+1,x+1)| / 2, which is the
 //              standard deviation of white noise and hardly sees anatomy; over the mean of the two
