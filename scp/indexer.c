@@ -25,6 +25,8 @@ enum {
     PURGE_INTERVAL_S = 3600,
     HIDDEN_KEEP_S = 3600,
     GROUP_FILES = 128,
+    BUSY_US = 300 * 1000,
+    BUSY_ROUNDS = 10,
     USAGE_INTERVAL_S = 10
 };
 
@@ -330,6 +332,17 @@ static int publish_usage(struct spool *spool, const struct conf *conf, const str
     return rc;
 }
 
+// A folder that files come into right now has its turn every BUSY_ROUNDS rounds only: rows can wait, the
+// processor is the senders'.
+static int is_busy(const struct folder *folder)
+{
+    struct stat st;
+    if (!folder->is_open || stat(folder->path, &st) != 0)
+        return 0;
+    int64_t age_us = clock_wall_us() - ((int64_t)st.st_mtim.tv_sec * 1000000 + st.st_mtim.tv_nsec / 1000);
+    return age_us >= 0 && age_us < BUSY_US;
+}
+
 int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
                   struct fault_note *why)
 {
@@ -340,8 +353,11 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
     if (group == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold a group of objects");
     int rc = list_folders(spool, &folders, why);
+    static unsigned n_rounds;
+    int all = n_rounds++ % BUSY_ROUNDS == 0;
     for (size_t i = 0; i < folders.n && rc == 0; i++)
-        rc = index_folder(spool, conf, &folders.items[i], group, round, why);
+        if (all || !is_busy(&folders.items[i]))
+            rc = index_folder(spool, conf, &folders.items[i], group, round, why);
     free(group);
     if (rc == 0)
         rc = gather(spool, conf, &folders, round, why);

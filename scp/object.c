@@ -109,7 +109,7 @@ int object_is_whole(const char *path, size_t limit, struct fault_note *why)
 
 // ---- the object
 
-enum { MAX_FILES_AHEAD = 64 };
+enum { FIRST_FILES = 4, FILES_AHEAD = 16, MAX_FILES_AHEAD = 64 };
 
 static void name_of(char *name, size_t size, unsigned number)
 {
@@ -137,7 +137,7 @@ static int need_name(struct object *object, struct fault_note *why)
 {
     if (object->number < object->n_names)
         return 0;
-    if (object->n_made == object->n_names && make_files(object, object->n_made + 1) == 0)
+    if (object->n_made == object->n_names && make_files(object, object->n_made + FIRST_FILES) == 0)
         return fault_set_errno(why, errno, "cannot create a file");
     int rc = file_sync_directory(".", why);
     if (rc == 0)
@@ -179,12 +179,19 @@ int object_begin(struct object *object, const struct object_command *command, st
     meta_build(&meta, command);
     memcpy(object->buffer, meta.bytes, meta.size);
     object->n_bytes = (int64_t)meta.size;
+    object->n_written = 0;
+    return 0;
+}
+
+// From the buffer to the file, once an object turns out to be larger than that; then its sum is begun as
+// well.
+static int spill(struct object *object, struct fault_note *why)
+{
+    size_t size = (size_t)object->n_bytes;
     XXH3_128bits_reset(object->sum);
-    XXH3_128bits_update(object->sum, meta.bytes + PREAMBLE_SIZE, meta.size - PREAMBLE_SIZE);
-    rc = file_write_all(object->fd, meta.bytes, meta.size, "object", why);
-    if (rc != 0)
-        object_cancel(object);
-    return rc;
+    XXH3_128bits_update(object->sum, object->buffer + PREAMBLE_SIZE, size - PREAMBLE_SIZE);
+    object->n_written = object->n_bytes;
+    return file_write_all(object->fd, object->buffer, size, "object", why);
 }
 
 int object_write(struct object *object, const void *data, size_t size, struct fault_note *why)
@@ -192,11 +199,16 @@ int object_write(struct object *object, const void *data, size_t size, struct fa
     if ((int64_t)size > object->limits.max_bytes - object->n_bytes)
         return fault_set(why, FAULT_TOO_LARGE, "object above the limit of %lld MB",
                          (long long)(object->limits.max_bytes >> 20));
-    if (object->n_bytes < OBJECT_BUFFER_BYTES) {
-        size_t room = OBJECT_BUFFER_BYTES - (size_t)object->n_bytes;
-        memcpy(object->buffer + object->n_bytes, data, size < room ? size : room);
+    if (object->n_written == 0 && (int64_t)size <= OBJECT_BUFFER_BYTES - object->n_bytes) {
+        memcpy(object->buffer + object->n_bytes, data, size);
+        object->n_bytes += (int64_t)size;
+        return 0;
     }
+    int rc = object->n_written == 0 ? spill(object, why) : 0;
+    if (rc != 0)
+        return rc;
     object->n_bytes += (int64_t)size;
+    object->n_written = object->n_bytes;
     XXH3_128bits_update(object->sum, data, size);
     return file_write_all(object->fd, data, size, "object", why);
 }
@@ -213,13 +225,13 @@ static int check(const struct prescan *scan, const struct object_command *comman
     return 0;
 }
 
-// The whole object, in the buffer or, where it is larger, as its file is mapped.
+// The whole object, in the buffer or as its file is mapped.
 static int check_structure(struct object *object, const struct object_command *command,
                            struct fault_note *why)
 {
     struct prescan scan;
     size_t size = (size_t)object->n_bytes;
-    int is_mapped = size > OBJECT_BUFFER_BYTES;
+    int is_mapped = object->n_written > 0;
     void *data = is_mapped ? mmap(NULL, size, PROT_READ, MAP_SHARED, object->fd, 0) : object->buffer;
     if (data == MAP_FAILED)
         return fault_set_errno(why, errno, "cannot map %zu bytes", size);
@@ -233,9 +245,16 @@ static int check_structure(struct object *object, const struct object_command *c
     return rc;
 }
 
-static int write_seal(struct object *object, struct fault_note *why)
+// What the file still lacks: the whole object, or only its seal.
+static int write_sealed(struct object *object, struct fault_note *why)
 {
     char seal[PREAMBLE_SIZE];
+    size_t size = (size_t)object->n_bytes;
+    if (object->n_written == 0) {
+        make_seal(XXH3_128bits(object->buffer + PREAMBLE_SIZE, size - PREAMBLE_SIZE), seal);
+        memcpy(object->buffer, seal, sizeof seal);
+        return file_write_all(object->fd, object->buffer, size, "object", why);
+    }
     make_seal(XXH3_128bits_digest(object->sum), seal);
     if (lseek(object->fd, 0, SEEK_SET) != 0)
         return fault_set_errno(why, errno, "cannot go to the preamble");
@@ -246,7 +265,7 @@ int object_commit(struct object *object, const struct object_command *command, s
 {
     int rc = check_structure(object, command, why);
     if (rc == 0)
-        rc = write_seal(object, why);
+        rc = write_sealed(object, why);
     if (rc == 0 && file_ops.fdatasync(object->fd) != 0)
         rc = fault_set_errno(why, errno, "cannot sync '%s'", object->temporary);
     object->is_committed = rc == 0;
@@ -264,9 +283,10 @@ void object_settle(struct object *object)
         file_ops.rename(object->temporary, object->final); // failed: the indexer finds the seal later
     }
     // The more objects came, the more are likely to follow; two files a time keep up with them.
-    unsigned ahead = object->n_made - object->number;
-    if (ahead < object->number && ahead < MAX_FILES_AHEAD)
-        make_files(object, object->n_made + 2);
+    unsigned ahead = object->n_made - object->number,
+             n = object->number < FILES_AHEAD ? FILES_AHEAD : MAX_FILES_AHEAD;
+    if (ahead < n)
+        make_files(object, object->number < FILES_AHEAD ? object->number + n : object->n_made + 2);
 }
 
 void object_cancel(struct object *object)

@@ -27,7 +27,8 @@ struct object_limits {
 
 // An object being received. Initialise with zeros but limits and fd; number counts objects of this
 // association from 1.
-// While it comes, its bytes are summed and written; only the seal waits for the last of them.
+// Most objects are held until their last byte and go to the file in one piece, sealed; a larger one is
+// written as it comes, and only its seal waits for the last byte.
 struct object {
     struct object_limits limits;
     unsigned number; // of the object in hand or the last one
@@ -36,7 +37,8 @@ struct object {
     int is_committed;      // the object in hand, which is not settled yet
     int fd;                // -1 when none is open
     int64_t n_bytes;       // so far, file meta information included
-    unsigned char *buffer; // [OBJECT_BUFFER_BYTES] the first bytes; those of most objects are all here
+    int64_t n_written;     // of them in the file
+    unsigned char *buffer; // [OBJECT_BUFFER_BYTES] the first bytes
     struct XXH3_state_s *sum; // of all but the preamble, so far
     char temporary[32], final[32];
 };

@@ -5,7 +5,7 @@
 // leaves what it needs to know as a small file, beside the associations' folders and in each open one, after
 // every round that changed it. The process adds what it has itself received since. So associations of one
 // sender that are open at the same time can exceed a quota together by what all but one of them receive
-// within one round of the indexer (some tenths of a second, or as long as a round takes). Not here: the
+// between two looks of the indexer (two seconds, or as long as a round takes). Not here: the
 // disk's reserve (object.h).
 
 #ifndef ISOSLICE_SCP_QUOTA_H

@@ -373,11 +373,11 @@ class RawSender:
             element(0, 0x0800, struct.pack('<H', 1)) + element(0, 0x1000, sop_instance.encode())
         self.pdv(3, element(0, 0, struct.pack('<I', len(body))) + body)
 
-    def store(self, data, **names):
+    def store(self, data, piece=30000, **names):
         """Sends a data set as given; returns the status, or None when the association ended."""
         self.command(**names)
-        for at in range(0, max(len(data), 1), 30000):
-            self.pdv(2 if at + 30000 >= len(data) else 0, data[at:at + 30000])
+        for at in range(0, max(len(data), 1), piece):
+            self.pdv(2 if at + piece >= len(data) else 0, data[at:at + piece])
         kind, body = self.pdu()
         if kind != 4:
             return None

@@ -149,7 +149,7 @@ def trace_reception(node, paths):
     sender = RawSender(node.port)
     equal(sender.answer[0], 2, 'association')
     for path in paths:
-        equal(sender.store(dataset_of(path), sop_instance=str(pydicom.dcmread(path).SOPInstanceUID)), 0, 'status of ' + path)
+        equal(sender.store(dataset_of(path), piece=120000, sop_instance=str(pydicom.dcmread(path).SOPInstanceUID)), 0, 'status of ' + path)
     sender.close()
     wait_for('the folder gone', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
     tracer.terminate()
@@ -159,10 +159,10 @@ def trace_reception(node, paths):
     return traces[0]
 
 
-def power_cut_at_every_call():
+def power_cut_at_every_call(matrix=32, n=3, n_states=40):
     """A power cut after every file call of a reception, with what was not synced kept, lost or garbled: what had been acknowledged is
     there after a restart with its bytes, and nothing is taken for an image that is none."""
-    good = phantom('source', matrix=32, slices=5)[:3]
+    good = phantom('source', matrix=matrix, slices=5)[:n]
     want = {str(pydicom.dcmread(p).SOPInstanceUID): dataset_of(p) for p in good}
     node = Node(receive__quiet_s=3600).start('receive')
     try:
@@ -181,7 +181,7 @@ def power_cut_at_every_call():
                 key = tuple(sorted((p, b if b is None else bytes(b)) for p, b in state.items())), frozenset(acknowledged)
                 states.setdefault(key, (state, set(acknowledged), '%s: names %s, data %s' % (name, names, data)))
     equal(acknowledged, set(want), 'acknowledged')
-    check(len(states) > 40, 'only %d different states' % len(states))
+    check(len(states) > n_states, 'only %d different states' % len(states))
     n_kept = collections.Counter()
     for state, must, what in states.values():
         shutil.rmtree('spool', ignore_errors=True)
@@ -204,6 +204,11 @@ def power_cut_at_every_call():
             node.kill('receive')
     check(all(n_kept[n] > 0 for n in range(len(good) + 1)), 'states by images kept: %s' % n_kept)
     print('%d states, by images kept: %s' % (len(states), dict(n_kept)))
+
+
+def power_cut_while_a_large_one_comes():
+    """The same for an object that is written as it comes, being too large to be held."""
+    power_cut_at_every_call(matrix=768, n=1, n_states=30)
 
 
 def rows_outlive_names():
@@ -415,6 +420,7 @@ def hundred_thousand_objects():
 
 TESTS = {
     'crash.receive.power_cut_at_every_call': power_cut_at_every_call,
+    'crash.receive.power_cut_large': power_cut_while_a_large_one_comes,
     'crash.receive.rows_outlive_names': rows_outlive_names,
     'crash.receive.killed_under_load': killed_under_load,
     'unit.receive.synced_before_answered': synced_before_answered,
