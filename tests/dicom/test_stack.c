@@ -698,7 +698,7 @@ static void add_of(const struct recipe *r, int echo, int place)
 
 static size_t copy_some(size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && n_made > 0; i++) {
         size_t from = next_random() % n_made;
         made_echo[n_made] = made_echo[from];
         made_place[n_made] = made_place[from];
