@@ -235,7 +235,8 @@ static int read_series(struct subject *subject, struct fault_note *why)
                                        .row_mm = item->row_mm,
                                        .column_mm = item->column_mm,
                                        .slice_mm = item->slice_mm,
-                                       .thickness_mm = item->thickness_mm};
+                                       .thickness_mm = item->thickness_mm,
+                                       .smooth_axis = item->resampled_axis};
     rc = reader_load_voxels(reader, index, &voxels, why);
     if (rc == 0) {
         subject->voxels = malloc(voxels.n * sizeof *subject->voxels);

@@ -220,11 +220,13 @@ static void set_grid(struct source_entry *entry, const struct slice *first, enum
     item->row_mm = first->row_mm;
     item->column_mm = first->column_mm;
     entry->resampled = SQUARE_NOTHING;
+    item->resampled_axis = 0;
     if (use != STACK_TO_DERIVE || wide <= SQUARE_KEPT_RATIO * pixel)
         return;
     entry->acquired_mm = wide;
     item->row_mm = item->column_mm = pixel;
     entry->resampled = first->row_mm > pixel ? SQUARE_ROWS : SQUARE_COLUMNS;
+    item->resampled_axis = entry->resampled == SQUARE_ROWS ? 1 : 2;
     if (entry->resampled == SQUARE_ROWS)
         item->height = square_size(entry->kept_height, wide, pixel);
     else

@@ -25,6 +25,7 @@ struct source_item {
     size_t n_images;           // images (frames) in it
     // The grid; valid when verdict is FAULT_OK (and zero where unknown otherwise).
     int depth, height, width; // slices, rows, columns
+    int resampled_axis;       // 1: rows, 2: columns are resampled in plane (square.h); 0: neither
     double row_mm, column_mm; // Pixel Spacing; of the smaller size where pixels far from square are resampled
     double slice_mm;          // median distance of slice centres
     double thickness_mm;      // Slice Thickness; 0 when absent

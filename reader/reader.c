@@ -398,8 +398,8 @@ static int item_is_possible(const struct source_item *item)
     return item->depth >= 1 && item->depth <= STACK_MAX_SLICES && item->height >= 1 &&
            item->height <= MAX_SIDE && item->width >= 1 && item->width <= MAX_SIDE &&
            item->n_images == (size_t)item->depth && is_length(item->row_mm, 1e6) &&
-           is_length(item->column_mm, 1e6) && is_length(item->slice_mm, 1e6) &&
-           isfinite(item->thickness_mm) && isfinite(item->gap_mm);
+           is_length(item->column_mm, 1e6) && is_length(item->slice_mm, 1e6) && item->resampled_axis >= 0 &&
+           item->resampled_axis <= 2 && isfinite(item->thickness_mm) && isfinite(item->gap_mm);
 }
 
 // Items as they came, made safe to look at; *n_positions: z_mm of all stacks. 0 when they cannot be.

@@ -22,6 +22,8 @@ struct sr_stack {
     double column_mm;         // distance of neighbouring columns' centres
     double slice_mm;          // median distance of neighbouring slices' centres
     double thickness_mm;      // nominal slice thickness; < slice_mm means a gap; 0 when unknown
+    int smooth_axis; // 1: rows, 2: columns were resampled to finer ones, nothing is learnt along it; 0:
+                     // neither
 };
 
 // Where one wanted plane lies: between slices `slice` and `slice + 1`, at share `t` of the way, 0 <= t < 1;

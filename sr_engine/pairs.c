@@ -147,7 +147,7 @@ static int any_free(const struct pairs *pairs, int axis, int factor)
 // Room for samples of the present size along the axes that are used.
 static int has_room(const struct pairs *pairs, int factor)
 {
-    int axes = pairs->recipe.axes;
+    enum sr_axes axes = pairs->axes;
     return (axes == SR_AXES_COLUMNS || any_free(pairs, 1, factor)) &&
            (axes == SR_AXES_ROWS || any_free(pairs, 2, factor));
 }
@@ -162,9 +162,9 @@ static void plan_samples(struct pairs *pairs, int slices)
 {
     pairs->rows = smaller(MAX_ROWS, pairs->depth);
     const struct sr_recipe *recipe = &pairs->recipe;
-    int wanted = recipe->axes == SR_AXES_ROWS      ? pairs->factor[1]
-                 : recipe->axes == SR_AXES_COLUMNS ? pairs->factor[2]
-                                                   : smaller(pairs->factor[1], pairs->factor[2]);
+    int wanted = pairs->axes == SR_AXES_ROWS      ? pairs->factor[1]
+                 : pairs->axes == SR_AXES_COLUMNS ? pairs->factor[2]
+                                                  : smaller(pairs->factor[1], pairs->factor[2]);
     for (pairs->factor_true = wanted; pairs->factor_true >= 2; pairs->factor_true--)
         for (pairs->slices = slices; pairs->slices >= 2; pairs->slices--)
             for (pairs->columns = smaller(PAIRS_WIDTH, smaller(pairs->height, pairs->width));
@@ -260,6 +260,10 @@ int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *v
     pairs->width = stack->width;
     pairs->profile = pairs_profile(stack);
     pairs->ratio = pairs_sampling(stack, 1).ratio;
+    pairs->smooth_axis = stack->smooth_axis;
+    pairs->axes = stack->smooth_axis == 1   ? SR_AXES_COLUMNS
+                  : stack->smooth_axis == 2 ? SR_AXES_ROWS
+                                            : (enum sr_axes)recipe->axes;
     pairs->factor[1] = factor_of(stack->slice_mm, stack->row_mm);
     pairs->factor[2] = factor_of(stack->slice_mm, stack->column_mm);
     plan_places(pairs);
@@ -340,7 +344,7 @@ static void draw_detailed_place(const struct pairs *pairs, struct random_stream 
 
 static int axis_of(const struct pairs *pairs, uint64_t number)
 {
-    int axes = pairs->recipe.axes;
+    enum sr_axes axes = pairs->axes;
     return axes == SR_AXES_ROWS ? 1 : axes == SR_AXES_COLUMNS ? 2 : 1 + (int)(number % 2);
 }
 
@@ -486,6 +490,9 @@ static int open_check(struct pairs_check *check, const struct pairs *pairs, int 
     *span = find_span(pairs, axis, held, factor);
     *from_column = from - left;
     memset(check, 0, sizeof *check);
+    if (axis == pairs->smooth_axis)
+        return fault_set(why, FAULT_NOTHING_TO_DO, "%s were resampled to finer ones",
+                         axis == 1 ? "rows" : "columns");
     if (span->to <= span->from) {
         fault_set(why, FAULT_NOTHING_TO_DO, "a held-out place holds no gap of %d pixels", factor);
         return FAULT_NOTHING_TO_DO;

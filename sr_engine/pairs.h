@@ -30,6 +30,8 @@ struct pairs {
     double profile; // FWHM of the slice profile as a share of the slice distance: thickness / spacing, 1 when
                     // unknown
     double ratio;   // slice distance by the finer pixel distance
+    enum sr_axes axes; // that samples and checks are cut along: the recipe's, less one that was resampled
+    int smooth_axis;   // of the stack: that one; 0: none
     int factor[3]; // by axis (1: rows, 2: columns): pixels per slice distance, at least 2; 0: too short to be
                    // used
     int n_places;  // 0: the image is too small to hold anything out
@@ -50,7 +52,8 @@ struct sr_sampling pairs_sampling(const struct sr_stack *stack, double factor);
 
 // Plans places and samples: recipe->slices retained slices are wanted per sample, fewer are taken where the
 // image is short. Places: two squares of 5 % of the image each, one of middling to high detail, the other far
-// from it; the choice depends on the stack alone. Errors: NO_MEMORY; nothing is held then.
+// from it; the choice depends on the stack alone. An axis that was resampled to finer pixels (smooth_axis)
+// serves neither samples nor checks: what it lacks is not known. Errors: NO_MEMORY; nothing is held then.
 int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels,
                const struct sr_recipe *recipe, struct fault_note *why);
 
@@ -88,7 +91,8 @@ struct pairs_check {
 };
 
 // Every withheld plane of `place` at the true factor, or with stride > 1 every stride-th of them. At most 64
-// rows. Errors: NO_MEMORY; NOTHING_TO_DO when the place holds no whole gap along that axis.
+// rows. Errors: NO_MEMORY; NOTHING_TO_DO when the place holds no whole gap along that axis, or
+// the axis was resampled.
 int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
                      struct fault_note *why);
 // What leaving every second slice out would be if the slices lay along `axis`: the place blurred by the

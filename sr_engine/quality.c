@@ -102,6 +102,21 @@ int quality_check(const struct quality_method *method, const struct pairs_check 
     return rc;
 }
 
+static void say_places(const struct pairs *pairs, int times, double count, struct sr_quality *quality)
+{
+    size_t size = sizeof quality->note;
+    int smooth = pairs->smooth_axis;
+    if (count <= 0)
+        snprintf(quality->note, size, "the image is too small to hold %d places out", PAIRS_MAX_PLACES);
+    else if (smooth != 0)
+        snprintf(quality->note, size,
+                 "%d places, %.0f values, factor %d; none along the %s, which were resampled",
+                 pairs->n_places, count, times * pairs->factor[3 - smooth], smooth == 1 ? "rows" : "columns");
+    else
+        snprintf(quality->note, size, "%d places, %.0f values, factors %d and %d", pairs->n_places, count,
+                 times * pairs->factor[1], times * pairs->factor[2]);
+}
+
 // All held-out places along both axes.
 static int check_places(const struct quality_method *method, const struct pairs *pairs, int is_control,
                         struct sr_quality *quality, struct fault_note *why)
@@ -120,15 +135,10 @@ static int check_places(const struct quality_method *method, const struct pairs 
             if (rc != 0)
                 return rc;
         }
-    int times = is_control ? 2 : 1;
     quality->measured = count > 0;
     if (count > 0)
         quality->psnr_db[method->method] = quality_psnr(sum / count);
-    snprintf(quality->note, sizeof quality->note,
-             count > 0 ? "%d places, %.0f values, factors %d and %d"
-                       : "the image is too small to hold %d places out",
-             count > 0 ? pairs->n_places : PAIRS_MAX_PLACES, count, times * pairs->factor[1],
-             times * pairs->factor[2]);
+    say_places(pairs, is_control ? 2 : 1, count, quality);
     return 0;
 }
 

@@ -263,6 +263,7 @@ int process_stack(struct reader *reader, size_t item, const struct process_optio
             .column_mm = stack->column_mm,
             .slice_mm = stack->slice_mm,
             .thickness_mm = stack->thickness_mm,
+            .smooth_axis = stack->resampled_axis,
         };
         struct sr_options engine = options->engine;
         engine.recipe = &options->recipe;

@@ -730,6 +730,35 @@ static void draws_keep_out(void)
     }
 }
 
+// Along an axis that was resampled to finer pixels nothing is learnt and nothing checked, whatever the recipe
+// says.
+static void resampled_axis_is_left_out(void)
+{
+    enum { DEPTH = 6, SIDE = 96 };
+    struct fault_note why;
+    struct sr_stack stack = {
+        .depth = DEPTH, .height = SIDE, .width = SIDE, .row_mm = 1, .column_mm = 1, .slice_mm = 4};
+    float *voxels = support_random(3, (size_t)DEPTH * SIDE * SIDE, 0, 1);
+    for (int smooth = 1; smooth <= 2; smooth++)
+        for (int axes = SR_AXES_BOTH; axes <= SR_AXES_COLUMNS; axes++) {
+            struct sr_recipe recipe = sr_recipe_default();
+            struct pairs pairs;
+            struct pairs_check check;
+            recipe.axes = axes;
+            stack.smooth_axis = smooth;
+            CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
+            CHECK(pairs.slices >= 2 && pairs.n_places > 0);
+            for (uint64_t i = 0; i < 50; i++)
+                CHECK_INT(pairs_draw(&pairs, 5, i, 2).axis, 3 - smooth);
+            CHECK_INT(pairs_check_init(&check, &pairs, smooth, 0, 1, &why), FAULT_NOTHING_TO_DO);
+            CHECK_INT(pairs_control_init(&check, &pairs, smooth, 0, &why), FAULT_NOTHING_TO_DO);
+            CHECK_OK(pairs_check_init(&check, &pairs, 3 - smooth, 0, 1, &why));
+            pairs_check_done(&check);
+            pairs_done(&pairs);
+        }
+    free(voxels);
+}
+
 // A check's stack is the volume blurred and decimated: constant stays constant, the truth is the volume
 // itself.
 static void checks_are_degraded(void)
@@ -868,6 +897,7 @@ static const struct test tests[] = {
     {"unit.uniformity.is_of_what_is_delivered", uniformity_of_a_job},
     {"unit.pairs.draws_keep_out", draws_keep_out},
     {"unit.pairs.checks_are_degraded", checks_are_degraded},
+    {"unit.pairs.resampled_axis_is_left_out", resampled_axis_is_left_out},
     {"unit.pool.every_task_once", pool_runs_every_task_once},
     {"unit.random.uniform", random_is_uniform},
 };
