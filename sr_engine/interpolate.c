@@ -12,6 +12,8 @@ enum {
     QUERIES_PER_CALL = 1 << 21, // points decoded at a time: 8 MB of results
 };
 
+static const double shrink = 0.7; // of what a tiling needed that the device had no memory for
+
 // A pass over the stack turned over: any of these together; an ensemble of n does the first n.
 enum { FLIP_SLICES = 1, FLIP_ROWS = 2, FLIP_COLUMNS = 4 };
 
@@ -86,8 +88,8 @@ static double cost_of(const struct tiling *tiling)
     return (double)tiling->rows * tiling->columns * tiling->tile_height * tiling->tile_width;
 }
 
-// The cheapest tiling within the limit: the fewest voxels that are encoded twice.
-static int choose_tiling(struct job *job, struct fault_note *why)
+// The cheapest tiling of at most `most` bytes: the fewest voxels that are encoded twice.
+static int choose_tiling(struct job *job, size_t most, struct fault_note *why)
 {
     size_t least = SIZE_MAX;
     int found = 0;
@@ -97,7 +99,7 @@ static int choose_tiling(struct job *job, struct fault_note *why)
             struct tiling tiling;
             plan_tiles(job, rows, columns, &tiling);
             least = tiling.bytes < least ? tiling.bytes : least;
-            if (tiling.bytes > job->limits->memory_bytes)
+            if (tiling.bytes > most)
                 continue;
             if (!found || cost_of(&tiling) < cost_of(&job->tiling))
                 job->tiling = tiling;
@@ -106,7 +108,7 @@ static int choose_tiling(struct job *job, struct fault_note *why)
     if (found)
         return 0;
     fault_set(why, FAULT_NO_MEMORY, "no tile of a stack of %dx%dx%d fits: the smallest needs %zu of %zu MB",
-              job->depth, job->height, job->width, least >> 20, job->limits->memory_bytes >> 20);
+              job->depth, job->height, job->width, least >> 20, most >> 20);
     return FAULT_NO_MEMORY;
 }
 
@@ -264,6 +266,8 @@ static void close_buffers(struct job *job)
     ops->buffer_free(device, job->y);
     free(job->host);
     free(job->host_places);
+    job->tile = job->maps[0] = job->maps[1] = job->places = job->y = NULL;
+    job->host = job->host_places = NULL;
 }
 
 static int by_place(const void *a, const void *b)
@@ -319,6 +323,39 @@ static int run_tiles(struct job *job, struct fault_note *why)
     return rc;
 }
 
+static int run_tiling(struct job *job, struct fault_note *why)
+{
+    int rc = open_buffers(job, why);
+    if (rc == 0)
+        rc = run_tiles(job, why);
+    if (rc == 0 && job->tiling.bytes > job->limits->workspace_bytes)
+        job->limits->workspace_bytes = job->tiling.bytes;
+    close_buffers(job);
+    return rc;
+}
+
+// Others may take the device's memory while the job runs: what it refuses is tried again in smaller tiles,
+// and the first refusal is told when none is small enough.
+static int run_within(struct job *job, size_t n_values, struct fault_note *why)
+{
+    size_t most = job->limits->memory_bytes;
+    int rc = choose_tiling(job, most, why);
+    if (rc == 0)
+        rc = run_tiling(job, why);
+    while (rc == FAULT_NO_MEMORY && job->tiling.bytes > 0) {
+        struct fault_note smaller = {0};
+        most = (size_t)((double)job->tiling.bytes * shrink);
+        job->tiling.bytes = 0;
+        if (choose_tiling(job, most, &smaller) != 0)
+            break;
+        memset(job->residual, 0, n_values * sizeof *job->residual);
+        rc = run_tiling(job, &smaller);
+        if (rc != 0 && rc != FAULT_NO_MEMORY)
+            *why = smaller;
+    }
+    return rc;
+}
+
 int interpolate_planes(struct model *model, const float *stack, int depth, int height, int width,
                        const struct sr_plane *planes, size_t n_planes, const struct sr_sampling *sampling,
                        struct interpolate_limits *limits, float *residual, struct fault_note *why)
@@ -333,15 +370,7 @@ int interpolate_planes(struct model *model, const float *stack, int depth, int h
     job.sampling = *sampling;
     job.limits = limits;
     job.residual = residual;
-    int rc = job.n_planes > 0 ? choose_tiling(&job, why) : 0;
-    if (rc == 0 && job.n_planes > 0) {
-        rc = open_buffers(&job, why);
-        if (rc == 0)
-            rc = run_tiles(&job, why);
-        if (rc == 0 && job.tiling.bytes > limits->workspace_bytes)
-            limits->workspace_bytes = job.tiling.bytes;
-        close_buffers(&job);
-    }
+    int rc = job.n_planes > 0 ? run_within(&job, n_planes * (size_t)height * (size_t)width, why) : 0;
     free(entries);
     return rc;
 }

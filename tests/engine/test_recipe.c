@@ -524,6 +524,58 @@ static const struct sr_sampling sampling = {4, 1, 4};
 static const struct sr_plane wanted[PLANES] = {{0, 0},   {0, 0.25}, {1, 0},   {1, 0.5}, {2, 0},
                                                {2, 0.9}, {3, 0},    {3, 0.5}, {4, 0}};
 
+// A reference backend that refuses buffers of more than `most_values`, and counts the refusals.
+static size_t most_values;
+static int n_refused;
+
+static int stingy_buffer(struct sr_device *device, struct sr_extent extent, int channels,
+                         struct sr_buffer **buffer, struct fault_note *why)
+{
+    if ((size_t)extent.n * (size_t)extent.d * (size_t)extent.h * (size_t)extent.w * (size_t)channels <=
+        most_values)
+        return support_ops("ref")->buffer_new(device, extent, channels, buffer, why);
+    n_refused++;
+    return fault_set(why, FAULT_NO_MEMORY, "refusal %d", n_refused);
+}
+
+// Memory that the device refuses is done without: the same result from smaller tiles, or the first refusal.
+static void refused_memory(void)
+{
+    struct fault_note why = {0};
+    struct model model;
+    struct interpolate_limits how = {.memory_bytes = (size_t)1 << 30, .phase = "use"};
+    enum { BIG = 160 };
+    const struct sr_plane planes[] = {{0, 0.5}, {1, 0.25}};
+    size_t size = (size_t)2 * BIG * BIG;
+    float *stack = support_random(1, (size_t)3 * BIG * BIG, 0, 1), *whole = support_random(9, size, 5, 6),
+          *parts = support_random(9, size, 5, 6);
+    CHECK_OK(model_open(&model, support_ops("ref"), toy, 1, &why));
+    float *parameters = support_parameters(&model.net, 5);
+    CHECK_OK(model_set_parameters(&model, parameters, &why));
+    CHECK_OK(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &sampling, &how, whole, &why));
+    struct sr_ops stingy = *model.ops;
+    const struct sr_ops *real = model.ops;
+    stingy.buffer_new = stingy_buffer;
+    model.ops = &stingy;
+    most_values = (size_t)3 * BIG * BIG * (size_t)toy.channels / 2;
+    CHECK_OK(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &sampling, &how, parts, &why));
+    printf("%d refusals\n", n_refused);
+    CHECK(n_refused > 0);
+    support_close("in smaller tiles", parts, whole, size, 1e-5, 1e-6);
+    most_values = 10;
+    n_refused = 0;
+    CHECK_INT(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &sampling, &how, parts, &why),
+              FAULT_NO_MEMORY);
+    CHECK_STR(why.text, "refusal 1");
+    CHECK(n_refused > 1);
+    model.ops = real;
+    model_close(&model);
+    free(parameters);
+    free(stack);
+    free(whole);
+    free(parts);
+}
+
 // What the toy network adds on the wanted planes of a stack of 5 slices.
 static float *use(const float *stack, const struct sr_plane *planes, int n_planes, const char *text,
                   size_t memory)
@@ -736,6 +788,7 @@ static const struct test tests[] = {
     {"unit.interpolate.acquired", acquired_planes},
     {"unit.consistency.agrees", consistency_agrees},
     {"unit.consistency.knows_noise", consistency_knows_noise},
+    {"unit.interpolate.refused_memory", refused_memory},
 };
 
 TEST_MAIN(tests)
