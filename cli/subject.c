@@ -285,7 +285,11 @@ static int work(struct subject *subject, struct fault_note *why)
     say_db("linear interpolation", report.linear_db);
     say_db("the weights before", report.start_db);
     say_db("the best, which are kept", report.best_db);
-    printf("best at step %d: %s/weights.safetensors\n", report.step_best, subject->job.out);
+    if (report.share_best < 1)
+        printf("best %.0f %% of the way to ", 100 * report.share_best);
+    else
+        printf("best at ");
+    printf("step %d: %s/weights.safetensors\n", report.step_best, subject->job.out);
     return rc;
 }
 

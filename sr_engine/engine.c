@@ -3,6 +3,7 @@
 
 #include "core/clock.h"
 #include "sr_engine/consistency.h"
+#include "sr_engine/estimate.h"
 #include "sr_engine/finetune.h"
 #include "sr_engine/interpolate.h"
 #include "sr_engine/model.h"
@@ -310,6 +311,13 @@ static void take_asked(struct run *run)
                                       : "the network as its weights file has it was asked for");
 }
 
+static int plan_pairs(struct run *run, struct fault_note *why)
+{
+    struct interpolate_limits limits = limits_of(run, "check");
+    int rc = pairs_plan(&run->pairs, run->stack, run->normalised, &run->recipe, why);
+    return rc != 0 ? rc : estimate_places(&run->model, &run->pairs, &limits, why);
+}
+
 static int work(struct run *run, struct fault_note *why)
 {
     struct sr_report *report = run->report;
@@ -328,7 +336,7 @@ static int work(struct run *run, struct fault_note *why)
     }
     rc = prepare(run, why);
     if (rc == 0 && (run->options->finetune || run->options->choose))
-        rc = pairs_plan(&run->pairs, run->stack, run->normalised, &run->recipe, why);
+        rc = plan_pairs(run, why);
     // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): run_done() frees what prepare() took
     if (rc == 0 && run->options->finetune)
         rc = finetune(run, why);

@@ -81,11 +81,12 @@ struct sr_report {
     int factor_train_min, factor_train_max; // in-plane factors drawn in the fine-tune
     int steps_done;                         // optimiser steps taken; a repeated job passes this as `steps`
     int step_best;                          // the step whose weights were kept; 0: those of the file
-    double loss_first, loss_last;           // mean L1 of the first and the last tenth of the steps
-    struct sr_quality in_plane;             // held-out in-plane patches
-    struct sr_quality left_out;             // every second acquired slice left out and predicted
-    struct sr_quality control;              // the same in plane, where nothing differs from slice to slice
-    struct sr_uniformity uniformity;        // of what is delivered
+    double share_best; // how far from the file's weights to that step's they lie; 1: they are that step's
+    double loss_first, loss_last;    // mean L1 of the first and the last tenth of the steps
+    struct sr_quality in_plane;      // held-out in-plane patches
+    struct sr_quality left_out;      // every second acquired slice left out and predicted
+    struct sr_quality control;       // the same in plane, where nothing differs from slice to slice
+    struct sr_uniformity uniformity; // of what is delivered
     double seconds_finetune, seconds_check, seconds_interpolate;
     size_t workspace_bytes; // most that was held at once
 };

@@ -3,6 +3,7 @@
 
 #include "core/clock.h"
 #include "sr_engine/checkpoint.h"
+#include "sr_engine/estimate.h"
 #include "sr_engine/quality.h"
 #include "sr_engine/random.h"
 #include "sr_engine/resample.h"
@@ -16,13 +17,13 @@
 
 enum {
     CHECKS = 8,
+    BLENDS = 3,
     CHECK_STRIDE = 3,
     TIMED_STEPS = 3,
     MAX_STEPS = 100000,
     MAX_BATCH = 8,
     AVERAGE_HEAD_START = 10,
-    ESTIMATE_SIDE = 176,  // pixels of the part of the stack that the second round estimates
-    ESTIMATE_MARGIN = 16, // of it, beside the image's own border: what zero padding has touched
+    ESTIMATE_SIDE = 176, // pixels of the part of the stack that the second round estimates, margins included
 };
 // Multiplications of a voxel in the encoder and of a query in the decoder. Source: model.md section 3.
 static const double voxel_cost = 1881792, query_cost = 238080;
@@ -81,6 +82,7 @@ static int measure(struct finetune *run, struct fault_note *why)
     if (rc == 0 && (run->step == 0 || run->n_checks == 0 || error < run->best_error)) {
         run->best_error = error;
         run->report->step_best = run->step;
+        run->report->share_best = 1;
         rc = model_get_parameters(run->model, run->best, why);
     }
     return rc;
@@ -96,6 +98,39 @@ static int check_now(struct finetune *run, struct fault_note *why)
     if (rc == 0)
         rc = show_averaged(run, 0, why);
     run->seconds_check = clock_monotonic_s() - start;
+    return rc;
+}
+
+// Weights part of the way from the first to the last: a run that went too far may have gone in the right
+// direction. Source: Wortsman et al., arXiv 2109.01903.
+static int try_blends(struct finetune *run, struct fault_note *why)
+{
+    static const double shares[BLENDS] = {0.75, 0.5, 0.25};
+    struct model *model = run->model;
+    size_t n = n_parameters(run);
+    float *last = malloc(n * sizeof *last);
+    if (last == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory to blend weights");
+    double last_error = run->last_error;
+    int rc = show_averaged(run, 1, why);
+    if (rc == 0)
+        rc = model_get_parameters(model, last, why);
+    for (size_t k = 0; rc == 0 && k < BLENDS; k++) {
+        for (size_t i = 0; i < n; i++)
+            run->host[i] = run->origin[i] + (float)shares[k] * (last[i] - run->origin[i]);
+        double before = run->best_error;
+        rc = model_set_parameters(model, run->host, why);
+        if (rc == 0)
+            rc = measure(run, why);
+        if (run->best_error < before)
+            run->report->share_best = shares[k];
+    }
+    if (rc == 0)
+        rc = model_set_parameters(model, last, why);
+    if (rc == 0)
+        rc = show_averaged(run, 0, why);
+    run->last_error = last_error;
+    free(last);
     return rc;
 }
 
@@ -138,7 +173,8 @@ static int open_memory(struct finetune *run, struct fault_note *why)
     }
     run->best = malloc(n_parameters(run) * sizeof *run->best);
     run->host = malloc(n_parameters(run) * sizeof *run->host);
-    if (rc == 0 && (run->best == NULL || run->host == NULL))
+    run->origin = malloc(n_parameters(run) * sizeof *run->origin);
+    if (rc == 0 && (run->best == NULL || run->origin == NULL || run->host == NULL))
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory to keep the best weights");
     return rc;
 }
@@ -168,6 +204,7 @@ int finetune_open(struct finetune *run, struct model *model, const struct pairs 
     run->is_woken = weights_wake(&model->net, run->best);
     if (run->is_woken)
         rc = model_set_parameters(model, run->best, why);
+    memcpy(run->origin, run->best, n_parameters(run) * sizeof *run->origin);
     if (rc == 0)
         rc = open_parts(run, why);
     return rc != 0 ? rc : check_now(run, why);
@@ -195,6 +232,7 @@ void finetune_close(struct finetune *run)
     for (int i = 0; i < run->n_checks; i++)
         pairs_check_done(&run->checks[i]);
     free(run->best);
+    free(run->origin);
     free(run->host);
 }
 
@@ -210,95 +248,38 @@ static int open_trainer(struct finetune *run, int n_losses, struct fault_note *w
     return rc;
 }
 
+// Weights that were never trained estimate no better than linear interpolation.
+static double second_share(const struct finetune *run)
+{
+    return run->is_woken ? fmin(run->recipe.second_round, 0.5) : run->recipe.second_round;
+}
+
 int finetune_begin(struct finetune *run, struct fault_note *why)
 {
-    run->round_start = run->n_steps - (int)(run->recipe.second_round * run->n_steps);
+    run->round_start = run->n_steps - (int)(second_share(run) * run->n_steps);
     return open_trainer(run, run->n_steps, why);
 }
 
 // --------------------------------------------------------------------------------------------- second round
 
-// The part of the image that is estimated, and the part of that which is used.
-struct part {
-    int row, column, rows, columns;
-    int first_row, first_column, n_rows, n_columns;
-};
-
-// One axis: where the border is not the image's own, a margin is not used.
-static void trim(int from, int size, int whole, int *first, int *n)
+// One axis: where the border is not the image's own, a margin is seen but not used.
+static void trim(int whole, int *first, int *size)
 {
-    int before = from > 0 ? ESTIMATE_MARGIN : 0, after = from + size < whole ? ESTIMATE_MARGIN : 0;
-    *first = before;
-    *n = size - before - after;
+    int before = *first > 0 ? ESTIMATE_MARGIN : 0, after = *first + *size < whole ? ESTIMATE_MARGIN : 0;
+    *first += before;
+    *size -= before + after;
 }
 
-static struct part find_part(const struct pairs *pairs)
+// The part of the stack with the most detail that pairs of the second round are cut from.
+static struct estimate_part find_part(const struct pairs *pairs)
 {
-    struct part part = {.rows = pairs->height < ESTIMATE_SIDE ? pairs->height : ESTIMATE_SIDE,
-                        .columns = pairs->width < ESTIMATE_SIDE ? pairs->width : ESTIMATE_SIDE};
+    struct estimate_part part = {.slices = pairs->depth,
+                                 .rows = pairs->height < ESTIMATE_SIDE ? pairs->height : ESTIMATE_SIDE,
+                                 .columns = pairs->width < ESTIMATE_SIDE ? pairs->width : ESTIMATE_SIDE};
     pairs_find_window(pairs, part.rows, part.columns, &part.row, &part.column);
-    trim(part.row, part.rows, pairs->height, &part.first_row, &part.n_rows);
-    trim(part.column, part.columns, pairs->width, &part.first_column, &part.n_columns);
+    trim(pairs->height, &part.row, &part.rows);
+    trim(pairs->width, &part.column, &part.columns);
     return part;
-}
-
-static size_t estimate_depth(const struct pairs *pairs)
-{
-    return (size_t)(pairs->depth - 1) * (size_t)pairs->factor[1] + 1;
-}
-
-// Linear interpolation plus what the network adds, clipped, of the used part: to [depth,n_rows,n_columns].
-static void finish_estimate(const struct pairs *pairs, const struct part *part, const float *stack,
-                            const float *residual, float *to)
-{
-    size_t plane = (size_t)part->rows * (size_t)part->columns, n = estimate_depth(pairs);
-    for (size_t k = 0; k < n; k++) {
-        size_t slice = k / (size_t)pairs->factor[1];
-        double t = (double)(k % (size_t)pairs->factor[1]) / pairs->factor[1];
-        const float *low = stack + slice * plane,
-                    *high = slice + 1 < (size_t)pairs->depth ? low + plane : low;
-        for (int row = 0; row < part->n_rows; row++)
-            for (int column = 0; column < part->n_columns; column++) {
-                size_t at = (size_t)(part->first_row + row) * (size_t)part->columns +
-                            (size_t)(part->first_column + column);
-                double value =
-                    (1 - t) * (double)low[at] + t * (double)high[at] + (double)residual[k * plane + at];
-                *to++ = (float)(value < 0 ? 0 : value > 1 ? 1 : value);
-            }
-    }
-}
-
-// Interpolates the part with the maker's weights, which are in the model.
-static int make_estimate(struct finetune *run, const struct part *part, struct fault_note *why)
-{
-    const struct pairs *pairs = run->pairs;
-    size_t n = estimate_depth(pairs), plane = (size_t)part->rows * (size_t)part->columns;
-    size_t used = (size_t)part->n_rows * (size_t)part->n_columns;
-    float *stack = malloc((size_t)pairs->depth * plane * sizeof *stack);
-    float *residual = malloc(n * plane * sizeof *residual);
-    struct sr_plane *planes = malloc(n * sizeof *planes);
-    run->estimate.voxels = malloc(n * used * sizeof *run->estimate.voxels);
-    int rc = 0;
-    if (stack == NULL || residual == NULL || planes == NULL || run->estimate.voxels == NULL) {
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory for an estimate of %zu planes", n);
-        goto out;
-    }
-    for (int z = 0; z < pairs->depth; z++)
-        pairs_copy_window(pairs, z, part->row, part->column, part->rows, part->columns,
-                          stack + (size_t)z * plane);
-    for (size_t k = 0; k < n; k++)
-        planes[k] = (struct sr_plane){(int)(k / (size_t)pairs->factor[1]),
-                                      (double)(k % (size_t)pairs->factor[1]) / pairs->factor[1]};
-    struct sr_sampling sampling = {pairs->factor[1], pairs->profile, pairs->ratio};
-    rc = interpolate_planes(run->model, stack, pairs->depth, part->rows, part->columns, planes, n, &sampling,
-                            &run->limits, residual, why);
-    if (rc == 0)
-        finish_estimate(pairs, part, stack, residual, run->estimate.voxels);
-out:
-    free(planes);
-    free(residual);
-    free(stack);
-    return rc;
 }
 
 // Where the estimate is too small to cut a pair from, the first round's pairs serve on.
@@ -306,22 +287,25 @@ static int open_estimate(struct finetune *run, struct fault_note *why)
 {
     struct finetune_estimate *estimate = &run->estimate;
     struct model *model = run->model;
-    struct part part = find_part(run->pairs);
-    int depth = (int)estimate_depth(run->pairs);
+    struct estimate_part part = find_part(run->pairs);
+    int depth = estimate_depth(run->pairs, part.slices);
+    estimate->voxels =
+        malloc((size_t)depth * (size_t)part.rows * (size_t)part.columns * sizeof *estimate->voxels);
+    if (estimate->voxels == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for an estimate of %d planes", depth);
     int rc = model_get_parameters(model, run->host, why);
     if (rc == 0)
         rc = model_set_parameters(model, estimate->maker, why);
     if (rc == 0)
-        rc = make_estimate(run, &part, why);
+        rc = estimate_make(model, run->pairs, part, &run->limits, estimate->voxels, why);
     if (rc == 0)
         rc = model_set_parameters(model, run->host, why);
     if (rc == 0)
-        rc = pairs_plan_volume(&estimate->pairs, run->pairs, estimate->voxels, depth,
-                               part.row + part.first_row, part.column + part.first_column, part.n_rows,
-                               part.n_columns, why);
+        rc = pairs_plan_volume(&estimate->pairs, run->pairs, estimate->voxels, depth, part.row, part.column,
+                               part.rows, part.columns, why);
     if (rc != 0 || estimate->pairs.slices == 0)
         return rc;
-    rc = model->ops->buffer_new(model->device, (struct sr_extent){1, depth, part.n_rows, part.n_columns}, 1,
+    rc = model->ops->buffer_new(model->device, (struct sr_extent){1, depth, part.rows, part.columns}, 1,
                                 &estimate->volume, why);
     if (rc == 0)
         rc = model->ops->upload(model->device, estimate->volume, estimate->voxels, why);
@@ -434,7 +418,10 @@ int finetune_step(struct finetune *run, struct fault_note *why)
     if (rc != 0)
         return rc;
     run->step++;
-    return is_check_due(run->step, run->n_steps) ? check_now(run, why) : 0;
+    rc = is_check_due(run->step, run->n_steps) ? check_now(run, why) : 0;
+    if (rc == 0 && run->step == run->n_steps && run->recipe.blend && !run->is_woken && run->n_checks > 0)
+        rc = try_blends(run, why);
+    return rc;
 }
 
 int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why)
@@ -497,8 +484,9 @@ static int time_gradient(struct finetune *run, double *seconds, struct fault_not
 static void cost_second_round(const struct finetune *run, double *estimate, double *ratio)
 {
     const struct pairs *pairs = run->pairs;
-    struct part part = find_part(pairs);
-    double pixels = (double)part.rows * part.columns, rows = (double)estimate_depth(pairs);
+    struct estimate_part part = find_part(pairs);
+    double pixels = (double)(part.rows + 2 * ESTIMATE_MARGIN) * (part.columns + 2 * ESTIMATE_MARGIN),
+           rows = (double)estimate_depth(pairs, pairs->depth);
     double sample = (double)run->recipe.batch * pairs->rows * pairs->columns;
     double step = 3 * cost_of(sample * pairs->slices, sample * (pairs->slices - 1) * run->recipe.targets);
     *estimate = cost_of(pixels * pairs->depth, pixels * rows) / step;
@@ -508,7 +496,7 @@ static void cost_second_round(const struct finetune *run, double *estimate, doub
 // The step count alone decides all that follows, so a job that is repeated with it gives the same bits.
 int finetune_plan(struct finetune *run, double seconds, struct fault_note *why)
 {
-    double start = clock_monotonic_s(), gradient, share = run->recipe.second_round, estimate = 0, ratio = 1;
+    double start = clock_monotonic_s(), gradient, share = second_share(run), estimate = 0, ratio = 1;
     run->n_steps = run->options->steps;
     if (run->options->steps > 0)
         return 0;
@@ -517,7 +505,7 @@ int finetune_plan(struct finetune *run, double seconds, struct fault_note *why)
         return rc;
     if (share > 0)
         cost_second_round(run, &estimate, &ratio);
-    double left = seconds - (clock_monotonic_s() - start) - CHECKS * run->seconds_check;
+    double left = seconds - (clock_monotonic_s() - start) - (CHECKS + BLENDS) * run->seconds_check;
     double steps = (left / (gradient * 1.05) - estimate) / (1 - share + share * ratio);
     run->n_steps = steps > MAX_STEPS ? MAX_STEPS : steps > 0 ? (int)steps : 0;
     return 0;
@@ -642,11 +630,12 @@ int finetune_save(struct finetune *run, const char *directory, double minutes, s
     float *memory = rc == 0 ? take_memory(run, why) : NULL;
     if (memory == NULL)
         return rc != 0 ? rc : FAULT_NO_MEMORY;
-    snprintf(state.extra, sizeof state.extra,
-             "steps %d\nbest_step %d\nbest_error %.17g\nlast_error %.17g\nsource %016" PRIx64
-             "\nstart %016" PRIx64 "\nrecipe %s\n",
-             run->n_steps, run->report->step_best, run->best_error, run->last_error, run->source, run->start,
-             recipe);
+    snprintf(
+        state.extra, sizeof state.extra,
+        "steps %d\nbest_step %d\nbest_share %.17g\nbest_error %.17g\nlast_error %.17g\nsource %016" PRIx64
+        "\nstart %016" PRIx64 "\nrecipe %s\n",
+        run->n_steps, run->report->step_best, run->report->share_best, run->best_error, run->last_error,
+        run->source, run->start, recipe);
     rc = move_parts(run, memory, 1, why);
     if (rc == 0)
         rc = checkpoint_save(directory, &state, parts,
@@ -658,7 +647,7 @@ int finetune_save(struct finetune *run, const char *directory, double minutes, s
 // What a checkpoint says about its run.
 struct saved {
     int n_steps, best_step;
-    double best_error, last_error;
+    double best_share, best_error, last_error;
     uint64_t source, start;
     char recipe[512];
 };
@@ -667,10 +656,10 @@ static int read_extra(const char *text, struct saved *saved)
 {
     saved->recipe[0] = '\0';
     return sscanf(text,
-                  "steps %d best_step %d best_error %lf last_error %lf source %" SCNx64 " start %" SCNx64
-                  " recipe %511[^\n]",
-                  &saved->n_steps, &saved->best_step, &saved->best_error, &saved->last_error, &saved->source,
-                  &saved->start, saved->recipe) >= 6 &&
+                  "steps %d best_step %d best_share %lf best_error %lf last_error %lf source %" SCNx64
+                  " start %" SCNx64 " recipe %511[^\n]",
+                  &saved->n_steps, &saved->best_step, &saved->best_share, &saved->best_error,
+                  &saved->last_error, &saved->source, &saved->start, saved->recipe) >= 7 &&
            saved->n_steps > 0 && saved->n_steps <= MAX_STEPS;
 }
 
@@ -733,6 +722,7 @@ int finetune_load(struct finetune *run, const char *directory, int *found, doubl
     run->best_error = saved.best_error;
     run->last_error = saved.last_error;
     run->report->step_best = saved.best_step;
+    run->report->share_best = saved.best_share;
     *minutes = state.minutes;
     return rc;
 }

@@ -41,6 +41,7 @@ struct finetune {
     int round_start;                  // the step at which the second round begins; n_steps: there is none
     double best_error, last_error;    // mean squared error on the held-out places
     float *best;                      // [n_parameters] the weights that did best
+    float *origin;                    // [n_parameters] those it began with
     // its own
     struct pairs_check checks[2]; // the first place, along both axes
     int n_checks, is_woken;
@@ -68,7 +69,8 @@ void finetune_close(struct finetune *run);
 int finetune_plan(struct finetune *run, double seconds, struct fault_note *why);
 // Gets ready for n_steps steps, at most 100,000.
 int finetune_begin(struct finetune *run, struct fault_note *why);
-// One step, and the check that is due after every eighth of them. Errors: those of the ops, NOT_FINITE.
+// One step, and the check that is due after every eighth of them; after the last one weights between the
+// first and the last are checked, too, where the recipe says so. Errors: those of the ops, NOT_FINITE.
 int finetune_step(struct finetune *run, struct fault_note *why);
 // Mean L1 of steps `from` (counted from 0) to before `to`, all of this sitting. Errors: DEVICE, NO_MEMORY.
 int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why);

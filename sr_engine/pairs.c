@@ -20,6 +20,11 @@ enum {
 static const double place_share = 0.05;   // of the image, each
 static const double flat_contrast = 0.05; // a patch of less is drawn again
 
+struct pairs_dense {
+    float *voxels;
+    struct pairs view; // of them
+};
+
 static double sigma_of(double fwhm)
 {
     return fwhm / (2 * sqrt(2 * log(2)));
@@ -220,6 +225,14 @@ static double detail_in(const struct pairs *pairs, int row, int column, int rows
 
 // --------------------------------------------------------------------------------------------- plans
 
+static void drop_dense(struct pairs *pairs, int place)
+{
+    if (pairs->dense[place] != NULL)
+        free(pairs->dense[place]->voxels);
+    free(pairs->dense[place]);
+    pairs->dense[place] = NULL;
+}
+
 double pairs_profile(const struct sr_stack *stack)
 {
     double profile =
@@ -231,6 +244,8 @@ void pairs_done(struct pairs *pairs)
 {
     free(pairs->detail);
     pairs->detail = NULL;
+    for (int i = 0; i < PAIRS_MAX_PLACES; i++)
+        drop_dense(pairs, i);
 }
 
 static int factor_of(double slice_mm, double pixel_mm)
@@ -260,6 +275,7 @@ int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *v
     pairs->width = stack->width;
     pairs->profile = pairs_profile(stack);
     pairs->ratio = pairs_sampling(stack, 1).ratio;
+    pairs->row_step = 1;
     pairs->smooth_axis = stack->smooth_axis;
     pairs->axes = stack->smooth_axis == 1   ? SR_AXES_COLUMNS
                   : stack->smooth_axis == 2 ? SR_AXES_ROWS
@@ -271,19 +287,43 @@ int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *v
     return recipe->detail ? sum_detail(pairs, why) : 0;
 }
 
+static struct pairs part_of(const struct pairs *stack, const float *voxels, int depth, int row, int column,
+                            int rows, int columns)
+{
+    struct pairs part = *stack;
+    part.detail = NULL;
+    memset(part.dense, 0, sizeof part.dense);
+    part.voxels = voxels;
+    part.depth = depth;
+    part.height = rows;
+    part.width = columns;
+    for (int i = 0; i < part.n_places; i++) {
+        part.places[i].row -= row;
+        part.places[i].column -= column;
+    }
+    return part;
+}
+
+int pairs_set_dense(struct pairs *pairs, int place, float *voxels, int depth, int row, int column, int rows,
+                    int columns, struct fault_note *why)
+{
+    struct pairs_dense *dense = malloc(sizeof *dense);
+    if (dense == NULL) {
+        free(voxels);
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for a place's surroundings");
+    }
+    dense->voxels = voxels;
+    dense->view = part_of(pairs, voxels, depth, row, column, rows, columns);
+    dense->view.row_step = pairs->factor[1];
+    drop_dense(pairs, place);
+    pairs->dense[place] = dense;
+    return 0;
+}
+
 int pairs_plan_volume(struct pairs *pairs, const struct pairs *stack, const float *voxels, int depth, int row,
                       int column, int rows, int columns, struct fault_note *why)
 {
-    *pairs = *stack;
-    pairs->detail = NULL;
-    pairs->voxels = voxels;
-    pairs->depth = depth;
-    pairs->height = rows;
-    pairs->width = columns;
-    for (int i = 0; i < pairs->n_places; i++) {
-        pairs->places[i].row -= row;
-        pairs->places[i].column -= column;
-    }
+    *pairs = part_of(stack, voxels, depth, row, column, rows, columns);
     plan_samples(pairs, smaller(pairs->recipe.slices, SR_CUT_MAX_SLICES));
     return pairs->recipe.detail ? sum_detail(pairs, why) : 0;
 }
@@ -454,6 +494,18 @@ static void copy_plane(const struct pairs *pairs, int axis, int along, int first
                                : voxel_at(pairs, top + z, first_column + j, along);
 }
 
+int pairs_reach(const struct pairs *pairs)
+{
+    int longest = pairs->factor[1] > pairs->factor[2] ? pairs->factor[1] : pairs->factor[2];
+    return 2 * longest * CONTEXT_SLICES + reach_of(pairs->profile * longest); // of the control, the longest
+}
+
+// Where the checks of a place look.
+static const struct pairs *view_of(const struct pairs *pairs, int place)
+{
+    return pairs->dense[place] != NULL ? &pairs->dense[place]->view : pairs;
+}
+
 // Where a check lies along its axis: retained slices first, first + factor, ...; the place itself is [from,
 // to].
 struct span {
@@ -499,6 +551,7 @@ static int open_check(struct pairs_check *check, const struct pairs *pairs, int 
     }
     check->depth = span->depth;
     check->rows = smaller(MAX_ROWS, pairs->depth);
+    check->row_step = pairs->row_step;
     check->columns = left + size + right;
     check->first_column = left;
     check->n_columns = size;
@@ -522,6 +575,7 @@ int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int a
 {
     struct span span;
     int factor = pairs->factor[axis], column, seen = 0;
+    pairs = view_of(pairs, place);
     int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
     if (rc != 0)
         return rc;
@@ -543,6 +597,7 @@ int pairs_control_init(struct pairs_check *check, const struct pairs *pairs, int
 {
     struct span span;
     int factor = 2 * pairs->factor[axis], column;
+    pairs = view_of(pairs, place);
     int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
     if (rc != 0)
         return rc;

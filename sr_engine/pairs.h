@@ -18,6 +18,8 @@
 
 enum { PAIRS_MAX_PLACES = 2, PAIRS_WIDTH = 64 };
 
+struct pairs_dense;
+
 // A rectangle of the image, through all slices.
 struct pairs_place {
     int row, column, rows, columns;
@@ -42,6 +44,10 @@ struct pairs {
     int factor_true;            // the largest that fits, at most the true one
     int factor_min, factor_max; // that are drawn
     struct sr_recipe recipe;    // what is drawn
+    int row_step; // of a check's rows every so-many-th was acquired, the first among them; 1: all
+    // A place's surroundings with rows as fine as columns, on which its checks look; NULL: on the stack
+    // itself.
+    struct pairs_dense *dense[PAIRS_MAX_PLACES];
     double *detail; // [height+1,width+1] gradient magnitude summed over all slices and from the first row
                     // and column on; NULL unless the recipe asks for detail
 };
@@ -61,6 +67,14 @@ int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *v
 // first pixel is (row, column): samples keep out of the same places. Errors: as above.
 int pairs_plan_volume(struct pairs *pairs, const struct pairs *stack, const float *voxels, int depth, int row,
                       int column, int rows, int columns, struct fault_note *why);
+
+// How far beside a place its checks look, pixels.
+int pairs_reach(const struct pairs *pairs);
+// Has the checks of a place look at voxels [depth,rows,columns], from (row, column) of the image on,
+// whose planes 0, factor[1], 2 factor[1], ... are acquired slices. Owner: voxels become the pairs', also
+// on error. Errors: NO_MEMORY.
+int pairs_set_dense(struct pairs *pairs, int place, float *voxels, int depth, int row, int column, int rows,
+                    int columns, struct fault_note *why);
 
 // FWHM of the slice profile as a share of the slice distance, at most 2; 1 when the thickness is unknown.
 double pairs_profile(const struct sr_stack *stack);
@@ -88,6 +102,7 @@ struct pairs_check {
     struct sr_plane *planes;     // withheld planes, inside the place
     struct sr_sampling sampling; // of `stack`
     int first_column, n_columns; // what is to be scored; the rest is margin
+    int row_step;                // and of the rows every so-many-th, from the first on
 };
 
 // Every withheld plane of `place` at the true factor, or with stride > 1 every stride-th of them. At most 64

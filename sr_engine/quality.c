@@ -27,7 +27,7 @@ static void score_plane(const struct quality_method *method, const struct pairs_
                         double *count)
 {
     const float *truth = check->truth + plane * (size_t)check->rows * (size_t)check->columns;
-    for (int row = 0; row < check->rows; row++)
+    for (int row = 0; row < check->rows; row += check->row_step)
         for (int column = check->first_column; column < check->first_column + check->n_columns; column++) {
             size_t at = (size_t)row * (size_t)check->columns + (size_t)column;
             double value = cubic != NULL ? cubic[at] : (double)linear[at];
@@ -172,6 +172,7 @@ static int left_out_init(struct pairs_check *check, const struct pairs *pairs, s
     check->first_column = margin;
     check->n_columns = check->columns - 2 * margin;
     check->n_planes = (size_t)kept - 1;
+    check->row_step = 1;
     size_t plane = (size_t)check->rows * (size_t)check->columns;
     check->stack = malloc((size_t)kept * plane * sizeof *check->stack);
     check->truth = calloc(check->n_planes * plane, sizeof *check->truth);

@@ -49,7 +49,9 @@ struct sr_recipe {
     double true_share;              // share of samples with exactly the true factor
     double blur_low, blur_high;     // drawn width of the profile, as a share of the true one
     int detail;                     // non-zero: places are drawn in proportion to the gradient they hold
-    double second_round; // share of the steps whose pairs are cut from the first steps' own estimate
+    double second_round; // share of the steps, the last ones, whose pairs are cut from an isotropic estimate;
+                         // of weights that were never trained at most half
+    int blend; // non-zero: weights part of the way from the first to the last are tried, too
     // use
     int ensemble;       // passes over flipped stacks that are averaged: 1, 2 (slices), 4 (and rows), 8 (and
                         // columns)

@@ -3,6 +3,7 @@
 
 #include "core/clock.h"
 #include "core/file.h"
+#include "sr_engine/estimate.h"
 #include "sr_engine/finetune.h"
 #include "sr_engine/normalise.h"
 #include "sr_engine/quality.h"
@@ -128,9 +129,12 @@ static int begin(struct sitting *sitting, struct fault_note *why)
     struct finetune *tune = &sitting->tune;
     char path[PATH_SIZE];
     int found = 0;
+    int rc = estimate_places(&sitting->model, &sitting->pairs, &sitting->limits, why);
+    if (rc != 0)
+        return rc;
     sitting->is_open = 1;
-    int rc = finetune_open(tune, &sitting->model, &sitting->pairs, job->options, &sitting->limits,
-                           &sitting->engine, why);
+    rc = finetune_open(tune, &sitting->model, &sitting->pairs, job->options, &sitting->limits,
+                       &sitting->engine, why);
     if (rc == 0)
         rc = measure_linear(sitting, why);
     sitting->report->start_db = psnr_of(tune, tune->last_error);
@@ -239,6 +243,7 @@ static void fill_report(const struct sitting *sitting)
     report->n_steps = tune->n_steps;
     report->step = tune->step;
     report->step_best = sitting->engine.step_best;
+    report->share_best = sitting->engine.share_best;
     report->minutes = minutes_of(sitting);
     report->best_db = psnr_of(tune, tune->best_error);
 }

@@ -27,6 +27,7 @@ struct subject_job {
 struct subject_report {
     char backend[64];
     int n_steps, step, resumed_at, step_best; // resumed_at 0: begun now
+    double share_best;                        // see struct sr_report
     double minutes, loss;                     // of all sittings; of the last row of the log
     double linear_db, start_db, best_db;      // linear interpolation, the weights before and the best ones
 };

@@ -344,6 +344,7 @@ static void add_outcome(json_t *object, const struct process_outcome *outcome)
     json_object_set_new(object, "range", json_pack("[ff]", report->range_low, report->range_high));
     json_object_set_new(object, "steps", json_integer(report->steps_done));
     json_object_set_new(object, "best_step", json_integer(report->step_best));
+    json_object_set_new(object, "best_share", json_real(report->share_best));
     json_object_set_new(object, "train_factors",
                         json_pack("[ii]", report->factor_train_min, report->factor_train_max));
     json_object_set_new(object, "loss_first", number_or_null(report->loss_first));

@@ -3,6 +3,7 @@
 // A whole job: faults, exact zeros, clipping, repeatability, the checks and the choice.
 #include "core/clock.h"
 #include "sr_engine/engine.h"
+#include "sr_engine/estimate.h"
 #include "sr_engine/interpolate.h"
 #include "sr_engine/pairs.h"
 #include "sr_engine/pool.h"
@@ -150,7 +151,7 @@ static void conditioned_job(void)
     CHECK_OK(weights_save("p1.safetensors", &net, p, NULL, &why));
     options.weights_path = "p1.safetensors";
     options.finetune = options.choose = 1;
-    options.steps = 12;
+    options.steps = 30;
     CHECK_OK(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why));
     printf("in plane: base %.3f, tuned %.3f; left out: base %.3f, tuned %.3f\n",
            report.in_plane.psnr_db[SR_BASE], report.in_plane.psnr_db[SR_TUNED],
@@ -730,6 +731,65 @@ static void draws_keep_out(void)
     }
 }
 
+static int open_check_of(int i, struct pairs_check *check, const struct pairs *pairs, struct fault_note *why)
+{
+    return i < 2 ? pairs_check_init(check, pairs, 1 + i % 2, 1, 1, why)
+                 : pairs_control_init(check, pairs, 1 + i % 2, 1, why);
+}
+
+// A check of a place with estimated rows: the acquired ones stand where they stood, what lies between them is
+// the network's (these weights interpolate linearly), and the acquired ones alone are scored.
+static void checks_have_rows_between(void)
+{
+    enum { DEPTH = 9, SIDE = 96, FACTOR = 4 };
+    struct fault_note why;
+    struct model model;
+    struct sr_stack stack = {
+        .depth = DEPTH, .height = SIDE, .width = SIDE, .row_mm = 1, .column_mm = 1, .slice_mm = FACTOR};
+    struct interpolate_limits limits = {.memory_bytes = (size_t)1 << 30, .phase = "test"};
+    struct quality_method linear = {SR_LINEAR, NULL, 1, &limits};
+    struct sr_recipe recipe = sr_recipe_default();
+    struct pairs pairs;
+    struct pairs_check plain[4], dense;
+    float *voxels = support_random(3, (size_t)DEPTH * SIDE * SIDE, 0, 1);
+    CHECK_OK(model_open(&model, support_ops("cpu"), net_config_p0(), 0, &why));
+    float *p = support_alloc(model.net.n_parameters * sizeof *p);
+    weights_init(&model.net, 1, p);
+    CHECK_OK(model_set_parameters(&model, p, &why));
+    CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
+    for (int i = 0; i < 4; i++)
+        CHECK_OK(open_check_of(i, &plain[i], &pairs, &why));
+    CHECK_OK(estimate_places(&model, &pairs, &limits, &why));
+    for (int i = 0; i < 4; i++) {
+        CHECK_OK(open_check_of(i, &dense, &pairs, &why));
+        CHECK_INT(dense.row_step, FACTOR);
+        CHECK_INT(dense.rows, (DEPTH - 1) * FACTOR + 1);
+        CHECK_INT(dense.depth, plain[i].depth);
+        CHECK_INT(dense.columns, plain[i].columns);
+        CHECK_INT((int)dense.n_planes, (int)plain[i].n_planes);
+        size_t wide = (size_t)dense.columns;
+        for (size_t d = 0; d < (size_t)dense.depth; d++)
+            for (size_t at = 0; at < (DEPTH - 1) * wide; at++) {
+                const float *was = plain[i].stack + d * DEPTH * wide + at;
+                const float *is =
+                    dense.stack + d * (size_t)dense.rows * wide + at / wide * FACTOR * wide + at % wide;
+                CHECK_NEAR(is[0], was[0], 1e-6);
+                CHECK_NEAR(is[2 * wide], 0.5 * ((double)was[0] + (double)was[wide]), 1e-6);
+            }
+        double sum[2] = {0}, count[2] = {0};
+        CHECK_OK(quality_check(&linear, &plain[i], &sum[0], &count[0], &why));
+        CHECK_OK(quality_check(&linear, &dense, &sum[1], &count[1], &why));
+        CHECK_NEAR(count[1], count[0], 0);
+        CHECK_NEAR(sum[1], sum[0], 1e-5 * sum[0]);
+        pairs_check_done(&dense);
+        pairs_check_done(&plain[i]);
+    }
+    pairs_done(&pairs);
+    model_close(&model);
+    free(p);
+    free(voxels);
+}
+
 // Along an axis that was resampled to finer pixels nothing is learnt and nothing checked, whatever the recipe
 // says.
 static void resampled_axis_is_left_out(void)
@@ -897,6 +957,7 @@ static const struct test tests[] = {
     {"unit.uniformity.is_of_what_is_delivered", uniformity_of_a_job},
     {"unit.pairs.draws_keep_out", draws_keep_out},
     {"unit.pairs.checks_are_degraded", checks_are_degraded},
+    {"unit.pairs.checks_have_rows_between", checks_have_rows_between},
     {"unit.pairs.resampled_axis_is_left_out", resampled_axis_is_left_out},
     {"unit.pool.every_task_once", pool_runs_every_task_once},
     {"unit.random.uniform", random_is_uniform},

@@ -44,7 +44,7 @@ static void recipe_notation(void)
     size_t n = 0;
     while (sr_recipe_help(n, line, sizeof line))
         n++;
-    CHECK_INT((int)n, 22);
+    CHECK_INT((int)n, 23);
 }
 
 static void recipe_faults(void)
@@ -346,6 +346,51 @@ static void second_round(void)
     close_subject(&subject);
 }
 
+// Weights between the first and the last are kept where they do best, and only then; the run's own stay where
+// they are.
+static void blends(void)
+{
+    struct fault_note why = {0};
+    int n_blended = 0;
+    for (int rate = 0; rate < 3; rate++) {
+        struct subject plain, blended;
+        char recipe[64];
+        snprintf(recipe, sizeof recipe, "rate=%g:blend=no", rate == 0 ? 3e-2 : rate == 1 ? 1e-2 : 1e-3);
+        open_subject(&plain, recipe);
+        begin_subject(&plain);
+        step_to(&plain, STEPS);
+        *strrchr(recipe, ':') = '\0';
+        open_subject(&blended, recipe);
+        begin_subject(&blended);
+        step_to(&blended, STEPS);
+        size_t n = plain.model.net.n_parameters;
+        float *last = parameters_of(&plain), *now = parameters_of(&blended);
+        double share = blended.report.share_best;
+        support_equal("last", now, last, n);
+        CHECK_NEAR(plain.report.share_best, 1, 0);
+        CHECK_NEAR(blended.run.last_error, plain.run.last_error, 0);
+        printf("%s: step %d, share %g: error %.6g, without %.6g\n", recipe, blended.report.step_best, share,
+               blended.run.best_error, plain.run.best_error);
+        if (share < 1) {
+            n_blended++;
+            CHECK_INT(blended.report.step_best, STEPS);
+            CHECK(blended.run.best_error < plain.run.best_error);
+            for (size_t i = 0; i < n; i++)
+                now[i] = blended.start[i] + (float)share * (last[i] - blended.start[i]);
+            support_equal("best", blended.run.best, now, n);
+        } else {
+            CHECK_NEAR(blended.run.best_error, plain.run.best_error, 0);
+            support_equal("best", blended.run.best, plain.run.best, n);
+        }
+        CHECK_OK(finetune_end(&blended.run, &why));
+        free(last);
+        free(now);
+        close_subject(&plain);
+        close_subject(&blended);
+    }
+    CHECK(n_blended > 0 && n_blended < 3);
+}
+
 static void average_is_kept(void)
 {
     struct fault_note why = {0};
@@ -365,7 +410,7 @@ static void average_is_kept(void)
     float *got = support_alloc(n * sizeof *got);
     CHECK_OK(subject.model.ops->download(subject.model.device, subject.run.averaged, got, &why));
     support_close("average", got, want, n, 1e-6, 0);
-    if (subject.report.step_best == STEPS)
+    if (subject.report.step_best == STEPS && subject.report.share_best == 1)
         support_equal("best", subject.run.best, got, n);
     free(got);
     free(want);
@@ -776,6 +821,7 @@ static const struct test tests[] = {
     {"unit.finetune.parts", parts},
     {"unit.finetune.part_gradients", part_gradients},
     {"unit.finetune.second_round", second_round},
+    {"unit.finetune.blends", blends},
     {"unit.finetune.average", average_is_kept},
     {"unit.finetune.taken_up", taken_up},
     {"unit.finetune.of_something_else", of_something_else},
