@@ -27,6 +27,7 @@ struct sr_recipe sr_recipe_default(void)
                               .blur_low = 1,
                               .blur_high = 1,
                               .detail = 1,
+                              .second_round = 1,
                               .blend = 1,
                               .ensemble = 1,
                               .acquired = SR_ACQUIRED_ONE};

@@ -203,39 +203,56 @@ int evaluate_interpolate(const struct evaluation *evaluation, const struct evalu
 
 // --------------------------------------------------------------------------------------------- pictures
 
-enum { CAPTION = 26, GAP = 8, MAX_PANEL = 320 };
+enum { CAPTION = 26, GAP = 8, MAX_PANEL = 240 };
 static const double error_gain = 4;
 
+// One picture of a cross plane, first slice at the bottom.
 struct panel {
     const struct simulate_case *input;
-    const float *values, *truth; // truth NULL: the values themselves, else their difference
+    const float *values,
+        *truth; // [truth_depth,height,width]; truth NULL: the values themselves, else their difference
+    int along;  // 0: rows are cut, columns run across the picture; 1: the other way round
     double x, y, scale;
     char caption[96];
 };
 
-// The middle cross plane [truth_depth,width], first slice at the bottom.
+static int panel_columns(const struct panel *panel)
+{
+    return panel->along == 0 ? panel->input->width : panel->input->height;
+}
+
+// Where column x of plane k lies in the volume: in the middle row, or the middle column.
+static size_t panel_index(const struct panel *panel, int k, int x)
+{
+    const struct simulate_case *input = panel->input;
+    int row = panel->along == 0 ? input->height / 2 : x, column = panel->along == 0 ? x : input->width / 2;
+    return ((size_t)k * (size_t)input->height + (size_t)row) * (size_t)input->width + (size_t)column;
+}
+
+static void fill_panel(const struct panel *panel, unsigned char *data, ptrdiff_t stride)
+{
+    int height = panel->input->truth_depth;
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < panel_columns(panel); x++) {
+            size_t i = panel_index(panel, height - 1 - y, x);
+            double value = (double)panel->values[i];
+            double gray = panel->truth == NULL
+                              ? value / SIMULATE_BRIGHT
+                              : 0.5 + error_gain * (value - (double)panel->truth[i]) / SIMULATE_BRIGHT;
+            uint32_t level = (uint32_t)(255 * fmin(1, fmax(0, gray)));
+            uint32_t pixel = level << 16 | level << 8 | level;
+            memcpy(data + y * stride + 4 * (ptrdiff_t)x, &pixel, sizeof pixel);
+        }
+}
+
 static void draw_panel(cairo_t *cr, const struct panel *panel)
 {
     const struct simulate_case *input = panel->input;
-    int width = input->width, height = input->truth_depth;
-    double tall = input->spacing_mm[0] / input->spacing_mm[2];
-    cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, width, height);
+    double across_mm = input->spacing_mm[panel->along == 0 ? 2 : 1];
+    cairo_surface_t *surface =
+        cairo_image_surface_create(CAIRO_FORMAT_RGB24, panel_columns(panel), input->truth_depth);
     if (cairo_surface_status(surface) == CAIRO_STATUS_SUCCESS) {
-        unsigned char *data = cairo_image_surface_get_data(surface);
-        ptrdiff_t stride = cairo_image_surface_get_stride(surface);
-        for (int y = 0; y < height; y++)
-            for (int x = 0; x < width; x++) {
-                size_t i = ((size_t)(height - 1 - y) * (size_t)input->height + (size_t)(input->height / 2)) *
-                               (size_t)width +
-                           (size_t)x;
-                double value = (double)panel->values[i];
-                double gray = panel->truth == NULL
-                                  ? value / SIMULATE_BRIGHT
-                                  : 0.5 + error_gain * (value - (double)panel->truth[i]) / SIMULATE_BRIGHT;
-                uint32_t level = (uint32_t)(255 * fmin(1, fmax(0, gray)));
-                uint32_t pixel = level << 16 | level << 8 | level;
-                memcpy(data + y * stride + 4 * (ptrdiff_t)x, &pixel, sizeof pixel);
-            }
+        fill_panel(panel, cairo_image_surface_get_data(surface), cairo_image_surface_get_stride(surface));
         cairo_surface_mark_dirty(surface);
     }
     cairo_set_source_rgb(cr, 1, 1, 1);
@@ -243,7 +260,7 @@ static void draw_panel(cairo_t *cr, const struct panel *panel)
     cairo_show_text(cr, panel->caption);
     cairo_save(cr);
     cairo_translate(cr, panel->x, panel->y + CAPTION);
-    cairo_scale(cr, panel->scale, panel->scale * tall);
+    cairo_scale(cr, panel->scale * across_mm, panel->scale * input->spacing_mm[0]);
     cairo_set_source_surface(cr, surface, 0, 0);
     cairo_pattern_set_filter(cairo_get_source(cr), CAIRO_FILTER_NEAREST);
     cairo_paint(cr);
@@ -251,32 +268,63 @@ static void draw_panel(cairo_t *cr, const struct panel *panel)
     cairo_surface_destroy(surface);
 }
 
-// results[n_methods]: above the truth and the results, below them their errors.
+// Both cross planes of one volume, each above its errors (truth NULL: none), in the column that begins at
+// panel->x.
+static void draw_column(cairo_t *cr, struct panel *panel, const float *values, const float *truth,
+                        double row_height)
+{
+    for (panel->along = 0; panel->along < 2; panel->along++) {
+        panel->values = values;
+        panel->truth = NULL;
+        panel->y = 2 * panel->along * row_height;
+        draw_panel(cr, panel);
+        panel->caption[0] = '\0';
+        panel->truth = truth;
+        panel->y += row_height;
+        if (truth != NULL)
+            draw_panel(cr, panel);
+    }
+}
+
+// Every plane the acquired slice nearest to it.
+static void nearest(const struct simulate_case *input, int factor, float *result)
+{
+    size_t n = plane_size(input);
+    for (int k = 0; k < input->truth_depth; k++) {
+        struct place at = place_of(input, factor, k);
+        memcpy(result + (size_t)k * n, input->stack + (size_t)(at.slice + (at.t >= 0.5)) * n,
+               n * sizeof *result);
+    }
+}
+
+// results[n_methods]: the truth, the slices as they were acquired, and the results.
 static int draw_case(const struct evaluation *evaluation, const struct evaluate_case *scores,
                      const struct simulate_case *input, float *const *results, const char *path,
                      struct fault_note *why)
 {
-    double scale = fmax(1, (double)MAX_PANEL / input->width), width = scale * input->width;
-    double height = scale * input->truth_depth * input->spacing_mm[0] / input->spacing_mm[2];
+    double broad = fmax(input->width * input->spacing_mm[2], input->height * input->spacing_mm[1]);
+    double scale = MAX_PANEL / broad;
+    double row_height = scale * input->truth_depth * input->spacing_mm[0] + CAPTION;
     size_t n = evaluation->n_methods;
-    cairo_t *cr = page_new((int)ceil(GAP + (double)(n + 1) * (width + GAP)),
-                           (int)ceil(2 * (height + CAPTION) + GAP), (const double[]){0.12, 0.12, 0.14}, 13);
-    struct panel panel = {.input = input, .values = input->truth, .x = GAP, .scale = scale};
+    float *slices = malloc((size_t)input->truth_depth * plane_size(input) * sizeof *slices);
+    if (slices == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for a picture");
+    nearest(input, evaluation->recipe.factor, slices);
+    cairo_t *cr = page_new((int)ceil(GAP + (double)(n + 2) * (MAX_PANEL + GAP)),
+                           (int)ceil(4 * row_height + GAP), (const double[]){0.12, 0.12, 0.14}, 13);
+    struct panel panel = {.input = input, .x = GAP, .scale = scale};
     snprintf(panel.caption, sizeof panel.caption, "truth; below: errors, %g times", error_gain);
-    draw_panel(cr, &panel);
+    draw_column(cr, &panel, input->truth, NULL, row_height);
+    panel.x += MAX_PANEL + GAP;
+    snprintf(panel.caption, sizeof panel.caption, "slices as acquired");
+    draw_column(cr, &panel, slices, input->truth, row_height);
     for (size_t i = 0; i < n; i++) {
-        panel.x += width + GAP;
-        panel.values = results[i];
-        panel.truth = NULL;
-        panel.y = 0;
+        panel.x += MAX_PANEL + GAP;
         snprintf(panel.caption, sizeof panel.caption, "%.40s: %.2f dB, %.4f", evaluation->methods[i].name,
                  scores->scores[i].values[SCORE_PSNR], scores->scores[i].values[SCORE_SSIM_3D]);
-        draw_panel(cr, &panel);
-        panel.truth = input->truth;
-        panel.y = height + CAPTION;
-        panel.caption[0] = '\0';
-        draw_panel(cr, &panel);
+        draw_column(cr, &panel, results[i], input->truth, row_height);
     }
+    free(slices);
     return page_write(cr, path, why);
 }
 
