@@ -312,6 +312,33 @@ def crop_series(folder, out, size=64):
     return files_of(out)
 
 
+OFFLINE = r'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|ECONNRESET|ENOTCACHED|ERR_SOCKET_TIMEOUT'
+
+
+def npm_folder(source, folder, files=()):
+    """folder, with what source's package-lock.json names installed in it by its digests, once, and files of source beside
+    it; ends the test as skipped without network."""
+    import fcntl
+    os.makedirs(folder, exist_ok=True)
+    stamp = os.path.join(folder, 'installed')
+    want = open(os.path.join(source, 'package-lock.json')).read()
+    with open(os.path.join(folder, 'lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(stamp) or open(stamp).read() != want:
+            for name in ('package.json', 'package-lock.json'):
+                shutil.copy(os.path.join(source, name), folder)
+            done = subprocess.run(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline'], cwd=folder,
+                                  capture_output=True, text=True)
+            if done.returncode != 0 and re.search(OFFLINE, done.stdout + done.stderr):
+                skip('no network')
+            check(done.returncode == 0, 'npm ci: exit %d\n%s%s' % (done.returncode, done.stdout, done.stderr))
+            with open(stamp, 'w') as f:
+                f.write(want)
+        for name in files:
+            shutil.copy(os.path.join(source, name), folder)
+    return folder
+
+
 # ---- a sender without any DICOM library, for what a library would not send
 
 def element(group, number, value):

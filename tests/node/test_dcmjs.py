@@ -5,30 +5,10 @@ import pydicom
 from support import *
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'dcmjs')
-OFFLINE = r'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|ECONNRESET|ENOTCACHED|ERR_SOCKET_TIMEOUT'
 
 
 def peer_folder():
-    """Installs what package-lock.json names, with its digests, once per build."""
-    folder = os.path.abspath(os.path.join('..', 'dcmjs-peer'))
-    os.makedirs(folder, exist_ok=True)
-    stamp = os.path.join(folder, 'installed')
-    want = open(os.path.join(HERE, 'package-lock.json')).read()
-    import fcntl
-    with open(os.path.join(folder, 'lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.exists(stamp) or open(stamp).read() != want:
-            for name in ('package.json', 'package-lock.json'):
-                shutil.copy(os.path.join(HERE, name), folder)
-            done = subprocess.run(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline'], cwd=folder,
-                                  capture_output=True, text=True)
-            if done.returncode != 0 and re.search(OFFLINE, done.stdout + done.stderr):
-                skip('no network')
-            check(done.returncode == 0, 'npm ci: exit %d\n%s%s' % (done.returncode, done.stdout, done.stderr))
-            with open(stamp, 'w') as f:
-                f.write(want)
-        shutil.copy(os.path.join(HERE, 'peer.js'), folder)
-    return folder
+    return npm_folder(HERE, os.path.abspath(os.path.join('..', 'dcmjs-peer')), files=['peer.js'])
 
 
 def peer(verb, *args, timeout_s=60):
