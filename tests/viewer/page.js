@@ -141,7 +141,7 @@ async function show(engine, series, at, middle, mmHigh) {
       window: viewport.getProperties().voiRange,
       grey: greyAt(viewport, canvasAt),
     });
-    draw(box, viewport, at, `${planeName(camera.viewPlaneNormal)}, ${i === 0 ? 'as acquired' : 'across the slices'}`);
+    draw(box, viewport, at, `${planeName(camera.viewPlaneNormal)}, ${i === 0 ? 'acquired' : 'cross plane'}`);
   }
   const { lower, upper } = views[0].window;
   const number = (x, digits = 1) => (Number(x.toFixed(digits)) + 0).toFixed(digits).replace('-', '\u2212');
