@@ -31,18 +31,30 @@ async function openSeries(name, nFiles) {
   return { name, volume, order, windows };
 }
 
-// Cameras for the three planes, from the volume's axes: rows to the right where one sees them, the first axis that a
-// reader expects on top.
+// How a reader looks at sagittal, coronal and axial planes: towards the eye, and up.
+const HABIT = [
+  { normal: [1, 0, 0], up: [0, 0, 1] },
+  { normal: [0, -1, 0], up: [0, 0, 1] },
+  { normal: [0, 0, -1], up: [0, -1, 0] },
+];
+
+// The body's axis nearest to a vector: 0 from right to left, 1 from front to back, 2 from feet to head.
+function bodyAxis(v) {
+  const size = v.map(Math.abs);
+  return size.indexOf(Math.max(...size));
+}
+
+// Cameras for the plane as acquired and the two across it, from the volume's axes, those turned as readers expect them.
 function cameras(volume) {
   const d = list(volume.direction);
   const [row, column, normal] = [d.slice(0, 3), d.slice(3, 6), d.slice(6, 9)];
   const minus = (v) => v.map((x) => -x);
-  const up = normal[2] + normal[1] * 1e-3 + normal[0] * 1e-6 >= 0 ? normal : minus(normal);
-  return [
-    { viewPlaneNormal: minus(normal), viewUp: minus(column) },
-    { viewPlaneNormal: minus(column), viewUp: up },
-    { viewPlaneNormal: row, viewUp: up },
-  ];
+  const across = (axis, other) => {
+    const habit = HABIT[bodyAxis(axis)];
+    const ups = [other, minus(other), normal, minus(normal)].sort((a, b) => dot(b, habit.up) - dot(a, habit.up));
+    return { viewPlaneNormal: dot(axis, habit.normal) > 0 ? axis : minus(axis), viewUp: ups[0] };
+  };
+  return [{ viewPlaneNormal: minus(normal), viewUp: minus(column) }, across(column, row), across(row, column)];
 }
 
 // Patient directions of a vector in DICOM's axes, the strongest first, as viewers letter their edges.
@@ -53,12 +65,6 @@ function letters(v) {
     .sort((a, b) => Math.abs(v[b]) - Math.abs(v[a]))
     .map((i) => pairs[i][v[i] > 0 ? 0 : 1])
     .join('');
-}
-
-// What a reader calls a plane: by the body's axis nearest to its normal.
-function planeName(normal) {
-  const size = normal.map(Math.abs);
-  return ['sagittal', 'coronal', 'axial'][size.indexOf(Math.max(...size))];
 }
 
 function draw(box, viewport, at, caption) {
@@ -141,7 +147,7 @@ async function show(engine, series, at, middle, mmHigh) {
       window: viewport.getProperties().voiRange,
       grey: greyAt(viewport, canvasAt),
     });
-    draw(box, viewport, at, `${planeName(camera.viewPlaneNormal)}, ${i === 0 ? 'acquired' : 'cross plane'}`);
+    draw(box, viewport, at, `${['sagittal', 'coronal', 'axial'][bodyAxis(camera.viewPlaneNormal)]}, ${i === 0 ? 'acquired' : 'cross plane'}`);
   }
   const { lower, upper } = views[0].window;
   const number = (x, digits = 1) => (Number(x.toFixed(digits)) + 0).toFixed(digits).replace('-', '\u2212');
