@@ -51,7 +51,7 @@ struct sr_recipe {
     int detail;                     // non-zero: places are drawn in proportion to the gradient they hold
     double second_round; // share of the steps, the last ones, whose pairs are cut from an isotropic estimate;
                          // of weights that were never trained at most half
-    int blend; // non-zero: weights part of the way from the first to the last are tried, too
+    int blend;           // non-zero: weights part of the way from the first to the last are tried, too
     // use
     int ensemble;       // passes over flipped stacks that are averaged: 1, 2 (slices), 4 (and rows), 8 (and
                         // columns)
