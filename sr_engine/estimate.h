@@ -28,9 +28,10 @@ struct estimate_part {
 // Planes of the estimate of so many slices: from the first slice to the last, as far apart as rows are.
 int estimate_depth(const struct pairs *pairs, int slices);
 
-// Interpolates the part with the weights in the model. to [estimate_depth,rows,columns], normalised, clipped
-// to [0,1]; caller's storage. Errors: NO_MEMORY, those of interpolate_planes.
-int estimate_make(struct model *model, const struct pairs *pairs, struct estimate_part part,
+// Interpolates the part with the weights in the model; with `kept` acquired slices stand in it as they are.
+// to [estimate_depth,rows,columns], normalised, clipped to [0,1]; caller's storage. Errors: NO_MEMORY, those
+// of interpolate_planes.
+int estimate_make(struct model *model, const struct pairs *pairs, struct estimate_part part, int kept,
                   struct interpolate_limits *limits, float *to, struct fault_note *why);
 
 // Estimates the surroundings of every held-out place, for the checks (pairs_set_dense). Errors: as above.

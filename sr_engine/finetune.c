@@ -25,6 +25,8 @@ enum {
     AVERAGE_HEAD_START = 10,
     ESTIMATE_SIDE = 176, // pixels of the part of the stack that the second round estimates, margins included
 };
+// The last weights are kept unless others do better on the held-out place by more than this.
+static const double keep_last_db = 0.1;
 // Multiplications of a voxel in the encoder and of a query in the decoder. Source: model.md section 3.
 static const double voxel_cost = 1881792, query_cost = 238080;
 
@@ -99,6 +101,21 @@ static int check_now(struct finetune *run, struct fault_note *why)
         rc = show_averaged(run, 0, why);
     run->seconds_check = clock_monotonic_s() - start;
     return rc;
+}
+
+// The held-out place is a twentieth of the image: small differences there say less than that the last weights
+// have learnt most, at the lowest rate.
+static int prefer_last(struct finetune *run, struct fault_note *why)
+{
+    if (run->report->step_best == run->step || run->last_error > run->best_error * pow(10, keep_last_db / 10))
+        return 0;
+    run->best_error = run->last_error;
+    run->report->step_best = run->step;
+    run->report->share_best = 1;
+    int rc = show_averaged(run, 1, why);
+    if (rc == 0)
+        rc = model_get_parameters(run->model, run->best, why);
+    return rc != 0 ? rc : show_averaged(run, 0, why);
 }
 
 // Weights part of the way from the first to the last: a run that went too far may have gone in the right
@@ -297,7 +314,7 @@ static int open_estimate(struct finetune *run, struct fault_note *why)
     if (rc == 0)
         rc = model_set_parameters(model, estimate->maker, why);
     if (rc == 0)
-        rc = estimate_make(model, run->pairs, part, &run->limits, estimate->voxels, why);
+        rc = estimate_make(model, run->pairs, part, 0, &run->limits, estimate->voxels, why);
     if (rc == 0)
         rc = model_set_parameters(model, run->host, why);
     if (rc == 0)
@@ -402,6 +419,17 @@ static int is_check_due(int step, int n)
     return step == n || (int64_t)step * CHECKS / n != ((int64_t)step - 1) * CHECKS / n;
 }
 
+// After the last step.
+static int settle(struct finetune *run, struct fault_note *why)
+{
+    if (run->n_checks == 0)
+        return 0;
+    int rc = prefer_last(run, why);
+    if (rc == 0 && run->report->step_best != run->step && run->recipe.blend && !run->is_woken)
+        rc = try_blends(run, why);
+    return rc;
+}
+
 int finetune_step(struct finetune *run, struct fault_note *why)
 {
     const struct sr_ops *ops = run->model->ops;
@@ -419,9 +447,7 @@ int finetune_step(struct finetune *run, struct fault_note *why)
         return rc;
     run->step++;
     rc = is_check_due(run->step, run->n_steps) ? check_now(run, why) : 0;
-    if (rc == 0 && run->step == run->n_steps && run->recipe.blend && !run->is_woken && run->n_checks > 0)
-        rc = try_blends(run, why);
-    return rc;
+    return rc == 0 && run->step == run->n_steps ? settle(run, why) : rc;
 }
 
 int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Stage 3: adapts the network to one subject on in-plane pairs of its own stack: Adam from fresh moments, L1,
-// warm-up and cosine decay; the weights that do best on held-out places are kept, those of the file included.
+// warm-up and cosine decay; the last weights are kept unless others, those of the file included, do better on
+// held-out places by more than a tenth of a decibel.
 // What is trained and on which pairs is the recipe's. Not here: what the numbers mean for the result
 // (quality.h). Source: model.md sections 4 to 6.
 //
@@ -69,8 +70,9 @@ void finetune_close(struct finetune *run);
 int finetune_plan(struct finetune *run, double seconds, struct fault_note *why);
 // Gets ready for n_steps steps, at most 100,000.
 int finetune_begin(struct finetune *run, struct fault_note *why);
-// One step, and the check that is due after every eighth of them; after the last one weights between the
-// first and the last are checked, too, where the recipe says so. Errors: those of the ops, NOT_FINITE.
+// One step, and the check that is due after every eighth of them; after the last one its
+// weights are kept unless others did better by more than 0.1 dB; then weights between the first and the last
+// are tried, too, where the recipe says so. Errors: those of the ops, NOT_FINITE.
 int finetune_step(struct finetune *run, struct fault_note *why);
 // Mean L1 of steps `from` (counted from 0) to before `to`, all of this sitting. Errors: DEVICE, NO_MEMORY.
 int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why);

@@ -346,12 +346,12 @@ static void second_round(void)
     close_subject(&subject);
 }
 
-// Weights between the first and the last are kept where they do best, and only then; the run's own stay where
-// they are.
+// The last weights are kept unless others do better by more than 0.1 dB; then weights between the first and
+// the last are tried, and kept where they do best; the run's own stay where they are.
 static void blends(void)
 {
     struct fault_note why = {0};
-    int n_blended = 0;
+    int n_blended = 0, n_last = 0;
     for (int rate = 0; rate < 3; rate++) {
         struct subject plain, blended;
         char recipe[64];
@@ -371,6 +371,12 @@ static void blends(void)
         CHECK_NEAR(blended.run.last_error, plain.run.last_error, 0);
         printf("%s: step %d, share %g: error %.6g, without %.6g\n", recipe, blended.report.step_best, share,
                blended.run.best_error, plain.run.best_error);
+        if (plain.report.step_best == STEPS) {
+            n_last++;
+            support_equal("kept", plain.run.best, last, n);
+        } else {
+            CHECK(plain.run.last_error > plain.run.best_error * pow(10, 0.01));
+        }
         if (share < 1) {
             n_blended++;
             CHECK_INT(blended.report.step_best, STEPS);
@@ -388,7 +394,7 @@ static void blends(void)
         close_subject(&plain);
         close_subject(&blended);
     }
-    CHECK(n_blended > 0 && n_blended < 3);
+    CHECK(n_blended > 0 && n_last > 0 && n_blended + n_last <= 3);
 }
 
 static void average_is_kept(void)
