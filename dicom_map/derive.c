@@ -6,6 +6,7 @@
 #include "core/version.h"
 #include "dicom_map/attributes.h"
 #include "dicom_map/description.h"
+#include "dicom_map/enhance.h"
 #include "dicom_map/identity.h"
 #include "dicom_map/number.h"
 #include "dicom_map/object_file.h"
@@ -22,6 +23,24 @@ static const double STEP_TOLERANCE = 1e-4; // of a step: positions are rounded d
 static const double RECUR_TOLERANCE =
     1e-3; // of a step: what vendors' positions are off where planes are to recur
 static const double MIN_STEP_MM = 0.05;
+static const uint64_t MOST_PIXEL_BYTES = 0xFFFFFFFE; // of one element; PS3.5 7.1.1, and even
+
+static const char *const format_names[DERIVE_N_FORMATS] = {"classic", "enhanced"};
+
+const char *derive_format_name(enum derive_format format)
+{
+    return format_names[format];
+}
+
+int derive_format_from_name(const char *text, enum derive_format *format)
+{
+    for (int i = 0; i < DERIVE_N_FORMATS; i++)
+        if (strcmp(format_names[i], text) == 0) {
+            *format = (enum derive_format)i;
+            return 1;
+        }
+    return 0;
+}
 
 // ---- where the planes lie
 
@@ -155,11 +174,11 @@ int derive_series_uid(const struct derive_request *r, char series_uid[UID_SIZE],
     if (rc != 0)
         return rc;
     char *name = NULL;
-    if (asprintf(
-            &name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=classic-mr/%s%s%s|gen=%d",
-            or_empty(r->site_id), stack->series_uid, stack->stack_index, sources, or_empty(r->weights_sha256),
-            ISOSLICE_ALGORITHM_REVISION, parameters, r->method, r->view != VIEW_ACQUIRED ? "/" : "",
-            r->view != VIEW_ACQUIRED ? view_name(r->view) : "", r->generation) < 0)
+    if (asprintf(&name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=%s-mr/%s%s%s|gen=%d",
+                 or_empty(r->site_id), stack->series_uid, stack->stack_index, sources,
+                 or_empty(r->weights_sha256), ISOSLICE_ALGORITHM_REVISION, parameters,
+                 derive_format_name(r->format), r->method, r->view != VIEW_ACQUIRED ? "/" : "",
+                 r->view != VIEW_ACQUIRED ? view_name(r->view) : "", r->generation) < 0)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold the name of a series");
     rc = uid_from_name(name, series_uid, why);
     free(name);
@@ -173,13 +192,14 @@ static int image_uid(const char *series_uid, size_t k, char uid[UID_SIZE], struc
     return uid_from_name(name, uid, why);
 }
 
-// Views follow the series that they are views of: ten times the offset further on each, or tens where the
-// source's number is a large one.
+// Views follow the series that they are views of, and enhanced series the views: ten times the offset further
+// on each, or tens where the source's number is a large one.
 static int series_number(const struct derive_request *r, const struct dcm_item *first)
 {
     char text[32];
     double number = 0;
-    int stack = source_item(r->source, r->item)->stack_index, view = (int)r->view;
+    int stack = source_item(r->source, r->item)->stack_index;
+    int view = (int)r->view + (r->format == DERIVE_ENHANCED ? VIEW_N_PLANES : 0);
     double offset = r->number_offset > 0 ? r->number_offset : DERIVE_NUMBER_OFFSET;
     double made = 9 * offset + 1 + stack + 10 * offset * view;
     if (dcm_get_text(first, 0x00200011, text, sizeof text) > 0 && number_at(text, 0, &number) && number >= 0)
@@ -201,11 +221,12 @@ struct derivation {
     struct pixels_layout layout;
     int32_t least, most; // that it can hold
     char series_uid[UID_SIZE];
-    char date[9], time[14]; // of the job
-    size_t n_clamped;       // in all planes
-    struct view_grid grid;  // of the derived volume
-    struct view view;       // of it, unless request->view is VIEW_ACQUIRED
-    int rows, columns;      // of the derived images
+    char date[9], time[14];    // of the job
+    size_t n_clamped;          // in all planes
+    int32_t smallest, largest; // of all planes
+    struct view_grid grid;     // of the derived volume
+    struct view view;          // of it, unless request->view is VIEW_ACQUIRED
+    int rows, columns;         // of the derived images
     size_t n_images;
     int32_t *values; // [rows,columns]
     uint16_t *words;
@@ -874,26 +895,31 @@ static void build_common(struct derivation *d)
 
 // ---- one plane
 
-static void put_place(struct derivation *d, const double position[3])
+enum { POSITION_SIZE = 256 };
+
+static void say_place(const double position[3], char text[POSITION_SIZE])
 {
-    char text[3 * NUMBER_DS_SIZE], three[3][NUMBER_DS_SIZE];
+    char three[3][NUMBER_DS_SIZE];
     for (int i = 0; i < 3; i++)
         number_ds(position[i], DS_DIGITS, three[i]);
-    snprintf(text, sizeof text, "%s\\%s\\%s", three[0], three[1], three[2]);
-    put(d, 0x00200032, text);
+    snprintf(text, POSITION_SIZE, "%s\\%s\\%s", three[0], three[1], three[2]);
 }
 
-// An acquired plane keeps its position to the last digit that the source gave.
-static void put_position(struct derivation *d, const struct derive_plane *plane)
+// Image Position (Patient) of image `m`. An acquired plane keeps its position to the last digit that the
+// source gave.
+static void say_position(const struct derivation *d, size_t m, char text[POSITION_SIZE])
 {
-    char text[256];
-    if (plane->t == 0 && !d->entry->is_cropped &&
-        dcm_get_text(source_root(d, (size_t)plane->slice), 0x00200032, text, sizeof text) > 0 &&
-        attribute_is_legal("DS", text)) {
-        put(d, 0x00200032, text);
+    double position[3];
+    if (d->request->view != VIEW_ACQUIRED) {
+        view_position(&d->view, &d->grid, (int)m, position);
+        say_place(position, text);
         return;
     }
-    put_place(d, plane->position);
+    const struct derive_plane *plane = &d->request->planes[m];
+    if (plane->t != 0 || d->entry->is_cropped ||
+        dcm_get_text(source_root(d, (size_t)plane->slice), 0x00200032, text, POSITION_SIZE) <= 0 ||
+        !attribute_is_legal("DS", text))
+        say_place(plane->position, text);
 }
 
 // One voxel: linear between its neighbours plus the residual, rounded once, clamped. 1 when it was clamped, 0
@@ -923,6 +949,8 @@ static int count_clamped(struct derivation *d)
 {
     const struct derive_request *r = d->request;
     size_t n = (size_t)d->item->height * (size_t)d->item->width;
+    d->smallest = d->most;
+    d->largest = d->least;
     for (size_t k = 0; k < r->n_planes; k++) {
         const struct derive_plane *plane = &r->planes[k];
         if (plane->slice < 0 || plane->slice >= d->item->depth || !(plane->t >= 0 && plane->t < 1) ||
@@ -935,6 +963,8 @@ static int count_clamped(struct derivation *d)
             if (rc < 0)
                 return rc;
             d->n_clamped += (size_t)rc;
+            d->smallest = stored < d->smallest ? stored : d->smallest;
+            d->largest = stored > d->largest ? stored : d->largest;
         }
     }
     return 0;
@@ -968,15 +998,16 @@ static void put_where(struct derivation *d, size_t m, int direction)
 {
     const struct derive_request *r = d->request;
     double view_at[3];
+    char text[POSITION_SIZE];
     const double *p = view_at, *n = d->entry->normal;
     if (r->view == VIEW_ACQUIRED) {
         p = r->planes[m].position;
-        put_position(d, &r->planes[m]);
     } else {
         n = d->view.direction[2];
         view_position(&d->view, &d->grid, (int)m, view_at);
-        put_place(d, view_at);
     }
+    say_position(d, m, text);
+    put(d, 0x00200032, text);
     put_int(d, 0x00200013, direction > 0 ? (long)m + 1 : (long)(d->n_images - m));
     put_ds(d, 0x00201041, p[0] * n[0] + p[1] * n[1] + p[2] * n[2], DS_DIGITS);
 }
@@ -1011,7 +1042,155 @@ static int write_image(struct derivation *d, size_t m, int direction)
     return d->rc;
 }
 
+// ---- one object with all planes
+
+// Frame Anatomy of the source, where all its frames agree.
+static const struct dcm_item *find_anatomy(const struct derivation *d)
+{
+    const struct dcm_item *anatomy = dcm_get_item(d->first, 0x00209071, 0);
+    char laterality[8];
+    return dcm_get_item(anatomy, 0x00082218, 0) != NULL && is_same(d, 0x00209071) &&
+                   dcm_get_text(anatomy, 0x00209072, laterality, sizeof laterality) > 0
+               ? anatomy
+               : NULL;
+}
+
+// Complex Image Component as Enhanced MR says it, or as vendors say it in Image Type.
+static const char *find_component(const struct derivation *d)
+{
+    static const char *const terms[][2] = {
+        {"MAGNITUDE", "M"}, {"PHASE", "P"}, {"REAL", "R"}, {"IMAGINARY", "I"}};
+    const struct slice *slice = source_slice(d->request->source, d->request->item, 0);
+    for (size_t i = 0; i < sizeof terms / sizeof terms[0]; i++)
+        if (strcmp(slice->texts[SLICE_COMPLEX_COMPONENT], terms[i][0]) == 0)
+            return terms[i][0];
+    int ge = 0;
+    if (sscanf(slice->texts[SLICE_COMPLEX_COMPONENT], "GE %d", &ge) == 1 && ge >= 0 && ge <= 3)
+        return terms[ge][0];
+    for (size_t i = 0; i < sizeof terms / sizeof terms[0]; i++)
+        if (has_term(d->first, 0x00080008, terms[i][1]))
+            return terms[i][0];
+    return "MAGNITUDE";
+}
+
+// A term that all sources have, else another.
+static void find_term(const struct derivation *d, uint32_t tag, const char *otherwise, char *out, size_t size)
+{
+    if (dcm_get_text(d->first, tag, out, size) <= 0 || !is_same(d, tag) || !attribute_is_legal("CS", out))
+        snprintf(out, size, "%s", otherwise);
+}
+
+static int dimensions_uid(const char *series_uid, char uid[UID_SIZE], struct fault_note *why)
+{
+    char name[UID_SIZE + 40];
+    snprintf(name, sizeof name, "isoslice/dimensions/1|%s", series_uid);
+    return uid_from_name(name, uid, why);
+}
+
+// Image `m` that is frame `number`, counted from 1.
+static size_t image_of_frame(const struct derivation *d, size_t number, int direction)
+{
+    return direction > 0 ? number - 1 : d->n_images - number;
+}
+
+// Everything but the pixels.
+static int build_enhanced(struct derivation *d, const struct enhance *facts, int direction,
+                          struct dcm_object *object)
+{
+    char position[POSITION_SIZE];
+    int rc = enhance_common(dcm_root(object), facts, d->why);
+    for (size_t number = 1; rc == 0 && number <= d->n_images; number++) {
+        say_position(d, image_of_frame(d, number, direction), position);
+        rc = enhance_add_frame(dcm_root(object), number, position, d->why);
+    }
+    return rc;
+}
+
+// The head of Pixel Data, the last element, in explicit VR little endian; then the frames.
+static int append_frames(struct derivation *d, struct object_file *file, int direction)
+{
+    size_t n_values = (size_t)d->rows * (size_t)d->columns;
+    size_t length = d->n_images * n_values * sizeof *d->words;
+    const uint8_t head[] = {0xE0,
+                            0x7F,
+                            0x10,
+                            0x00,
+                            'O',
+                            'W',
+                            0,
+                            0,
+                            (uint8_t)length,
+                            (uint8_t)(length >> 8),
+                            (uint8_t)(length >> 16),
+                            (uint8_t)(length >> 24)};
+    int rc = object_file_append(file, head, sizeof head, d->why);
+    for (size_t number = 1; rc == 0 && number <= d->n_images; number++) {
+        int32_t smallest = 0, largest = 0;
+        rc = compute_image(d, image_of_frame(d, number, direction), &smallest, &largest);
+        if (rc != 0)
+            break;
+        pixels_pack(&d->layout, d->values, n_values, d->words);
+        rc = object_file_append(file, d->words, n_values * sizeof *d->words, d->why);
+    }
+    return rc;
+}
+
+static int write_enhanced(struct derivation *d, int direction)
+{
+    char contrast[32], agency[32];
+    struct enhance facts = {.classic = d->root,
+                            .anatomy = find_anatomy(d),
+                            .complex_component = find_component(d),
+                            .acquisition_contrast = contrast,
+                            .safety_agency = agency,
+                            .study_uid = d->item->study_uid,
+                            .n_frames = d->n_images};
+    struct dcm_object *object = NULL;
+    struct object_file file;
+    void *dataset = NULL;
+    size_t size = 0;
+    find_term(d, 0x00089209, "UNKNOWN", contrast, sizeof contrast);
+    find_term(d, 0x00189174, "IEC", agency, sizeof agency);
+    put_short(d, 0x00280106, d->layout.is_signed, d->smallest);
+    put_short(d, 0x00280107, d->layout.is_signed, d->largest);
+    int rc = d->rc;
+    if (rc == 0)
+        rc = image_uid(d->series_uid, 0, facts.sop_uid, d->why);
+    if (rc == 0)
+        rc = dimensions_uid(d->series_uid, facts.dimensions_uid, d->why);
+    if (rc == 0)
+        rc = dcm_object_new(&object, d->why);
+    if (rc == 0)
+        rc = build_enhanced(d, &facts, direction, object);
+    if (rc == 0)
+        rc = dcm_object_encode(object, &dataset, &size, d->why);
+    dcm_object_free(object);
+    if (rc == 0)
+        rc = object_file_begin(&file, d->request->directory, "IM0001.dcm", ENHANCED_MR_IMAGE_STORAGE,
+                               facts.sop_uid, d->why);
+    if (rc == 0) {
+        rc = object_file_append(&file, dataset, size, d->why);
+        if (rc == 0)
+            rc = append_frames(d, &file, direction);
+        rc = object_file_end(&file, rc, d->why);
+    }
+    free(dataset);
+    return rc;
+}
+
 // ---- the series
+
+// Pixel Data of all frames in one element.
+static int check_size(const struct derivation *d)
+{
+    uint64_t size = (uint64_t)d->n_images * (uint64_t)d->rows * (uint64_t)d->columns * sizeof *d->words;
+    if (d->request->format != DERIVE_ENHANCED || size <= MOST_PIXEL_BYTES)
+        return 0;
+    return fault_set(d->why, FAULT_TOO_LARGE,
+                     "one object of %zu frames of %d x %d pixels would hold %llu bytes of them, at most %llu",
+                     d->n_images, d->rows, d->columns, (unsigned long long)size,
+                     (unsigned long long)MOST_PIXEL_BYTES);
+}
 
 static int check_request(const struct derive_request *r, struct fault_note *why)
 {
@@ -1020,8 +1199,8 @@ static int check_request(const struct derive_request *r, struct fault_note *why)
         return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
     if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
         r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0) ||
-        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES ||
-        (r->description != NULL && !description_is_valid(r->description))) {
+        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES || r->format < DERIVE_CLASSIC ||
+        r->format >= DERIVE_N_FORMATS || (r->description != NULL && !description_is_valid(r->description))) {
         fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
         return FAULT_INTERNAL;
     }
@@ -1086,6 +1265,8 @@ int derive_write(const struct derive_request *request, struct derive_result *res
     struct derive_result made = {0};
     rc = set_images(&d);
     if (rc == 0)
+        rc = check_size(&d);
+    if (rc == 0)
         rc = derive_series_uid(request, d.series_uid, why);
     if (rc == 0)
         rc = open_sources(&d);
@@ -1097,13 +1278,15 @@ int derive_write(const struct derive_request *request, struct derive_result *res
         rc = d.rc;
     }
     int direction = rc == 0 && request->view == VIEW_ACQUIRED ? numbering_direction(&d) : 1;
-    for (size_t m = 0; rc == 0 && m < d.n_images; m++)
+    if (rc == 0 && request->format == DERIVE_ENHANCED)
+        rc = write_enhanced(&d, direction);
+    for (size_t m = 0; rc == 0 && request->format == DERIVE_CLASSIC && m < d.n_images; m++)
         rc = write_image(&d, m, direction);
     if (rc == 0)
         rc = file_sync_directory(request->directory, why);
     if (rc == 0) {
         memcpy(made.series_uid, d.series_uid, UID_SIZE);
-        made.n_objects = d.n_images;
+        made.n_objects = request->format == DERIVE_ENHANCED ? 1 : d.n_images;
         made.n_clamped = d.n_clamped;
         made.series_number = series_number(request, d.first);
         *result = made;

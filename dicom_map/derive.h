@@ -22,6 +22,15 @@ struct derive_plane {
     double z_mm;        // distance from the first acquired plane along the normal
 };
 
+// Classic: one MR object for each plane. Enhanced: one Enhanced MR object with a frame for each, as a series
+// of its own.
+enum derive_format { DERIVE_CLASSIC, DERIVE_ENHANCED, DERIVE_N_FORMATS };
+
+// "classic", "enhanced".
+const char *derive_format_name(enum derive_format format);
+// 0 when `text` is neither.
+int derive_format_from_name(const char *text, enum derive_format *format);
+
 enum derive_spacing { DERIVE_ISOTROPIC, DERIVE_RECUR, DERIVE_MM };
 
 // Positions of the derived planes: first = first acquired plane, last <= last acquired centre (tolerance 1e-6
@@ -44,7 +53,6 @@ struct derive_request {
     const char *site_id;   // the installation, part of every UID
     int64_t job_time_us; // wall clock, recorded once per job: all dates and times of the new objects; 0: the
                          // latest time that the sources name
-                         // 0: no record, the latest time that the sources name
     const char *model_name; // e.g. "SA-INR"
     const char *model_version;
     const char *weights_sha256; // 64 hex digits
@@ -54,20 +62,23 @@ struct derive_request {
     int generation;       // 0; raised when an earlier output was withdrawn
     int n_late;           // of the sources, those that an earlier series lacks; 0: there was none
     enum view_plane view; // VIEW_ACQUIRED: the planes; another: the same voxels in that plane (view.h)
-    int number_offset;    // of Series Number; 0: DERIVE_NUMBER_OFFSET
+    enum derive_format format;
+    int number_offset;        // of Series Number; 0: DERIVE_NUMBER_OFFSET
     const char *description;  // template of Series Description (description.h); NULL: DESCRIPTION_DEFAULT
     const char *station_name; // of this node; may be NULL
-    const char *directory;    // existing empty folder; IM0001.dcm ... are written there, each durable
+    const char *directory;    // existing empty folder; IM0001.dcm ... are written there, each durable; of an
+                              // enhanced series that is the only one
 };
 
 // Series Number: the source's plus the offset, twice for the second stack of its series and so on; a hundred
 // times the source's plus 1, 2, ... where that is the offset or more; nine times the offset plus 1, 2, ...
-// where there is none.
+// where there is none. A view's is ten offsets further on for each view, an enhanced series' forty (where the
+// source's number is the offset or more: tens and 40).
 enum { DERIVE_NUMBER_OFFSET = 1000 };
 
 struct derive_result {
     char series_uid[UID_SIZE];
-    size_t n_objects;
+    size_t n_objects; // files: images, or 1
     size_t n_clamped; // voxels clamped to the range that the stored type can hold
     int series_number;
 };
@@ -75,8 +86,11 @@ struct derive_result {
 // Writes the series. Values: linear interpolation in double of the two stored neighbours, plus residual,
 // rounded once (to nearest, ties to even), clamped. A view holds the same values; its images lie on one grid,
 // that of the first plane and the step, so where slices drift in plane (at most 0.1 mm) that is not followed.
-// Errors: IO, NO_SPACE, DECODE, NOT_FINITE when a residual is not finite, NOTHING_TO_DO when `view` is the
-// plane that the stack has, INTERNAL. On failure files may be left in `directory`; the caller removes it.
+// An enhanced object holds what the classic images do, in the order of their Instance Numbers; it is written
+// frame by frame.
+// Errors: TOO_LARGE, before anything is read or written, when its pixel data would not fit the 32 bits of
+// their length; IO, NO_SPACE, DECODE, NOT_FINITE when a residual is not finite, NOTHING_TO_DO when `view` is
+// the plane that the stack has, INTERNAL. On failure files may be left in `directory`; the caller removes it.
 int derive_write(const struct derive_request *request, struct derive_result *result, struct fault_note *why);
 
 // The Series Instance UID that derive_write would give, without writing. Same errors.

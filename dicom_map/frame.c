@@ -295,6 +295,18 @@ static int put_composed(struct dcm_item *to, const struct frame_view *view, stru
     return rc;
 }
 
+// What classic MR has no attribute for, and a new Enhanced MR object wants again.
+static int put_kept(struct dcm_item *to, const struct frame_view *view, struct fault_note *why)
+{
+    // Complex Image Component, Acquisition Contrast, Applicable Safety Standard Agency
+    static const uint32_t terms[] = {0x00089208, 0x00089209, 0x00189174};
+    const struct dcm_item *type = frame_group(view, 0x00189226), *anatomy = frame_group(view, 0x00209071);
+    int rc = anatomy != NULL ? dcm_copy_item(to, 0x00209071, anatomy, why) : 0;
+    for (int i = 0; rc == 0 && i < 3; i++)
+        rc = dcm_copy(to, has_value(type, terms[i]) ? type : view->root, terms[i], why);
+    return rc;
+}
+
 int frame_flatten(const struct dcm_object *object, int frame, struct dcm_object **classic,
                   struct fault_note *why)
 {
@@ -317,6 +329,8 @@ int frame_flatten(const struct dcm_object *object, int frame, struct dcm_object 
     }
     if (rc == 0)
         rc = put_composed(dcm_root(made), &view, why);
+    if (rc == 0)
+        rc = put_kept(dcm_root(made), &view, why);
     if (rc != 0) {
         dcm_object_free(made);
         return rc;

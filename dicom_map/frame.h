@@ -39,8 +39,10 @@ int frame_scanning_sequence(const struct frame_view *view, char *out, size_t siz
 // Contrast/Bolus Agent (0018,0010): the agents' names, empty where none was given for this frame.
 void frame_contrast_agent(const struct frame_view *view, char *out, size_t size);
 
-// A header with every attribute of the table in attributes.h that the frame has, as classic MR holds it.
-// *classic is given to the caller (dcm_object_free). Errors: NO_MEMORY, INTERNAL, CONFIG.
+// A header with every attribute of the table in attributes.h that the frame has, as classic MR holds it; also
+// Frame Anatomy, Complex Image Component, Acquisition Contrast and Applicable Safety Standard Agency, for who
+// makes Enhanced MR of it (derive.c). *classic is given to the caller (dcm_object_free). Errors: NO_MEMORY,
+// INTERNAL, CONFIG.
 int frame_flatten(const struct dcm_object *object, int frame, struct dcm_object **classic,
                   struct fault_note *why);
 

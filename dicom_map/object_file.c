@@ -11,12 +11,12 @@
 #include <string.h>
 
 // Preamble and file meta information, PS3.10 section 7.1, before the data set.
-static size_t build_meta(const char *sop_uid, uint8_t out[512])
+static size_t build_meta(const char *sop_class_uid, const char *sop_uid, uint8_t out[512])
 {
     const struct {
         unsigned element;
         const char *vr, *text;
-    } rows[] = {{0x0002, "UI", MR_IMAGE_STORAGE},
+    } rows[] = {{0x0002, "UI", sop_class_uid},
                 {0x0003, "UI", sop_uid},
                 {0x0010, "UI", "1.2.840.10008.1.2.1"},
                 {0x0012, "UI", ISOSLICE_IMPLEMENTATION_CLASS_UID},
@@ -49,29 +49,51 @@ static size_t build_meta(const char *sop_uid, uint8_t out[512])
     return at;
 }
 
+int object_file_begin(struct object_file *file, const char *directory, const char *name,
+                      const char *sop_class_uid, const char *sop_instance_uid, struct fault_note *why)
+{
+    uint8_t meta[512];
+    size_t meta_size = build_meta(sop_class_uid, sop_instance_uid, meta);
+    file->fd = -1;
+    int rc = file_join(file->path, sizeof file->path, directory, name, why);
+    if (rc != 0)
+        return rc;
+    snprintf(file->temporary, sizeof file->temporary, "%s.tmp", file->path);
+    file->fd = file_ops.open(file->temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (file->fd < 0)
+        return fault_set_errno(why, errno, "cannot create '%s'", file->temporary);
+    rc = file_write_all(file->fd, meta, meta_size, file->temporary, why);
+    return rc == 0 ? 0 : object_file_end(file, rc, why);
+}
+
+int object_file_append(struct object_file *file, const void *data, size_t size, struct fault_note *why)
+{
+    return file_write_all(file->fd, data, size, file->temporary, why);
+}
+
+int object_file_end(struct object_file *file, int rc, struct fault_note *why)
+{
+    if (file->fd < 0)
+        return rc;
+    if (rc == 0 && file_ops.fsync(file->fd) != 0)
+        rc = fault_set_errno(why, errno, "cannot sync '%s'", file->temporary);
+    if (file_ops.close(file->fd) != 0 && rc == 0)
+        rc = fault_set_errno(why, errno, "cannot close '%s'", file->temporary);
+    file->fd = -1;
+    if (rc == 0 && file_ops.rename(file->temporary, file->path) != 0)
+        rc = fault_set_errno(why, errno, "cannot rename to '%s'", file->path);
+    if (rc != 0)
+        file_ops.unlink(file->temporary);
+    return rc;
+}
+
 int object_file_write(const char *directory, const char *name, const char *sop_instance_uid,
                       const void *dataset, size_t size, struct fault_note *why)
 {
-    char path[4096], temporary[4096 + 4];
-    uint8_t meta[512];
-    size_t meta_size = build_meta(sop_instance_uid, meta);
-    int rc = file_join(path, sizeof path, directory, name, why);
+    struct object_file file;
+    int rc = object_file_begin(&file, directory, name, MR_IMAGE_STORAGE, sop_instance_uid, why);
     if (rc != 0)
         return rc;
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    int fd = file_ops.open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (fd < 0)
-        return fault_set_errno(why, errno, "cannot create '%s'", temporary);
-    rc = file_write_all(fd, meta, meta_size, temporary, why);
-    if (rc == 0)
-        rc = file_write_all(fd, dataset, size, temporary, why);
-    if (rc == 0 && file_ops.fsync(fd) != 0)
-        rc = fault_set_errno(why, errno, "cannot sync '%s'", temporary);
-    if (file_ops.close(fd) != 0 && rc == 0)
-        rc = fault_set_errno(why, errno, "cannot close '%s'", temporary);
-    if (rc == 0 && file_ops.rename(temporary, path) != 0)
-        rc = fault_set_errno(why, errno, "cannot rename to '%s'", path);
-    if (rc != 0)
-        file_ops.unlink(temporary);
-    return rc;
+    rc = object_file_append(&file, dataset, size, why);
+    return object_file_end(&file, rc, why);
 }

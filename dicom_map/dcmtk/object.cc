@@ -334,6 +334,42 @@ int dcm_put_short(struct dcm_item *to, uint32_t tag, int is_signed, int value, s
     });
 }
 
+int dcm_put_numbers(struct dcm_item *to, uint32_t tag, const char *vr, const double *numbers, int n,
+                    struct fault_note *why)
+{
+    return guarded(why, [&] {
+        const DcmTag full(key_of(tag), DcmVR(vr));
+        std::unique_ptr<DcmElement> element(DcmItem::newDicomElement(full));
+        if (element == nullptr)
+            return fault_set(why, FAULT_NO_MEMORY, "cannot make an element");
+        OFCondition condition = EC_Normal;
+        for (int i = 0; i < n && condition.good(); i++) {
+            const unsigned long at = static_cast<unsigned long>(i);
+            if (full.getEVR() == EVR_US)
+                condition = element->putUint16(static_cast<Uint16>(numbers[i]), at);
+            else if (full.getEVR() == EVR_UL)
+                condition = element->putUint32(static_cast<Uint32>(numbers[i]), at);
+            else
+                condition = element->putFloat64(numbers[i], at);
+        }
+        if (condition.good())
+            condition = thaw(to)->insert(element.get(), OFTrue);
+        if (condition.bad())
+            return condition_fault(why, FAULT_INTERNAL, condition, "set binary numbers");
+        (void)element.release();
+        return 0;
+    });
+}
+
+int dcm_put_tag(struct dcm_item *to, uint32_t tag, uint32_t value, struct fault_note *why)
+{
+    return guarded(why, [&] {
+        const OFCondition condition =
+            thaw(to)->putAndInsertTagKey(DcmTag(key_of(tag), EVR_AT), key_of(value), 0, OFTrue);
+        return condition.good() ? 0 : condition_fault(why, FAULT_INTERNAL, condition, "set a tag");
+    });
+}
+
 int dcm_put_pixels(struct dcm_item *to, const uint16_t *words, size_t n, struct fault_note *why)
 {
     return guarded(why, [&] {

@@ -58,6 +58,11 @@ int dcm_copy_item(struct dcm_item *to, uint32_t sequence, const struct dcm_item 
 int dcm_put_text(struct dcm_item *to, uint32_t tag, const char *vr, const char *text, struct fault_note *why);
 // Sets one 16-bit value as US or SS.
 int dcm_put_short(struct dcm_item *to, uint32_t tag, int is_signed, int value, struct fault_note *why);
+// Sets `n` binary numbers; `vr` is US, UL or FD, and each number one that it holds.
+int dcm_put_numbers(struct dcm_item *to, uint32_t tag, const char *vr, const double *numbers, int n,
+                    struct fault_note *why);
+// Sets a tag as a value (AT).
+int dcm_put_tag(struct dcm_item *to, uint32_t tag, uint32_t value, struct fault_note *why);
 // Removes an element, if it is there.
 int dcm_remove(struct dcm_item *to, uint32_t tag, struct fault_note *why);
 // Sets the pixel data, as OW.

@@ -3,8 +3,8 @@
 // derive_series SOURCE OUT [key=value ...]: derives a series from the first stack in SOURCE with a residual
 // of zero, so that its values are those of linear interpolation. Keys: crop (pixels, 0 = whole), spacing
 // (iso, recur or mm), method, residual (added to every value), item, site, generation, parameters, weights,
-// time_us, view, number_offset, description. Prints one line per fact. For the tests of this folder and
-// check_derived.sh.
+// time_us, view, format, number_offset, description. Prints one line per fact. For the tests of this folder
+// and check_derived.sh.
 #include "core/file.h"
 #include "dicom_map/derive.h"
 
@@ -53,6 +53,8 @@ int main(int argc, char **argv)
                                                                : DERIVE_MM;
     enum view_plane view = VIEW_ACQUIRED;
     view_from_name(option(argc, argv, "view", "none"), &view);
+    enum derive_format format = DERIVE_CLASSIC;
+    derive_format_from_name(option(argc, argv, "format", "classic"), &format);
     struct derive_request request = {
         .source = source,
         .item = item,
@@ -67,6 +69,7 @@ int main(int argc, char **argv)
         .quality = "left-out slices: linear 30.1 dB, cubic 29.9 dB",
         .generation = atoi(option(argc, argv, "generation", "0")),
         .view = view,
+        .format = format,
         .number_offset = atoi(option(argc, argv, "number_offset", "0")),
         .description = option(argc, argv, "description", NULL),
         .station_name = "NODE1",
