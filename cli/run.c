@@ -60,6 +60,9 @@ static void print_help(void)
         "  --views LIST      further series of the same voxels: sagittal, coronal, axial with commas "
         "between, or "
         "all\n"
+        "  --format F        classic (default): one MR object for each plane; enhanced: one Enhanced MR "
+        "object, "
+        "IM0001.dcm\n"
         "  --seed N          of all random choices (default 1)\n"
         "  --steps N         steps of the fine-tune; implies --finetune\n"
         "  --budget S        seconds of the fine-tune instead; implies --finetune\n"
@@ -89,6 +92,7 @@ static int parse(struct run *run, int argc, char **argv)
         FALLBACK,
         SPACING,
         VIEWS,
+        FORMAT,
         SEED,
         STEPS,
         BUDGET,
@@ -106,6 +110,7 @@ static int parse(struct run *run, int argc, char **argv)
                                             {"fallback", no_argument, NULL, FALLBACK},
                                             {"spacing", required_argument, NULL, SPACING},
                                             {"views", required_argument, NULL, VIEWS},
+                                            {"format", required_argument, NULL, FORMAT},
                                             {"seed", required_argument, NULL, SEED},
                                             {"steps", required_argument, NULL, STEPS},
                                             {"budget", required_argument, NULL, BUDGET},
@@ -120,6 +125,7 @@ static int parse(struct run *run, int argc, char **argv)
     long long seed = -1, steps = -1, threads = -1, memory = -1;
     double budget = -1;
     char recipe[sizeof run->conf.recipe] = "";
+    enum format format = FORMAT_CLASSIC;
     int no_finetune = 0, finetune = 0, fallback = 0, c;
     struct fault_note why;
     conf_defaults(&run->conf);
@@ -160,6 +166,9 @@ static int parse(struct run *run, int argc, char **argv)
             ok = conf_parse_views(optarg, &set);
             break;
         }
+        case FORMAT:
+            ok = format_from_name(optarg, &format);
+            break;
         case SEED:
             ok = command_parse_int(optarg, 0, 2147483647, &seed);
             break;
@@ -226,6 +235,7 @@ static int parse(struct run *run, int argc, char **argv)
         process_find_weights(weights ? weights : run->conf.weights, run->weights, sizeof run->weights,
                              &why) != 0)
         return command_fault("run", &why);
+    run->options.formats = 1u << format;
     run->options.engine.finetune = bare ? 0 : (finetune || run->conf.finetune);
     run->options.engine.choose = fallback || !(no_finetune || weights != NULL);
     run->options.engine.weights_path = run->weights;
@@ -278,18 +288,22 @@ static int publish(const struct run *run, const char *work, const char *series_u
     return rc;
 }
 
-static int publish_views(const struct run *run, const char *work, const struct process_outcome *outcome,
-                         struct fault_note *why)
+// Every series but the first.
+static int publish_series(const struct run *run, const char *work, const struct process_outcome *outcome,
+                          struct fault_note *why)
 {
     char folder[CONF_PATH_SIZE + 64], final[CONF_PATH_SIZE + UID_SIZE];
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < outcome->n_views; i++) {
-        const struct process_view *view = &outcome->views[i];
-        rc = process_view_folder(work, view->plane, folder, sizeof folder, why);
+    for (size_t i = 1; rc == 0 && i < outcome->n_series; i++) {
+        const struct process_series *series = &outcome->series[i];
+        if (series->fault.fault != FAULT_OK)
+            return fault_set(why, series->fault.fault, "%s", series->fault.text);
+        rc = process_series_folder(work, outcome, i, folder, sizeof folder, why);
         if (rc == 0)
-            rc = publish(run, folder, view->derived.series_uid, final, sizeof final, why);
+            rc = publish(run, folder, series->derived.series_uid, final, sizeof final, why);
         if (rc == 0)
-            printf("  %zu %s images in %s\n", view->derived.n_objects, view_name(view->plane), final);
+            printf("  %zu %s %s in %s\n", series->derived.n_objects, view_name(series->plane),
+                   series->format == FORMAT_ENHANCED ? "object" : "images", final);
     }
     return rc;
 }
@@ -305,11 +319,11 @@ static int derive_item(struct run *run, struct reader *reader, size_t i, struct 
         rc = process_stack(reader, i, &run->options, work, outcome, run->preview ? &images : NULL, why);
     progress_done(&run->progress);
     if (rc == 0)
-        rc = publish(run, work, outcome->derived.series_uid, final, sizeof final, why);
+        rc = publish(run, work, outcome->series[0].derived.series_uid, final, sizeof final, why);
     if (rc == 0) {
         printf("  %zu planes, %.4g mm apart, in %s\n  %s\n", outcome->n_planes, outcome->step_mm, final,
                outcome->note);
-        rc = publish_views(run, work, outcome, why);
+        rc = publish_series(run, work, outcome, why);
     }
     if (rc == 0) {
         if (run->preview != NULL)

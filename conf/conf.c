@@ -205,6 +205,11 @@ static const struct conf_key destination_keys[] = {
     {"destinations", "certificate_name", TYPE_TEXT, DESTINATION_FIELD(certificate_name), 0,
      CONF_TEXT_SIZE - 1, "", NULL,
      "Name in its certificate, as for senders. Empty: host, unless there are fingerprints."},
+    {"destinations", "format", TYPE_CHOICE, DESTINATION_FIELD(format), 0, 0, "classic", "classic|enhanced",
+     "What it gets of every derived series: one MR object for each image, or one Enhanced MR object. There "
+     "is "
+     "no falling back: a destination that does not accept Enhanced MR gets nothing, and its deliveries are "
+     "held."},
     {"destinations", "query", TYPE_BOOL, DESTINATION_FIELD(query), 0, 0, "false", NULL,
      "Ask it how many images a series has (C-FIND, Study Root), so that a complete one starts at once. At "
      "most one."},
@@ -792,8 +797,8 @@ void conf_sample(FILE *out)
     conf_defaults(conf);
     conf->senders[0] = (struct conf_sender){.ae_title = "MR1", .address = "192.0.2.0/24"};
     conf->n_senders = 1;
-    conf->destinations[0] =
-        (struct conf_destination){.name = "pacs", .ae_title = "PACS", .host = "192.0.2.10", .port = 104};
+    conf->destinations[0] = (struct conf_destination){
+        .name = "pacs", .ae_title = "PACS", .host = "192.0.2.10", .port = 104, .format = "classic"};
     conf->n_destinations = 1;
     conf_dump(conf, out);
     free(conf);

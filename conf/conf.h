@@ -42,6 +42,7 @@ struct conf_destination {
     char own_key[CONF_PATH_SIZE];                     // likewise
     char certificate_sha256[CREDENTIALS_SHA256_SIZE]; // of theirs; empty: any that the CA vouches for
     char certificate_name[CONF_TEXT_SIZE]; // in theirs; empty: host, unless certificate_sha256 is set
+    char format[16];                       // of what it gets: classic, enhanced
     int query;                             // it is the archive that is asked how many images a series has
 };
 

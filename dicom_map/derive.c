@@ -25,23 +25,6 @@ static const double RECUR_TOLERANCE =
 static const double MIN_STEP_MM = 0.05;
 static const uint64_t MOST_PIXEL_BYTES = 0xFFFFFFFE; // of one element; PS3.5 7.1.1, and even
 
-static const char *const format_names[DERIVE_N_FORMATS] = {"classic", "enhanced"};
-
-const char *derive_format_name(enum derive_format format)
-{
-    return format_names[format];
-}
-
-int derive_format_from_name(const char *text, enum derive_format *format)
-{
-    for (int i = 0; i < DERIVE_N_FORMATS; i++)
-        if (strcmp(format_names[i], text) == 0) {
-            *format = (enum derive_format)i;
-            return 1;
-        }
-    return 0;
-}
-
 // ---- where the planes lie
 
 static int choose_step(const struct source_item *item, const double *z_mm, enum derive_spacing mode,
@@ -176,8 +159,8 @@ int derive_series_uid(const struct derive_request *r, char series_uid[UID_SIZE],
     char *name = NULL;
     if (asprintf(&name, "isoslice/series/1|%s|%s|%d|%s|model=%s|rev=%d|params=%s|kind=%s-mr/%s%s%s|gen=%d",
                  or_empty(r->site_id), stack->series_uid, stack->stack_index, sources,
-                 or_empty(r->weights_sha256), ISOSLICE_ALGORITHM_REVISION, parameters,
-                 derive_format_name(r->format), r->method, r->view != VIEW_ACQUIRED ? "/" : "",
+                 or_empty(r->weights_sha256), ISOSLICE_ALGORITHM_REVISION, parameters, format_name(r->format),
+                 r->method, r->view != VIEW_ACQUIRED ? "/" : "",
                  r->view != VIEW_ACQUIRED ? view_name(r->view) : "", r->generation) < 0)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold the name of a series");
     rc = uid_from_name(name, series_uid, why);
@@ -199,7 +182,7 @@ static int series_number(const struct derive_request *r, const struct dcm_item *
     char text[32];
     double number = 0;
     int stack = source_item(r->source, r->item)->stack_index;
-    int view = (int)r->view + (r->format == DERIVE_ENHANCED ? VIEW_N_PLANES : 0);
+    int view = (int)r->view + (r->format == FORMAT_ENHANCED ? VIEW_N_PLANES : 0);
     double offset = r->number_offset > 0 ? r->number_offset : DERIVE_NUMBER_OFFSET;
     double made = 9 * offset + 1 + stack + 10 * offset * view;
     if (dcm_get_text(first, 0x00200011, text, sizeof text) > 0 && number_at(text, 0, &number) && number >= 0)
@@ -1184,7 +1167,7 @@ static int write_enhanced(struct derivation *d, int direction)
 static int check_size(const struct derivation *d)
 {
     uint64_t size = (uint64_t)d->n_images * (uint64_t)d->rows * (uint64_t)d->columns * sizeof *d->words;
-    if (d->request->format != DERIVE_ENHANCED || size <= MOST_PIXEL_BYTES)
+    if (d->request->format != FORMAT_ENHANCED || size <= MOST_PIXEL_BYTES)
         return 0;
     return fault_set(d->why, FAULT_TOO_LARGE,
                      "one object of %zu frames of %d x %d pixels would hold %llu bytes of them, at most %llu",
@@ -1199,8 +1182,8 @@ static int check_request(const struct derive_request *r, struct fault_note *why)
         return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
     if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
         r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0) ||
-        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES || r->format < DERIVE_CLASSIC ||
-        r->format >= DERIVE_N_FORMATS || (r->description != NULL && !description_is_valid(r->description))) {
+        r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES || r->format < FORMAT_CLASSIC ||
+        r->format >= FORMAT_N || (r->description != NULL && !description_is_valid(r->description))) {
         fault_set(why, FAULT_INTERNAL, "a request for %zu planes is not complete", r->n_planes);
         return FAULT_INTERNAL;
     }
@@ -1278,15 +1261,15 @@ int derive_write(const struct derive_request *request, struct derive_result *res
         rc = d.rc;
     }
     int direction = rc == 0 && request->view == VIEW_ACQUIRED ? numbering_direction(&d) : 1;
-    if (rc == 0 && request->format == DERIVE_ENHANCED)
+    if (rc == 0 && request->format == FORMAT_ENHANCED)
         rc = write_enhanced(&d, direction);
-    for (size_t m = 0; rc == 0 && request->format == DERIVE_CLASSIC && m < d.n_images; m++)
+    for (size_t m = 0; rc == 0 && request->format == FORMAT_CLASSIC && m < d.n_images; m++)
         rc = write_image(&d, m, direction);
     if (rc == 0)
         rc = file_sync_directory(request->directory, why);
     if (rc == 0) {
         memcpy(made.series_uid, d.series_uid, UID_SIZE);
-        made.n_objects = request->format == DERIVE_ENHANCED ? 1 : d.n_images;
+        made.n_objects = request->format == FORMAT_ENHANCED ? 1 : d.n_images;
         made.n_clamped = d.n_clamped;
         made.series_number = series_number(request, d.first);
         *result = made;

@@ -8,6 +8,7 @@
 
 #include "core/digest.h"
 #include "core/fault.h"
+#include "dicom_map/format.h"
 #include "dicom_map/source.h"
 #include "dicom_map/view.h"
 
@@ -21,15 +22,6 @@ struct derive_plane {
     double position[3]; // Image Position (Patient), mm: P_i + t (P_{i+1} - P_i)
     double z_mm;        // distance from the first acquired plane along the normal
 };
-
-// Classic: one MR object for each plane. Enhanced: one Enhanced MR object with a frame for each, as a series
-// of its own.
-enum derive_format { DERIVE_CLASSIC, DERIVE_ENHANCED, DERIVE_N_FORMATS };
-
-// "classic", "enhanced".
-const char *derive_format_name(enum derive_format format);
-// 0 when `text` is neither.
-int derive_format_from_name(const char *text, enum derive_format *format);
 
 enum derive_spacing { DERIVE_ISOTROPIC, DERIVE_RECUR, DERIVE_MM };
 
@@ -62,7 +54,7 @@ struct derive_request {
     int generation;       // 0; raised when an earlier output was withdrawn
     int n_late;           // of the sources, those that an earlier series lacks; 0: there was none
     enum view_plane view; // VIEW_ACQUIRED: the planes; another: the same voxels in that plane (view.h)
-    enum derive_format format;
+    enum format format;
     int number_offset;        // of Series Number; 0: DERIVE_NUMBER_OFFSET
     const char *description;  // template of Series Description (description.h); NULL: DESCRIPTION_DEFAULT
     const char *station_name; // of this node; may be NULL

@@ -682,6 +682,7 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
                                  .generation = request->generation,
                                  .n_late = request->n_late,
                                  .view = (int32_t)request->view,
+                                 .format = (int32_t)request->format,
                                  .number_offset = request->number_offset,
                                  .has_description = request->description != NULL,
                                  .has_station_name = request->station_name != NULL};
@@ -702,8 +703,12 @@ static int result_is_possible(struct derive_result *result, const struct derive_
 {
     size_t height = (size_t)stack->height, width = (size_t)stack->width, n = result->n_objects;
     result->series_uid[sizeof result->series_uid - 1] = '\0';
-    return uid_is_valid(result->series_uid) &&
-           (request->view == VIEW_ACQUIRED ? n == request->n_planes : n == height || n == width) &&
+    int is_possible = n == height || n == width;
+    if (request->format == FORMAT_ENHANCED)
+        is_possible = n == 1;
+    else if (request->view == VIEW_ACQUIRED)
+        is_possible = n == request->n_planes;
+    return uid_is_valid(result->series_uid) && is_possible &&
            result->n_clamped <= request->n_planes * height * width;
 }
 

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum { MAX_FILES = 64, MAX_FOLDER_DEPTH = 32 };
-static const uint64_t MAX_WRITTEN_BYTES = (uint64_t)512 << 20;
+static const uint64_t MAX_WRITTEN_BYTES = ((uint64_t)4 << 30) + ((uint64_t)64 << 20); // one enhanced object
 static const size_t MAX_REQUEST_BYTES = (size_t)256 << 20;
 
 struct serve {
@@ -342,6 +342,7 @@ static int do_derive(struct serve *serve)
             .generation = wire->generation,
             .n_late = wire->n_late,
             .view = (enum view_plane)wire->view,
+            .format = (enum format)wire->format,
             .number_offset = wire->number_offset,
             .description = wire->has_description ? wire->description : NULL,
             .station_name = wire->has_station_name ? wire->station_name : NULL,

@@ -59,6 +59,7 @@ struct wire_derive {
     double step_mm;
     int64_t job_time_us;
     int32_t generation, n_late, has_station_name, view, // enum view_plane
+        format,                                         // enum format
         number_offset, has_description;
     char site_id[128], model_name[64], model_version[256], weights_sha256[DIGEST_HEX_SIZE], method[32],
         station_name[64];

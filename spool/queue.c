@@ -155,7 +155,7 @@ int spool_job_files(struct spool *spool, int64_t job, char ***paths, size_t *n, 
 }
 
 static int insert_result(struct spool *spool, int64_t job, const struct spool_result *result,
-                         const char *const *destinations, size_t n_destinations, int64_t now_us,
+                         const struct spool_destination *destinations, size_t n_destinations, int64_t now_us,
                          struct fault_note *why)
 {
     int rc =
@@ -165,17 +165,20 @@ static int insert_result(struct spool *spool, int64_t job, const struct spool_re
                "iiittti", job, (int64_t)result->stack_index, (int64_t)result->verdict, result->note,
                result->derived_name, result->derived_uid, result->n_objects);
     int64_t id = sqlite3_last_insert_rowid(spool->db);
-    for (size_t i = 0; i < n_destinations && rc == 0 && result->verdict == FAULT_OK; i++)
+    for (size_t i = 0; i < n_destinations && rc == 0 && result->verdict == FAULT_OK; i++) {
+        if (destinations[i].form != result->form)
+            continue;
         rc = db_run(spool, why,
                     "INSERT INTO delivery(result_id, destination, state, created_us, changed_us)"
                     " VALUES(?1,?2,'WAITING',?3,?3)",
-                    "iti", id, destinations[i], now_us);
+                    "iti", id, destinations[i].name, now_us);
+    }
     return rc;
 }
 
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
-                     size_t n_results, const char *const *destinations, size_t n_destinations, int64_t now_us,
-                     struct fault_note *why)
+                     size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
+                     int64_t now_us, struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;

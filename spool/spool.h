@@ -169,14 +169,20 @@ struct spool_result {
     char derived_name[SPOOL_NAME_SIZE]; // folder in derived/, empty when there is none
     char derived_uid[UID_SIZE];
     int64_t n_objects;
+    int form; // goes to the destinations that get this form
 };
 
-// Ends a job in one transaction: its results, and a delivery of every derived series to every destination.
-// The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was derived is delivered
-// all the same). Errors: LEASE_LOST, QUEUE.
+struct spool_destination {
+    const char *name;
+    int form; // whoever makes the results knows what it stands for
+};
+
+// Ends a job in one transaction: its results, and a delivery of every derived series to every destination
+// that gets its form. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was
+// derived is delivered all the same). Errors: LEASE_LOST, QUEUE.
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
-                     size_t n_results, const char *const *destinations, size_t n_destinations, int64_t now_us,
-                     struct fault_note *why);
+                     size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
+                     int64_t now_us, struct fault_note *why);
 
 // Gives a job back after a fault: TEMP -> WAITING from not_before_us on; anything else -> FAILED or, for a
 // bug, HELD. FAULT_CANCELLED does not count as an attempt.

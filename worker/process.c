@@ -21,6 +21,13 @@ void process_images_free(struct process_images *images)
     memset(images, 0, sizeof *images);
 }
 
+enum format process_format_for(const struct conf_destination *destination)
+{
+    enum format format = FORMAT_CLASSIC;
+    format_from_name(destination->format, &format);
+    return format;
+}
+
 int process_options_from_conf(const struct conf *conf, struct process_options *options,
                               struct fault_note *why)
 {
@@ -34,6 +41,10 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
     if (!conf_parse_views(conf->views, &views))
         return fault_set(why, FAULT_CONFIG, "bad views '%s'", conf->views);
     options->views = views << VIEW_SAGITTAL;
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        options->formats |= 1u << process_format_for(&conf->destinations[i]);
+    if (options->formats == 0)
+        options->formats = 1u << FORMAT_CLASSIC;
     options->recipe = sr_recipe_default();
     if (conf->recipe[0] != '\0' && sr_recipe_set(&options->recipe, conf->recipe, why) != 0)
         return FAULT_CONFIG;
@@ -172,9 +183,8 @@ static int load(struct reader *reader, size_t item, const struct process_options
 }
 
 static int derive(struct reader *reader, size_t item, const struct process_options *options,
-                  enum view_plane view, const char *directory, const struct stack_work *work,
-                  const struct process_outcome *outcome, struct derive_result *derived,
-                  struct fault_note *why)
+                  const char *directory, const struct stack_work *work, const struct process_outcome *outcome,
+                  struct process_series *series, struct fault_note *why)
 {
     const char *version = weights_metadata_get(work->metadata, "version");
     struct derive_request request = {
@@ -191,43 +201,67 @@ static int derive(struct reader *reader, size_t item, const struct process_optio
         .quality = outcome->note,
         .generation = options->generation,
         .n_late = options->n_late,
-        .view = view,
+        .view = series->plane,
+        .format = series->format,
         .number_offset = options->number_offset,
         .description = options->description,
         .station_name = options->station_name,
         .directory = directory,
     };
-    return reader_derive(reader, item, &request, &work->images.voxels, &work->images.residual, derived, why);
+    return reader_derive(reader, item, &request, &work->images.voxels, &work->images.residual,
+                         &series->derived, why);
 }
 
-int process_view_folder(const char *directory, enum view_plane plane, char *path, size_t size,
-                        struct fault_note *why)
+int process_series_folder(const char *directory, const struct process_outcome *outcome, size_t i, char *path,
+                          size_t size, struct fault_note *why)
 {
-    if (snprintf(path, size, "%s-%s", directory, view_name(plane)) >= (int)size)
-        return fault_set(why, FAULT_INTERNAL, "the path of a view of '%s' is too long", directory);
+    const struct process_series *series = &outcome->series[i];
+    const char *plane = series->plane != VIEW_ACQUIRED ? view_name(series->plane) : "";
+    const char *format = i > 0 && series->format == FORMAT_ENHANCED ? "-enhanced" : "";
+    if (snprintf(path, size, "%s%s%s%s", directory, plane[0] != '\0' ? "-" : "", plane, format) >= (int)size)
+        return fault_set(why, FAULT_INTERNAL, "the path of a series of '%s' is too long", directory);
     return 0;
 }
 
-static int derive_views(struct reader *reader, size_t item, const struct process_options *options,
-                        const char *directory, const struct stack_work *work, struct process_outcome *outcome,
-                        struct fault_note *why)
+// One more series, into its folder. The stack's own plane, asked for as a view, is passed over.
+static int derive_series(struct reader *reader, size_t item, const struct process_options *options,
+                         const char *directory, const struct stack_work *work,
+                         struct process_outcome *outcome, struct fault_note *why)
 {
     char path[CONF_PATH_SIZE + 512];
+    size_t i = outcome->n_series;
+    struct process_series *series = &outcome->series[i];
+    int rc = process_series_folder(directory, outcome, i, path, sizeof path, why);
+    if (rc == 0 && i > 0)
+        rc = file_make_directory(path, why);
+    if (rc == 0)
+        rc = derive(reader, item, options, path, work, outcome, series, why);
+    if (rc != 0 && i > 0 && (rc == FAULT_NOTHING_TO_DO || rc == FAULT_TOO_LARGE)) {
+        series->fault = *why;
+        int is_passed_over = rc == FAULT_NOTHING_TO_DO;
+        rc = file_remove_tree(path, why);
+        if (is_passed_over)
+            return rc;
+    }
+    outcome->n_series += rc == 0;
+    return rc;
+}
+
+// The planes and the views, each in every format; classic first.
+static int derive_all(struct reader *reader, size_t item, const struct process_options *options,
+                      const char *directory, const struct stack_work *work, struct process_outcome *outcome,
+                      struct fault_note *why)
+{
     int rc = 0;
-    for (enum view_plane plane = VIEW_SAGITTAL; rc == 0 && plane < VIEW_N_PLANES; plane++) {
-        if ((options->views & 1u << plane) == 0 || outcome->n_views == PROCESS_MAX_VIEWS)
+    for (enum view_plane plane = VIEW_ACQUIRED; rc == 0 && plane < VIEW_N_PLANES; plane++) {
+        if (plane != VIEW_ACQUIRED && (options->views & 1u << plane) == 0)
             continue;
-        struct process_view *view = &outcome->views[outcome->n_views];
-        view->plane = plane;
-        rc = process_view_folder(directory, plane, path, sizeof path, why);
-        if (rc == 0)
-            rc = file_make_directory(path, why);
-        if (rc == 0)
-            rc = derive(reader, item, options, plane, path, work, outcome, &view->derived, why);
-        if (rc == 0)
-            outcome->n_views++;
-        else if (rc == FAULT_NOTHING_TO_DO) // the stack's own plane
-            rc = file_remove_tree(path, why);
+        for (enum format format = FORMAT_CLASSIC; rc == 0 && format < FORMAT_N; format++) {
+            if ((options->formats & 1u << format) == 0 || outcome->n_series == PROCESS_MAX_SERIES)
+                continue;
+            outcome->series[outcome->n_series] = (struct process_series){.plane = plane, .format = format};
+            rc = derive_series(reader, item, options, directory, work, outcome, why);
+        }
     }
     return rc;
 }
@@ -276,14 +310,12 @@ int process_stack(struct reader *reader, size_t item, const struct process_optio
         say_result(&outcome->report, outcome->note, sizeof outcome->note);
         say_parameters(options, &net, work.images.step_mm, &outcome->report, outcome->parameters,
                        sizeof outcome->parameters);
-        rc = derive(reader, item, options, VIEW_ACQUIRED, directory, &work, outcome, &outcome->derived, why);
+        rc = derive_all(reader, item, options, directory, &work, outcome, why);
     }
-    if (rc == 0)
-        rc = derive_views(reader, item, options, directory, &work, outcome, why);
     if (rc == 0) {
         size_t said = strlen(outcome->note); // the derived objects have counted for themselves
         snprintf(outcome->note + said, sizeof outcome->note - said, " %zu voxels clamped.",
-                 outcome->derived.n_clamped);
+                 outcome->series[0].derived.n_clamped);
     }
     if (rc == 0 && images != NULL) {
         *images = work.images;
@@ -325,19 +357,34 @@ static json_t *uniformity_json(double ratio, size_t plane)
     return object;
 }
 
+// A further series: the voxels in another plane, or the same plane in another format.
+static json_t *series_json(const struct process_series *series)
+{
+    json_t *object =
+        json_pack("{ssss}", "plane", view_name(series->plane), "format", format_name(series->format));
+    if (series->fault.fault != FAULT_OK) {
+        json_object_set_new(object, "verdict", json_string(fault_name(series->fault.fault)));
+        json_object_set_new(object, "reason", json_string(series->fault.text));
+        return object;
+    }
+    json_object_set_new(object, "derived_series_uid", json_string(series->derived.series_uid));
+    json_object_set_new(object, "images", json_integer((json_int_t)series->derived.n_objects));
+    return object;
+}
+
 static void add_outcome(json_t *object, const struct process_outcome *outcome)
 {
     const struct sr_report *report = &outcome->report;
-    json_object_set_new(object, "derived_series_uid", json_string(outcome->derived.series_uid));
+    json_object_set_new(object, "derived_series_uid", json_string(outcome->series[0].derived.series_uid));
+    json_object_set_new(object, "format", json_string(format_name(outcome->series[0].format)));
     json_t *views = json_array();
-    for (size_t i = 0; i < outcome->n_views; i++)
-        json_array_append_new(views, json_pack("{sssssi}", "plane", view_name(outcome->views[i].plane),
-                                               "derived_series_uid", outcome->views[i].derived.series_uid,
-                                               "images", (int)outcome->views[i].derived.n_objects));
+    for (size_t i = 1; i < outcome->n_series; i++)
+        json_array_append_new(views, series_json(&outcome->series[i]));
     json_object_set_new(object, "views", views);
     json_object_set_new(object, "planes", json_integer((json_int_t)outcome->n_planes));
     json_object_set_new(object, "step_mm", json_real(outcome->step_mm));
-    json_object_set_new(object, "voxels_clamped", json_integer((json_int_t)outcome->derived.n_clamped));
+    json_object_set_new(object, "voxels_clamped",
+                        json_integer((json_int_t)outcome->series[0].derived.n_clamped));
     json_object_set_new(object, "delivered", json_string(sr_method_name(report->delivered)));
     json_object_set_new(object, "reason", json_string(report->reason));
     json_object_set_new(object, "backend", json_string(report->backend));

@@ -24,6 +24,7 @@ struct process_options {
     enum derive_spacing spacing;
     double spacing_mm; // for DERIVE_MM
     unsigned views;    // further series: bits 1 << enum view_plane; the stack's own plane is passed over
+    unsigned formats;  // every series in each of these: bits 1 << enum format; at least one
     const char *site_id, *station_name, *description; // as in struct derive_request
     int number_offset;                                // likewise
     int generation, n_late;                           // as in struct derive_request
@@ -41,11 +42,13 @@ struct process_images {
 };
 void process_images_free(struct process_images *images);
 
-enum { PROCESS_MAX_VIEWS = 2 };
+enum { PROCESS_MAX_SERIES = FORMAT_N * 3 }; // the planes and two views, each in every format
 
-struct process_view {
+struct process_series {
     enum view_plane plane;
-    struct derive_result derived;
+    enum format format;
+    struct derive_result derived; // when there is no fault
+    struct fault_note fault;      // TOO_LARGE: not one object; the others stand
 };
 
 struct process_outcome {
@@ -55,10 +58,12 @@ struct process_outcome {
     size_t n_planes;
     double step_mm;
     struct sr_report report;
-    struct derive_result derived;
-    struct process_view views[PROCESS_MAX_VIEWS];
-    size_t n_views;
+    struct process_series series[PROCESS_MAX_SERIES]; // the first: the stack's own planes, without fault
+    size_t n_series;
 };
+
+// The form that a destination gets.
+enum format process_format_for(const struct conf_destination *destination);
 
 // Settings of the node as options. The strings are borrowed from conf. Errors: CONFIG.
 int process_options_from_conf(const struct conf *conf, struct process_options *options,
@@ -68,16 +73,17 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
 // (../share/isoslice/weights.safetensors), else ISOSLICE_WEIGHTS. Errors: WEIGHTS when there is none.
 int process_find_weights(const char *configured, char *path, size_t size, struct fault_note *why);
 
-// Does it: `directory` is an existing empty folder in the reader's output. Each view goes into a new folder
-// beside it, process_view_folder(). `images` may be NULL. Errors: whatever the parts give; files may then be
-// left in all of these folders.
+// Does it: `directory` is an existing empty folder in the reader's output, for the first series. Each further
+// one goes into a new folder beside it, process_series_folder(). `images` may be NULL. Errors: whatever the
+// parts give; files may then be left in all of these folders.
 int process_stack(struct reader *reader, size_t item, const struct process_options *options,
                   const char *directory, struct process_outcome *outcome, struct process_images *images,
                   struct fault_note *why);
 
-// "<directory>-coronal" and so on. Errors: INTERNAL when it does not fit.
-int process_view_folder(const char *directory, enum view_plane plane, char *path, size_t size,
-                        struct fault_note *why);
+// Of series number `i` of the outcome: `directory`, "<directory>-coronal", "<directory>-coronal-enhanced" and
+// so on. Errors: INTERNAL when it does not fit.
+int process_series_folder(const char *directory, const struct process_outcome *outcome, size_t i, char *path,
+                          size_t size, struct fault_note *why);
 
 // The report of one item as JSON text (owned by the caller, free); outcome NULL for an item that was not
 // processed, `fault` then says why. NULL when memory is exhausted.

@@ -148,37 +148,58 @@ static int write_report(struct worker *worker, const char *name, const struct so
     return preview_write(images, caption, path, why);
 }
 
-// The views of an item, published and noted each as a result of its own.
-static int publish_views(struct worker *worker, const char *work, const char *name,
-                         const struct process_outcome *outcome, struct spool_result *results,
-                         size_t *n_results, struct fault_note *why)
+// What of the outcome's further series people are told.
+static void say_series(const struct process_series *series, char *out, size_t size)
+{
+    const char *object = series->format == FORMAT_ENHANCED ? " as one Enhanced MR object" : "";
+    if (series->fault.fault != FAULT_OK)
+        snprintf(out, size, "%s: %s", fault_name(series->fault.fault), series->fault.text);
+    else if (series->plane == VIEW_ACQUIRED)
+        snprintf(out, size, "The same voxels%s.", object);
+    else
+        snprintf(out, size, "The same voxels in %s planes%s.", view_name(series->plane), object);
+}
+
+// The further series of an item, published and noted each as a result of its own; those that could not be
+// made are noted only.
+static int publish_series(struct worker *worker, const char *work, const char *name,
+                          const struct process_outcome *outcome, struct spool_result *results,
+                          size_t *n_results, struct fault_note *why)
 {
     char folder[SPOOL_PATH_SIZE + 3 * SPOOL_NAME_SIZE];
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < outcome->n_views; i++) {
-        const struct process_view *view = &outcome->views[i];
+    for (size_t i = 1; rc == 0 && i < outcome->n_series; i++) {
+        const struct process_series *series = &outcome->series[i];
         struct spool_result *result = &results[*n_results];
         memset(result, 0, sizeof *result);
         result->stack_index = results[0].stack_index;
-        snprintf(result->note, sizeof result->note, "The same voxels in %s planes.", view_name(view->plane));
-        rc = process_view_folder(work, view->plane, folder, sizeof folder, why);
+        result->verdict = series->fault.fault;
+        result->form = (int)series->format;
+        say_series(series, result->note, sizeof result->note);
+        *n_results += 1;
+        if (result->verdict != FAULT_OK) {
+            log_error("job j%lld: a derived series was not made: %s", (long long)worker->job.id,
+                      result->note);
+            continue;
+        }
+        rc = process_series_folder(work, outcome, i, folder, sizeof folder, why);
         if (rc == 0)
-            rc = process_view_folder(name, view->plane, result->derived_name, sizeof result->derived_name,
-                                     why);
+            rc = process_series_folder(name, outcome, i, result->derived_name, sizeof result->derived_name,
+                                       why);
         if (rc == 0)
             rc = publish(worker, folder, result->derived_name, why);
-        snprintf(result->derived_uid, sizeof result->derived_uid, "%s", view->derived.series_uid);
-        result->n_objects = (int64_t)view->derived.n_objects;
-        *n_results += rc == 0;
+        snprintf(result->derived_uid, sizeof result->derived_uid, "%s", series->derived.series_uid);
+        result->n_objects = (int64_t)series->derived.n_objects;
         if (rc == 0)
-            log_info("job j%lld: derived series '%s', %zu %s images", (long long)worker->job.id,
-                     result->derived_uid, view->derived.n_objects, view_name(view->plane));
+            log_info("job j%lld: derived series '%s', %zu %s %s objects", (long long)worker->job.id,
+                     result->derived_uid, series->derived.n_objects, view_name(series->plane),
+                     format_name(series->format));
     }
     return rc;
 }
 
 // Processes item `i` of the job; results[0] is filled for refusals and permanent faults too, those after it
-// with the views. A temporary fault, or one of ours, is returned: the whole job is then given back.
+// with the further series. A temporary fault, or one of ours, is returned: the whole job is then given back.
 static int do_item(struct worker *worker, struct reader *reader, size_t i, struct keeper *keeper,
                    struct spool_result *results, size_t *n_results, struct fault_note *why)
 {
@@ -235,11 +256,12 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
     }
     snprintf(result->note, sizeof result->note, "%s", outcome.note);
     snprintf(result->derived_name, sizeof result->derived_name, "%s", name);
-    snprintf(result->derived_uid, sizeof result->derived_uid, "%s", outcome.derived.series_uid);
-    result->n_objects = (int64_t)outcome.derived.n_objects;
+    snprintf(result->derived_uid, sizeof result->derived_uid, "%s", outcome.series[0].derived.series_uid);
+    result->n_objects = (int64_t)outcome.series[0].derived.n_objects;
+    result->form = (int)outcome.series[0].format;
     log_info("job j%lld: derived series '%s', %zu planes %.4g mm apart. %s", (long long)worker->job.id,
              result->derived_uid, outcome.n_planes, outcome.step_mm, outcome.note);
-    return publish_views(worker, work, name, &outcome, results, n_results, why);
+    return publish_series(worker, work, name, &outcome, results, n_results, why);
 }
 
 // ---- one job
@@ -248,8 +270,8 @@ static int do_stacks(struct worker *worker, struct reader *reader, struct keeper
                      struct fault_note *why)
 {
     size_t n = reader_n_items(reader), n_results = 0;
-    const char *destinations[CONF_MAX_DESTINATIONS];
-    struct spool_result *results = calloc((n ? n : 1) * (1 + PROCESS_MAX_VIEWS), sizeof *results);
+    struct spool_destination destinations[CONF_MAX_DESTINATIONS];
+    struct spool_result *results = calloc((n ? n : 1) * PROCESS_MAX_SERIES, sizeof *results);
     if (results == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu results", n);
     int rc = 0;
@@ -259,7 +281,9 @@ static int do_stacks(struct worker *worker, struct reader *reader, struct keeper
         n_results += n_made;
     }
     for (size_t i = 0; i < worker->conf->n_destinations; i++)
-        destinations[i] = worker->conf->destinations[i].name;
+        destinations[i] =
+            (struct spool_destination){.name = worker->conf->destinations[i].name,
+                                       .form = (int)process_format_for(&worker->conf->destinations[i])};
     if (rc == 0)
         rc = spool_job_finish(worker->spool, worker->job.id, worker->owner, results, n_results, destinations,
                               worker->conf->n_destinations, clock_wall_us(), why);

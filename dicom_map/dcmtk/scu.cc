@@ -112,6 +112,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
         ASC_addPresentationContext(params, 1, UID_VerificationSOPClass, implicit_le, 1);
         ASC_addPresentationContext(params, 3, UID_MRImageStorage, explicit_le, 1);
         ASC_addPresentationContext(params, 5, UID_MRImageStorage, implicit_le, 1);
+        ASC_addPresentationContext(params, 7, UID_EnhancedMRImageStorage, explicit_le, 1);
+        ASC_addPresentationContext(params, 9, UID_EnhancedMRImageStorage, implicit_le, 1);
     }
     condition = ASC_requestAssociation(scu.network, params, &scu.association);
     if (condition == DUL_ASSOCIATIONREJECTED) {

@@ -30,10 +30,10 @@ struct dcm_scu_options {
     int is_query;  // for dcm_scu_count alone
 };
 
-// Opens an association that proposes Verification and MR Image Storage (explicit VR little endian in one
-// context, implicit in another), or, with is_report, Storage Commitment Push Model with ourselves as SCP,
-// or, with is_query, Study Root Query/Retrieve Find. *scu is given to the caller (dcm_scu_close). Errors:
-// CONNECT, TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
+// Opens an association that proposes Verification, MR Image Storage and Enhanced MR Image Storage (explicit
+// VR little endian in one context, implicit in another), or, with is_report, Storage Commitment Push Model
+// with ourselves as SCP, or, with is_query, Study Root Query/Retrieve Find. *scu is given to the caller
+// (dcm_scu_close). Errors: CONNECT, TLS, ASSOCIATION_REJECTED, NOT_NEGOTIATED when none of ours was accepted.
 int dcm_scu_open(const struct dcm_scu_options *options, struct dcm_scu **scu, struct fault_note *why);
 
 // C-ECHO. Errors: NOT_NEGOTIATED, PEER_ABORTED, TIMEOUT, PEER_REFUSED.

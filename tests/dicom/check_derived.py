@@ -131,7 +131,7 @@ def squared(dataset, values):
     return np.clip(out, low, high).astype(np.float32).astype(float)
 
 
-def check_iod(source, derived_paths, allow_path):
+def check_iod(source, derived_paths, allow_path, iod="MRImage"):
     first = source[0][1]
     uids = set()
     for _, dataset in source:
@@ -165,10 +165,10 @@ def check_iod(source, derived_paths, allow_path):
     bad = {}
     for path in derived_paths:
         lines = run("dciodvfy", path)
-        if "MRImage" not in lines:
-            fail("dciodvfy does not say MRImage of " + path)
+        if iod not in lines:
+            fail("dciodvfy does not say %s of %s" % (iod, path))
         for line in lines:
-            if line != "MRImage" and not is_allowed(line):
+            if line != iod and not is_allowed(line):
                 bad[line] = bad.get(line, 0) + 1
     for line, count in sorted(bad.items()):
         fail("dciodvfy, %d times: %s" % (count, line))

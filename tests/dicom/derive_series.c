@@ -53,8 +53,8 @@ int main(int argc, char **argv)
                                                                : DERIVE_MM;
     enum view_plane view = VIEW_ACQUIRED;
     view_from_name(option(argc, argv, "view", "none"), &view);
-    enum derive_format format = DERIVE_CLASSIC;
-    derive_format_from_name(option(argc, argv, "format", "classic"), &format);
+    enum format format = FORMAT_CLASSIC;
+    format_from_name(option(argc, argv, "format", "classic"), &format);
     struct derive_request request = {
         .source = source,
         .item = item,

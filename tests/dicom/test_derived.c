@@ -5,6 +5,7 @@
 #include "dicom_map/derive.h"
 #include "dicom_map/description.h"
 #include "dicom_map/source.h"
+#include "dicom_map/source_parts.h"
 #include "tests/support/check.h"
 
 #include "core/file.h"
@@ -506,6 +507,185 @@ static void view_planes_of_any_grid(void)
     CHECK_INT(view.is_oblique, 1);
 }
 
+// ---- as one object
+
+// Against the classic series of the same stack.
+static void check_enhanced(const char *source, const char *arguments)
+{
+    clear("out");
+    clear("made");
+    run("%s %s out %s", DERIVE_SERIES, source, arguments);
+    run("%s %s made format=enhanced %s > facts", DERIVE_SERIES, source, arguments);
+    run("test \"$(sed -n 's/^series //p' facts)\" = \"$(sed -n 's/^promised //p' facts)\"");
+    run("/usr/bin/python3 -W ignore %s/check_enhanced.py %s out made", TEST_SOURCE_DIR, source);
+}
+
+static void enhanced_made(void)
+{
+    static const char *const variants[] = {"bare",   "full",  "utf8", "iso2022", "varies",
+                                           "signed", "eight", "high", "gated",   "reversed"};
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        make_series(variants[i], "in");
+        check_enhanced("in", "residual=0.3");
+    }
+}
+
+static void enhanced_views(void)
+{
+    make_series("reversed", "in"); // coronal
+    check_enhanced("in", "view=sagittal");
+    check_enhanced("in", "view=axial");
+}
+
+static void enhanced_siemens_t1_sag(void)
+{
+    check_enhanced(shared("siemens_t1_sag"), "crop=64");
+}
+
+static void enhanced_ge_pd_oblique_uneven(void)
+{
+    check_enhanced(shared("ge_pd_oblique_uneven"), "crop=64");
+}
+
+static void enhanced_philips_t1_phantom(void)
+{
+    check_enhanced(shared("philips_t1_phantom"), "crop=64");
+}
+
+static void enhanced_philips_t1_phantom_enhanced(void)
+{
+    check_enhanced(shared("philips_t1_phantom_enhanced"), "crop=64");
+}
+
+static void enhanced_siemens_flair_ax_jpegll(void)
+{
+    check_enhanced(shared("siemens_flair_ax_jpegll"), "crop=64");
+}
+
+static void enhanced_same_request_same_bytes(void)
+{
+    make_series("full", "in");
+    clear("out");
+    clear("again");
+    run("%s in out format=enhanced > facts", DERIVE_SERIES);
+    run("TZ=Asia/Tokyo LC_ALL=C.UTF-8 %s in again format=enhanced > facts2", DERIVE_SERIES);
+    run("diff -r out again && diff facts facts2");
+    // another kind of output is another series
+    clear("again");
+    run("%s in again > facts2", DERIVE_SERIES);
+    run("! grep -qF \"$(sed -n 's/^series //p' facts)\" facts2");
+}
+
+// What routing brings back is not derived from again.
+static void enhanced_is_own_output(void)
+{
+    make_series("full", "in");
+    clear("made");
+    run("%s in made format=enhanced", DERIVE_SERIES);
+    struct source *source = open_one("made");
+    CHECK_INT(source_n_items(source), 1);
+    CHECK_STR(fault_name(source_item(source, 0)->verdict), "OWN_OUTPUT");
+    CHECK_INT(source_item(source, 0)->n_images, 36);
+    source_free(source);
+}
+
+// With our marks taken off, both forms are the same stack to who reads them.
+static void enhanced_reads_back(void)
+{
+    static const char *const names[] = {"out", "made"};
+    struct source *sources[2] = {NULL, NULL};
+    float *voxels[2] = {NULL, NULL};
+    make_series("reversed", "in");
+    for (int i = 0; i < 2; i++) {
+        clear(names[i]);
+        run("%s in %s residual=0.3 format=%s", DERIVE_SERIES, names[i], i == 0 ? "classic" : "enhanced");
+        run("/usr/bin/python3 -W ignore %s/disown.py %s", TEST_SOURCE_DIR, names[i]);
+        CHECK_OK(source_open_to_learn(&names[i], 1, &sources[i], &why));
+        CHECK_INT(source_n_items(sources[i]), 1);
+        const struct source_item *item = source_item(sources[i], 0);
+        if (item->verdict != FAULT_OK)
+            CHECK_FAIL("%s: %s", fault_name(item->verdict), item->reason);
+        size_t n = (size_t)item->depth * (size_t)item->height * (size_t)item->width;
+        voxels[i] = malloc(n * sizeof(float));
+        CHECK(voxels[i] != NULL);
+        CHECK_OK(source_load_voxels(sources[i], 0, voxels[i], &why));
+    }
+    const struct source_item *classic = source_item(sources[0], 0), *made = source_item(sources[1], 0);
+    CHECK_INT(made->depth, 36);
+    CHECK_INT(made->depth, classic->depth);
+    CHECK_INT(made->height, classic->height);
+    CHECK_INT(made->width, classic->width);
+    CHECK_NEAR(made->row_mm, classic->row_mm, 1e-4);
+    CHECK_NEAR(made->thickness_mm, classic->thickness_mm, 1e-4);
+    for (int z = 0; z < made->depth; z++) {
+        CHECK_NEAR(made->z_mm[z], classic->z_mm[z], 1e-4);
+        for (int axis = 0; axis < 3; axis++)
+            CHECK_NEAR(source_slice(sources[1], 0, (size_t)z)->position[axis],
+                       source_slice(sources[0], 0, (size_t)z)->position[axis], 1e-4);
+    }
+    for (int i = 0; i < made->depth * made->height * made->width; i++)
+        CHECK_NEAR(voxels[1][i], voxels[0][i], 0);
+    for (int i = 0; i < 2; i++) {
+        free(voxels[i]);
+        source_free(sources[i]);
+    }
+}
+
+// 560 frames of 2048 x 2048 are more than the length of one element can say; nothing is read for it.
+static void enhanced_too_large(void)
+{
+    struct source *source = NULL;
+    const char *path = "in";
+    const float nothing = 0;
+    struct derive_plane *planes = NULL;
+    struct derive_result result;
+    make_series("bare", "in");
+    run("/usr/bin/python3 -W ignore %s/enlarge.py in 2048", TEST_SOURCE_DIR);
+    clear("made");
+    CHECK_OK(source_open(&path, 1, &source, &why));
+    struct derive_request request = {.source = source,
+                                     .site_id = "site",
+                                     .voxels = &nothing,
+                                     .residual = &nothing,
+                                     .method = "linear",
+                                     .format = FORMAT_ENHANCED,
+                                     .directory = "made"};
+    CHECK_OK(derive_plan(source, 0, DERIVE_MM, 0.05, &planes, &request.n_planes, &request.step_mm, &why));
+    request.planes = planes;
+    CHECK_INT(request.n_planes, 561);
+    CHECK_FAULT(derive_write(&request, &result, &why), FAULT_TOO_LARGE);
+    CHECK_CONTAINS(why.text, "561 frames of 2048 x 2048 pixels would hold 4706009088 bytes");
+    run("test -z \"$(ls made)\"");
+    free(planes);
+    source_free(source);
+}
+
+// As every_file_call_may_fail, of one object.
+static void enhanced_file_call_may_fail(void)
+{
+    static const char *const ways[] = {"", ":28", ":5"};
+    make_series("bare", "in");
+    for (int way = 0; way < 3; way++)
+        for (int n = 1;; n++) {
+            char command[512];
+            clear("out");
+            snprintf(command, sizeof command,
+                     "ISOSLICE_CRASH_AT=%d%s %s in out spacing=4 format=enhanced > facts 2> faults", n,
+                     ways[way], DERIVE_SERIES);
+            int rc = system(command);
+            // under its own name it is whole
+            run("test ! -e out/IM0001.dcm || test $(dcmdump -q +P PixelData +L out/IM0001.dcm | grep -c "
+                "'OW.*# *7680,') = 1");
+            if (rc == 0) {
+                run("test \"$(ls out)\" = IM0001.dcm && grep -q '^objects 1' facts");
+                CHECK(n > 8 + 5);
+                break;
+            }
+            if (way > 0)
+                run("grep -qE '^%s' faults && ! ls out/*.tmp 2> /dev/null", way == 1 ? "NO_SPACE" : "IO");
+        }
+}
+
 // ---- what the series is called
 
 static void description_templates(void)
@@ -588,6 +768,9 @@ static void names_as_asked_for(void)
         {"full", "", "1007", "[INTERP 0.80mm NFPD]"},
         {"full", "number_offset=5000", "5007", NULL},
         {"full", "number_offset=5000 view=sagittal", "55007", "[INTERP 0.80mm SAG NFPD]"},
+        {"full", "format=enhanced", "41007", "[INTERP 0.80mm NFPD]"},
+        {"full", "format=enhanced number_offset=5000 view=sagittal", "255007", NULL},
+        {"ascii", "format=enhanced view=axial", "123471", NULL},
         {"ascii", "number_offset=5000", "6234", NULL}, // 1234
         {"ascii", "", "123401", NULL},
         {"ascii", "view=axial", "123431", NULL},
@@ -755,6 +938,18 @@ static const struct test tests[] = {
     {"peer.derive.views_sagittal_stack", views_sagittal_stack},
     {"peer.derive.views_axial_stack", views_axial_stack},
     {"peer.derive.views_bent_stack", views_bent_stack},
+    {"peer.enhance.made", enhanced_made},
+    {"peer.enhance.views", enhanced_views},
+    {"peer.enhance.siemens_t1_sag", enhanced_siemens_t1_sag},
+    {"peer.enhance.ge_pd_oblique_uneven", enhanced_ge_pd_oblique_uneven},
+    {"peer.enhance.philips_t1_phantom", enhanced_philips_t1_phantom},
+    {"peer.enhance.philips_t1_phantom_enhanced", enhanced_philips_t1_phantom_enhanced},
+    {"peer.enhance.siemens_flair_ax_jpegll", enhanced_siemens_flair_ax_jpegll},
+    {"unit.enhance.same_request_same_bytes", enhanced_same_request_same_bytes},
+    {"unit.enhance.is_own_output", enhanced_is_own_output},
+    {"unit.enhance.reads_back", enhanced_reads_back},
+    {"unit.enhance.too_large", enhanced_too_large},
+    {"crash.enhance.every_file_call_may_fail", enhanced_file_call_may_fail},
     {"peer.derive.residual_is_added_and_clamped", residual_is_added_and_clamped},
     {"unit.derive.same_request_same_bytes", same_request_same_bytes},
     {"unit.derive.uid_changes_on", uid_changes_on},

@@ -89,8 +89,8 @@ def installed_layout():
 class Node:
     """isoslice-receive, -work and -send, each startable and killable on its own."""
 
-    def __init__(self, pacs_port=None, senders=None, destination=None, **settings):
-        """senders: a dictionary each, instead of the usual two; destination: more keys of the one."""
+    def __init__(self, pacs_port=None, senders=None, destination=None, more=(), **settings):
+        """senders: a dictionary each, instead of the usual two; destination: more keys of the one; more: destinations besides."""
         self.port = free_port()
         self.spool = os.path.abspath('spool')
         self.config = os.path.abspath('isoslice.yaml')
@@ -120,6 +120,8 @@ class Node:
             if pacs_port:
                 f.write('destinations:\n  - %s\n' % json.dumps({'name': 'pacs', 'ae_title': 'TESTPACS', 'host': '127.0.0.1',
                                                                'port': pacs_port, **(destination or {})}))
+            for other in more:
+                f.write('  - %s\n' % json.dumps({'ae_title': 'TESTPACS', 'host': '127.0.0.1', **other}))
 
     def start(self, *names, env=None, wait=True):
         for name in names or ('receive', 'work', 'send'):
@@ -200,12 +202,12 @@ class Node:
 
 
 class Orthanc:
-    def __init__(self, **settings):
-        self.http, self.dicom = free_port(), free_port()
-        os.makedirs('orthanc', exist_ok=True)
-        with open('orthanc/orthanc.json', 'w') as f:
-            json.dump({'Name': 'TESTPACS', 'StorageDirectory': os.path.abspath('orthanc/db'),
-                       'IndexDirectory': os.path.abspath('orthanc/db'), 'Plugins': [], 'HttpPort': self.http,
+    def __init__(self, folder='orthanc', **settings):
+        self.http, self.dicom, self.folder = free_port(), free_port(), folder
+        os.makedirs(folder, exist_ok=True)
+        with open(folder + '/orthanc.json', 'w') as f:
+            json.dump({'Name': 'TESTPACS', 'StorageDirectory': os.path.abspath(folder + '/db'),
+                       'IndexDirectory': os.path.abspath(folder + '/db'), 'Plugins': [], 'HttpPort': self.http,
                        'RemoteAccessAllowed': False, 'AuthenticationEnabled': False, 'DicomAet': 'TESTPACS',
                        'DicomCheckCalledAet': True, 'DicomPort': self.dicom, 'DicomAlwaysAllowEcho': True,
                        'DicomAlwaysAllowStore': True, 'DicomAlwaysAllowFind': True,
@@ -213,7 +215,7 @@ class Orthanc:
         self.process = None
 
     def start(self):
-        self.process = subprocess.Popen(['Orthanc', 'orthanc/orthanc.json'], stdout=open('orthanc/log', 'ab'),
+        self.process = subprocess.Popen(['Orthanc', self.folder + '/orthanc.json'], stdout=open(self.folder + '/log', 'ab'),
                                         stderr=subprocess.STDOUT, env={**os.environ, 'TCP_NODELAY': '1'})
         wait_for('Orthanc up', 30, self.is_up)
         return self

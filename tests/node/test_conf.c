@@ -64,6 +64,8 @@ static void errors_name_place_and_range(void)
         {"senders: [{ae_title: A}]\n", "c.yaml:1:11: missing key 'address' in 'senders'"},
         {"senders: [{ae_title: A, address: 300.1.1.1}]\n", "'300.1.1.1' is not an IPv4 address or network"},
         {"senders: {ae_title: A}\n", "bad 'senders': must be a list"},
+        {"destinations: [{name: p, ae_title: P, host: h, port: 1, format: both}]\n",
+         "bad 'format': 'both' is not one of classic|enhanced"},
         {"node: [1]\n", "bad 'node': must be a mapping"},
         // found by fuzzing: printed, it read back as another text
         {"site_id: \"a\\nb\"\n", "is not a text of 1 to 64 characters, none of them a control character"},
@@ -139,12 +141,14 @@ static void dump_reads_back(void)
 {
     static struct conf again;
     char *first, *second;
-    CHECK_OK(load("site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y, "
-                  "views: 'axial,coronal'}\n"
-                  "derive: {series_number: 5000, description: '{source} NFPD {method}'}\n"
-                  "senders: [{ae_title: 'A B', address: 10.0.0.1, certificate_name: 'CN=a,O=b'}]\n"
-                  "node: {tls: {port: 2762, certificate: c.pem, key: k.pem, ca: a.pem}}\n"
-                  "destinations: [{name: p, ae_title: P, host: h, port: 1, tls: true, ca: b.pem}]\n"));
+    CHECK_OK(load(
+        "site_id: 'a \"b\" \\c'\nreceive: {quiet_s: 0.3}\nwork: {spacing: 0.5, weights: /x y, "
+        "views: 'axial,coronal'}\n"
+        "derive: {series_number: 5000, description: '{source} NFPD {method}'}\n"
+        "senders: [{ae_title: 'A B', address: 10.0.0.1, certificate_name: 'CN=a,O=b'}]\n"
+        "node: {tls: {port: 2762, certificate: c.pem, key: k.pem, ca: a.pem}}\n"
+        "destinations: [{name: p, ae_title: P, host: h, port: 1, tls: true, ca: b.pem, format: enhanced}, "
+        "{name: q, ae_title: Q, host: h, port: 2}]\n"));
     dump_to(&conf, "d.yaml", &first);
     CHECK_OK(conf_load("d.yaml", &again, &why));
     dump_to(&again, "e.yaml", &second);
@@ -160,6 +164,8 @@ static void dump_reads_back(void)
     CHECK_INT(again.tls_port, 2762);
     CHECK_STR(again.tls_key, "k.pem");
     CHECK_INT(again.destinations[0].tls, 1);
+    CHECK_STR(again.destinations[0].format, "enhanced");
+    CHECK_STR(again.destinations[1].format, "classic");
     struct credentials_files files = conf_destination_files(&again, &again.destinations[0], 7);
     CHECK_STR(files.certificate, "c.pem");
     CHECK_STR(files.ca, "b.pem");

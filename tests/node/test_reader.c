@@ -39,6 +39,10 @@ static void misread(const char *what)
     setenv("ISOSLICE_READER", path, 1);
 }
 
+// Of what is asked for.
+static enum format format = FORMAT_CLASSIC;
+static enum view_plane view = VIEW_ACQUIRED;
+
 static void fill_request(struct derive_request *request, const char *directory)
 {
     *request = (struct derive_request){.site_id = "test",
@@ -49,6 +53,8 @@ static void fill_request(struct derive_request *request, const char *directory)
                                        .parameters = "steps=1",
                                        .method = "base",
                                        .quality = "none",
+                                       .view = view,
+                                       .format = format,
                                        .station_name = "STATION",
                                        .directory = directory};
 }
@@ -152,6 +158,18 @@ static void same_as_without_it(void)
     reader_block_free(&voxels);
     source_free(source);
     reader_free(reader);
+}
+
+static void same_in_every_form(void)
+{
+    format = FORMAT_ENHANCED;
+    same_as_without_it();
+    CHECK(access("here/IM0002.dcm", F_OK) != 0);
+    view = VIEW_CORONAL;
+    CHECK_OK(file_remove_tree("here", &why));
+    CHECK_OK(file_remove_tree("out", &why));
+    same_as_without_it();
+    CHECK(access("here/IM0001.dcm", F_OK) == 0 && access("here/IM0002.dcm", F_OK) != 0);
 }
 
 // What it gave cannot be changed any more, by nobody.
@@ -375,6 +393,7 @@ static void cost(void)
 
 static const struct test tests[] = {
     {"unit.reader.same_as_without_it", same_as_without_it},
+    {"unit.reader.same_in_every_form", same_in_every_form},
     {"unit.reader.voxels_are_sealed", voxels_are_sealed},
     {"unit.reader.links_are_followed", links_are_followed},
     {"unit.reader.writes_its_output_only", writes_its_output_only},

@@ -187,6 +187,34 @@ def views():
     isoslice('run', 'in', 'bad', '--views', 'frontal', ok=(2,))
 
 
+def formats():
+    """One Enhanced MR object for each series, as a series of its own; the same bytes every time."""
+    phantom('in', slices=7)
+    weights = start_weights()
+    isoslice('run', 'in', 'classic', '--no-finetune', '--format', 'classic', '--views', 'all', *weights)
+    isoslice('run', 'in', 'plain', '--no-finetune', '--views', 'all', *weights)
+    equal(digest('classic'), digest('plain'), 'classic is what comes unasked')
+    done = isoslice('run', 'in', 'out', '--no-finetune', '--format', 'enhanced', '--views', 'all', '--report', 'r.json', *weights)
+    isoslice('run', 'in', 'again', '--no-finetune', '--format', 'enhanced', '--views', 'all', *weights)
+    equal(digest('out'), digest('again'), 'bytes')
+    equal(sorted({os.path.basename(p) for p in files_of('out')}), ['IM0001.dcm'], 'files')
+    report, = json.load(open('r.json'))
+    equal([report['format']] + [v['format'] for v in report['views']], ['enhanced'] * 3, 'formats of the report')
+    made, classic = derived('out'), derived('classic')
+    equal(set(made), {v['derived_series_uid'] for v in [report, *report['views']]}, 'series of the report')
+    check(not set(made) & set(classic) and len(made) == len(classic) == 3, 'series %s and %s' % (set(made), set(classic)))
+    check(report['derived_series_uid'] in done.stdout, done.stdout)
+    check_enhanced = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'dicom', 'check_enhanced.py')
+    for uid, images in classic.items():
+        same, = [u for u, (d,) in made.items() if d.SeriesDescription == images[0].SeriesDescription and
+                 int(d.SeriesNumber) == int(images[0].SeriesNumber) + 40000]
+        subprocess.run(['/usr/bin/python3', '-W', 'ignore', check_enhanced, 'in', 'classic/' + uid, 'out/' + same], check=True)
+    isoslice('run', 'in', 'bad', '--format', 'legacy', ok=(2,))
+    # routed back, it is known
+    done = isoslice('run', 'out', 'bad', *weights, ok=(3,))
+    check('OWN_OUTPUT' in done.stdout, done.stdout)
+
+
 def names_from_the_configuration():
     """Series Number and Series Description as configured; other bytes have another UID."""
     phantom('in', slices=6)
@@ -266,6 +294,7 @@ run_named({
     'unit.run.exit_codes': exit_codes,
     'unit.run.truncated_file_is_named': truncated_file_is_named,
     'unit.run.views': views,
+    'peer.run.formats': formats,
     'unit.run.names_from_the_configuration': names_from_the_configuration,
     'unit.run.report_and_preview': report_and_preview,
     'unit.run.spacing_options': spacing_options,

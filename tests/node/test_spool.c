@@ -163,7 +163,7 @@ static void leases_run_out_and_are_lost(void)
 }
 
 // Takes the only job and finishes it with one derived series and one refusal.
-static void finish_one(const char *const *destinations, size_t n_destinations, int64_t now_us)
+static void finish_one(const struct spool_destination *destinations, size_t n_destinations, int64_t now_us)
 {
     struct spool_job job;
     int found;
@@ -178,7 +178,7 @@ static void finish_one(const char *const *destinations, size_t n_destinations, i
 
 static void deliveries(void)
 {
-    static const char *const destinations[] = {"pacs", "other"};
+    static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 0}};
     struct spool_delivery delivery;
     int found, sent;
     open_spool();
@@ -218,9 +218,37 @@ static void deliveries(void)
     spool_close(spool);
 }
 
+// A destination gets the series of its form; one that is refused goes to nobody.
+static void forms_go_to_who_gets_them(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 7}, {"third", 7}};
+    struct spool_result results[3] = {
+        {.n_objects = 36}, {.n_objects = 1, .form = 7}, {.verdict = FAULT_TOO_LARGE, .form = 7}};
+    struct spool_delivery delivery;
+    struct spool_job job;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    for (int i = 0; i < 3; i++)
+        snprintf(results[i].derived_name, sizeof results[i].derived_name, "j1-%d", i);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 0, &job, &found, &why));
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 3, destinations, 3, second_us, &why));
+    for (int i = 0; i < 3; i++) {
+        const char *name = destinations[i].name;
+        CHECK_OK(spool_delivery_take(spool, name, "s", 10, second_us, &delivery, &found, &why));
+        CHECK_INT(found, 1);
+        CHECK_INT(delivery.n_objects, i == 0 ? 36 : 1);
+        CHECK_CONTAINS(delivery.folder, i == 0 ? "derived/j1-0" : "derived/j1-1");
+        CHECK_OK(spool_delivery_take(spool, name, "s", 10, second_us, &delivery, &found, &why));
+        CHECK_INT(found, 0);
+    }
+    spool_close(spool);
+}
+
 static void purges_only_what_is_done(void)
 {
-    static const char *const destinations[] = {"pacs"};
+    static const struct spool_destination destinations[] = {{"pacs", 0}};
     const int64_t day_us = 86400 * second_us;
     struct spool_delivery delivery;
     int found;
@@ -301,6 +329,7 @@ static const struct test tests[] = {
     {"unit.spool.gathers_when_quiet_and_closed", gathers_when_quiet_and_closed},
     {"unit.spool.leases_run_out_and_are_lost", leases_run_out_and_are_lost},
     {"unit.spool.deliveries", deliveries},
+    {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
     {"unit.spool.missing_files_are_found", missing_files_are_found},
 };
