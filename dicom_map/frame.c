@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dicom_map/frame.h"
 
+#include "dicom_map/anatomy.h"
 #include "dicom_map/attributes.h"
 #include "dicom_map/number.h"
 
@@ -211,8 +212,10 @@ static int put_converted(struct dcm_item *to, const struct attribute *attribute,
     char text[256];
     double number = 0;
     if (dcm_get_text(item, tag, text, sizeof text) > 0) {
-        if (attribute->tag == 0x00181312 && strcmp(text, "COLUMN") == 0)
+        if (attribute->tag == 0x00181312 && strncmp(text, "COL", 3) == 0)
             snprintf(text, sizeof text, "COL");
+        else if (attribute->tag == 0x00181312 && strcmp(text, "ROW") != 0)
+            return 0; // OTHER is for Enhanced MR alone
         return dcm_put_text(to, attribute->tag, attribute->vr, text, why);
     }
     if (!dcm_get_number(item, tag, 0, &number) || !isfinite(number))
@@ -272,6 +275,54 @@ static int put_sar(struct dcm_item *to, const struct frame_view *view, struct fa
     return 0;
 }
 
+// Frequency rows, frequency columns, phase rows, phase columns; two of them are zero. Which, scanners agree
+// on: phase encoded along rows, the second and third are not.
+static int put_matrix(struct dcm_item *to, const struct frame_view *view, struct fault_note *why)
+{
+    const struct dcm_item *geometry = frame_group(view, 0x00189125);
+    char direction[32];
+    double frequency = 0, phase = 0;
+    dcm_get_text(geometry, 0x00181312, direction, sizeof direction);
+    int by_rows = strcmp(direction, "ROW") == 0;
+    if ((!by_rows && strcmp(direction, "COLUMN") != 0) ||
+        !dcm_get_number(geometry, 0x00189058, 0, &frequency) ||
+        !dcm_get_number(geometry, 0x00189231, 0, &phase) || has_value(to, 0x00181310))
+        return 0;
+    const double four[] = {by_rows ? 0 : frequency, by_rows ? frequency : 0, by_rows ? phase : 0,
+                           by_rows ? 0 : phase};
+    return dcm_put_numbers(to, 0x00181310, "US", four, 4, why);
+}
+
+// Where Effective Echo Time is a dimension, its index is the echo's number.
+static int put_echo_number(struct dcm_item *to, const struct frame_view *view, struct fault_note *why)
+{
+    const struct dcm_item *dimension = NULL, *content = frame_group(view, 0x00209111);
+    uint32_t pointer = 0;
+    double number = 0;
+    char text[32];
+    for (int i = 0; (dimension = dcm_get_item(view->root, 0x00209222, i)) != NULL; i++) {
+        if (!dcm_get_tag(dimension, 0x00209165, &pointer) || pointer != 0x00189082 ||
+            !dcm_get_number(content, 0x00209157, i, &number) || has_value(to, 0x00180086))
+            continue;
+        snprintf(text, sizeof text, "%.0f", number);
+        return dcm_put_text(to, 0x00180086, "IS", text, why);
+    }
+    return 0;
+}
+
+// Anatomic Region as a word, where nothing says it as one.
+static int put_body_part(struct dcm_item *to, const struct frame_view *view, struct fault_note *why)
+{
+    char scheme[32] = "", code[32] = "";
+    const struct dcm_item *region = dcm_get_item(frame_group(view, 0x00209071), 0x00082218, 0);
+    dcm_get_text(region, 0x00080102, scheme, sizeof scheme);
+    dcm_get_text(region, 0x00080100, code, sizeof code);
+    const struct anatomy *known = anatomy_of_code(scheme, code);
+    return known != NULL && !has_value(to, 0x00180015)
+               ? dcm_put_text(to, 0x00180015, "CS", known->body_part, why)
+               : 0;
+}
+
 // What is not one value in one place.
 static int put_composed(struct dcm_item *to, const struct frame_view *view, struct fault_note *why)
 {
@@ -281,6 +332,12 @@ static int put_composed(struct dcm_item *to, const struct frame_view *view, stru
         rc = put_acquisition(to, view, why);
     if (rc == 0)
         rc = put_sar(to, view, why);
+    if (rc == 0)
+        rc = put_matrix(to, view, why);
+    if (rc == 0)
+        rc = put_echo_number(to, view, why);
+    if (rc == 0)
+        rc = put_body_part(to, view, why);
     dcm_get_text(frame_group(view, 0x00209071), 0x00209072, text, sizeof text);
     if (rc == 0 && !has_value(to, 0x00200060) && (strcmp(text, "R") == 0 || strcmp(text, "L") == 0))
         rc = dcm_put_text(to, 0x00200060, "CS", text, why);

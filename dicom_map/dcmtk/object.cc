@@ -211,6 +211,22 @@ int dcm_get_number(const struct dcm_item *item, uint32_t tag, int index, double 
     return found;
 }
 
+int dcm_get_tag(const struct dcm_item *item, uint32_t tag, uint32_t *out)
+{
+    int found = 0;
+    guarded(nullptr, [&] {
+        DcmElement *element = find(item, tag);
+        DcmTagKey key;
+        auto *tags = dynamic_cast<DcmAttributeTag *>(element);
+        if (tags == nullptr || tags->getTagVal(key, 0).bad())
+            return 0;
+        *out = static_cast<uint32_t>(key.getGroup()) << 16 | key.getElement();
+        found = 1;
+        return 0;
+    });
+    return found;
+}
+
 const struct dcm_item *dcm_get_item(const struct dcm_item *item, uint32_t tag, int index)
 {
     const struct dcm_item *found = nullptr;

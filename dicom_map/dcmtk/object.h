@@ -43,6 +43,8 @@ int dcm_has(const struct dcm_item *item, uint32_t tag);
 long dcm_get_text(const struct dcm_item *item, uint32_t tag, char *out, size_t size);
 // Value number `index` of a binary number (US SS UL SL FL FD). 1 when there is one.
 int dcm_get_number(const struct dcm_item *item, uint32_t tag, int index, double *out);
+// A tag that is a value (AT), the first one. 1 when there is one.
+int dcm_get_tag(const struct dcm_item *item, uint32_t tag, uint32_t *out);
 // Item number `index` of a sequence, or NULL.
 const struct dcm_item *dcm_get_item(const struct dcm_item *item, uint32_t tag, int index);
 // 1 when both lack the element or both have it with the same value (sequences: item for item).

@@ -3,7 +3,8 @@
 
 Keys: order (sorted, or shuffled: frames in no order of position), class (enhanced, or legacy: Legacy Converted, which keeps
 classic attributes as they were), rescale (varies: another slope in every frame), split (echo, stack, temporal, acquisition: the
-frames twice, told apart by that), drop (position, groups, sequence: leaves that out), parts (n: as many objects of the same series).
+frames twice, told apart by that), drop (position, groups, sequence: leaves that out), parts (n: as many objects of the same series),
+phase (direction of phase encoding), region (CODE:SCHEME of the anatomy), echo (index of the echo, as a dimension).
 """
 import copy
 import glob
@@ -36,7 +37,7 @@ def frame_of(d, number, options):
     if options.get('drop') == 'position':
         del g.PlanePositionSequence
     g.FrameContentSequence = item(StackID='1', InStackPositionNumber=1 + (number * 7) % 5, TemporalPositionIndex=1,
-                                  FrameAcquisitionNumber=3, DimensionIndexValues=[1, number],
+                                  FrameAcquisitionNumber=3, DimensionIndexValues=[1, number, int(options.get('echo', 1))],
                                   FrameAcquisitionDateTime=d.get('AcquisitionDate', '20260105') + d.get('AcquisitionTime', '101010') + '+0100')
     slope = 1 + 0.25 * (number % 4) if options.get('rescale') == 'varies' else 1
     g.PixelValueTransformationSequence = item(RescaleIntercept='-3' if slope != 1 or options.get('rescale') else '0',
@@ -77,7 +78,13 @@ def shared_of(d, options):
     g.MRAveragesSequence = item(NumberOfAverages='2')
     g.MRFOVGeometrySequence = item(InPlanePhaseEncodingDirection='COLUMN', PercentSampling='90', PercentPhaseFieldOfView='80',
                                    MRAcquisitionPhaseEncodingStepsInPlane=200)
+    if 'phase' in options:
+        g.MRFOVGeometrySequence[0].InPlanePhaseEncodingDirection = options['phase']
+    g.MRFOVGeometrySequence[0].MRAcquisitionFrequencyEncodingSteps = 256
     g.FrameAnatomySequence = item(FrameLaterality='U')
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = options.get('region', 'T-D9200:SRT').split(':') + ['region']
+    g.FrameAnatomySequence[0].AnatomicRegionSequence = Sequence([region])
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID, reference.ReferencedFrameNumber = ENHANCED, '1.2.3.905', 2
     purpose = Dataset()
@@ -150,6 +157,10 @@ def write(classic, path, part, options):
     d.BurnedInAnnotation, d.LossyImageCompression = 'NO', '00'
     d.DeviceSerialNumber, d.SoftwareVersions, d.ManufacturerModelName = '12345', 'X1', 'Model'
     describe(d, options)
+    if 'echo' in options:
+        d.DimensionIndexSequence = Sequence([
+            item(DimensionIndexPointer=p, FunctionalGroupPointer=f)[0]
+            for p, f in ((0x00209056, 0x00209111), (0x00209057, 0x00209111), (0x00189082, 0x00189114))])
     groups = [frame_of(c, i + 1, options) for i, c in enumerate(classic)]
     frames = [c.PixelData[:c.Rows * c.Columns * (c.BitsAllocated // 8)] for c in classic]
     if 'split' in options:

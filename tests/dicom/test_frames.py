@@ -117,6 +117,50 @@ def attributes():
         equal((scanner.Manufacturer, scanner.DeviceSerialNumber), ('TestScanner', '12345'), 'the scanner')
 
 
+def composed_attributes():
+    """Echo Number, Acquisition Matrix and Body Part Examined from where Enhanced MR has their like; nothing where it has not."""
+    for options, want in (
+            ({}, {'AcquisitionMatrix': [256, 0, 0, 200], 'BodyPartExamined': 'KNEE', 'EchoNumbers': None}),
+            ({'phase': 'ROW', 'echo': '2'}, {'AcquisitionMatrix': [0, 256, 200, 0], 'EchoNumbers': 2}),
+            ({'phase': 'OTHER', 'region': '12738006:SCT'}, {'AcquisitionMatrix': None, 'BodyPartExamined': 'BRAIN',
+                                                                 'InPlanePhaseEncodingDirection': None}),
+            ({'region': '80891009:SCT'}, {'BodyPartExamined': None}),     # heart, or within it
+            ({'region': 'T-D9200:99LOCAL'}, {'BodyPartExamined': None})):
+        make_series.make('bare', fresh('classic'))
+        make_enhanced.make('classic', fresh('in'), **options)
+        derive('in', 'out')
+        for d in planes('out'):
+            for name, value in want.items():
+                equal(d.get(name), value, '%s of %s' % (name, options))
+        check_derived('in', 'out')
+
+
+def anatomy_codes():
+    """Every code of the table is one of its region, as pydicom's dictionary of the standard has them."""
+    from pydicom.sr._concepts_dict import concepts
+    from pydicom.sr._snomed_dict import mapping
+    import re
+    text = open(os.path.join(HERE, '../../dicom_map/anatomy.c')).read()
+    rows = re.findall(r'\{"(\w+)", "(\d+)", (NULL|"\d+"), "([\w-]+)", "([^"]+)"\}', text)
+    equal(len(rows), text.count('{"'), 'rows that this test can read')
+    meanings = {}
+    for keyword, codes in concepts['SCT'].items():
+        for code, (meaning, _) in codes.items():
+            meanings.setdefault(code, []).append(meaning.lower())
+    for part, code, old, srt, meaning in rows:
+        known = old.strip('"') if old != 'NULL' else code
+        equal(mapping['SRT'].get(srt), known, 'SNOMED CT of %s, %s' % (srt, part))
+        words = set(re.findall('[a-z]+', meaning.lower())) - {'and', 'region', 'joint', 'structure'}
+        said = ' '.join(meanings.get(known, []))
+        # what the dictionary calls otherwise
+        said += {'CALCANEUS': ' calcaneus', 'SELLA': ' sella turcica', 'SSPINE': ' sacrum', 'SKULL': ' skull', 'ORBIT': ' orbital'}.get(part, '')
+        check(all(w[:5] in said for w in words), '%s: %s is %s' % (part, known, said))
+    for column in range(4):
+        values = [r[column] for r in rows if r[column] != 'NULL']
+        equal(len(values), len(set(values)), 'values of column %d' % column)
+    check(not {r[1] for r in rows} & {r[2].strip('"') for r in rows}, 'one code is old and new')
+
+
 def legacy_attributes():
     """A conversion's unassigned attributes are classic ones; private ones among them stay behind."""
     enhanced('gated', **{'class': 'legacy'})
@@ -245,7 +289,8 @@ def philips_phantom():
             a, b = (numpy.atleast_1d(numpy.array(d[name].value, float)) for d in (x, y))
             check(abs(a - b).max() < 1e-4, '%s: %s, %s' % (name, a, b))
         for name in ('Rows', 'Columns', 'EchoTime', 'RepetitionTime', 'FlipAngle', 'ScanningSequence', 'NumberOfAverages',
-                     'ImagingFrequency', 'EchoTrainLength', 'FrameOfReferenceUID', 'PatientPosition', 'InPlanePhaseEncodingDirection'):
+                     'ImagingFrequency', 'EchoTrainLength', 'FrameOfReferenceUID', 'PatientPosition', 'InPlanePhaseEncodingDirection',
+                     'AcquisitionMatrix', 'BodyPartExamined'):
             equal(x.get(name), y.get(name), name)
     volumes = [numpy.stack([d.pixel_array for d in series]).astype(float).ravel() for series in (got, want)]
     alike = numpy.corrcoef(*volumes)[0, 1]
@@ -257,7 +302,8 @@ TESTS = {'peer.frames.shuffled': like_classic('ascii', order='shuffled'), 'peer.
          'peer.frames.rescale_varies': like_classic('ascii', rescale='varies', order='shuffled'),
          'peer.frames.eight_bit': like_classic('eight', order='shuffled'), 'peer.frames.signed': like_classic('signed', order='shuffled'),
          'peer.frames.high_bit': like_classic('high', order='shuffled'), 'peer.frames.utf8': like_classic('utf8'),
-         'peer.frames.attributes': attributes, 'peer.frames.legacy_attributes': legacy_attributes,
+         'peer.frames.attributes': attributes, 'peer.frames.composed_attributes': composed_attributes,
+         'unit.anatomy.codes': anatomy_codes, 'peer.frames.legacy_attributes': legacy_attributes,
          'peer.frames.several_objects': several_objects, 'peer.frames.dimensions': dimensions, 'peer.frames.refusals': refusals,
          'peer.frames.number_that_lies': frames_that_lie, 'peer.frames.philips_phantom': philips_phantom}
 TESTS.update({'peer.frames.compressed.' + coder: compressed(coder) for coder in CODERS})

@@ -89,6 +89,17 @@ static void spin(void)
         n += 2;
 }
 
+// A series beyond what one object can hold, as a reader says it that had one: of the second that it is to
+// write.
+static void refuse_second_series(void)
+{
+    static int n_asked = 0;
+    if (++n_asked < 2)
+        return;
+    tell(FAULT_TOO_LARGE, NULL, 0, 0);
+    _exit(0);
+}
+
 static void misbehave(const struct misdeed *misdeed, enum wire_kind kind)
 {
     const char *what = misdeed->what;
@@ -98,6 +109,8 @@ static void misbehave(const struct misdeed *misdeed, enum wire_kind kind)
         lie_of_planes(what + 7);
     else if (kind == WIRE_DERIVE && strcmp(what, "series") == 0)
         lie_of_series();
+    else if (kind == WIRE_DERIVE && strcmp(what, "too-large") == 0)
+        refuse_second_series();
     else if (kind == WIRE_PLAN && strcmp(what, "fault") == 0)
         tell(-7777, NULL, 0, 0);
     else if (kind == WIRE_PLAN && strcmp(what, "text") == 0)

@@ -140,10 +140,36 @@ def peer_without_enhanced():
         pacs.stop()
 
 
+def too_large_for_one_object():
+    """The classic form is made and sent all the same; what is missing is said by name."""
+    phantom('source', slices=6)
+    os.symlink(os.path.join(BIN, 'tests/node/misread'), 'too-large')
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom, more=[{'name': 'new', 'port': free_port(), 'format': 'enhanced'}])
+    try:
+        node.start(env={'ISOSLICE_READER': os.path.abspath('too-large')})
+        node.wait_listening()
+        storescu(node, files_of('source'))
+        node.wait_idle(300)
+        job, = node.rows('job')
+        check(job['state'] == 'FAILED' and 'TOO_LARGE' in job['note'], job)
+        equal([r['state'] for r in node.rows('delivery')], ['SENT'], 'deliveries')
+        (uid, count), = pacs.fetch('back').items()
+        equal([os.path.basename(p) for p in glob.glob(node.spool + '/derived/*')], ['j1-s0'], 'derived series')
+        equal(len(files_of(node.spool + '/derived/j1-s0')), count, 'images in the archive')
+        report, = [json.load(open(p)) for p in glob.glob(node.spool + '/reports/*.json')]
+        equal((report['derived_series_uid'], report['format']), (uid, 'classic'), 'report')
+        equal([(v['format'], v.get('verdict')) for v in report['views']], [('enhanced', 'TOO_LARGE')], 'the other series')
+    finally:
+        node.stop()
+        pacs.stop()
+
+
 TESTS = {
     'peer.formats.one_form_each': one_form_each,
     'peer.formats.enhanced_alone': enhanced_alone,
     'peer.formats.peer_without_enhanced': peer_without_enhanced,
+    'peer.formats.too_large_for_one_object': too_large_for_one_object,
 }
 
 if __name__ == '__main__':
