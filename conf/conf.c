@@ -85,6 +85,8 @@ static const struct conf_key keys[] = {
      "Seconds an association may last altogether."},
     {"receive", "max_object_mb", TYPE_INT, FIELD(max_object_mb), 1, 4096, "512", NULL,
      "Size of one object; larger ones are answered A700."},
+    {"receive", "max_enhanced_mb", TYPE_INT, FIELD(max_enhanced_mb), 1, 2048, "2048", NULL,
+     "The same of Enhanced MR, where one object is a whole series."},
     {"receive", "disk_reserve_mb", TYPE_INT, FIELD(disk_reserve_mb), 0, 1e9, "1024", NULL,
      "Space that stays free on the spool's disk; below it new associations are rejected as congestion and "
      "objects answered A700."},
@@ -851,6 +853,12 @@ const struct conf_destination *conf_find_destination(const struct conf *conf, co
         if (strcmp(conf->destinations[i].name, name) == 0)
             return &conf->destinations[i];
     return NULL;
+}
+
+int64_t conf_largest_object(const struct conf *conf)
+{
+    int64_t mb = conf->max_enhanced_mb > conf->max_object_mb ? conf->max_enhanced_mb : conf->max_object_mb;
+    return mb << 20;
 }
 
 enum log_level conf_log_level(const struct conf *conf)

@@ -61,7 +61,7 @@ struct conf {
 
     int64_t max_associations, max_associations_per_address;
     double acse_timeout_s, dimse_timeout_s, association_limit_s;
-    int64_t max_object_mb, disk_reserve_mb;
+    int64_t max_object_mb, max_enhanced_mb, disk_reserve_mb;
     double quiet_s, incomplete_s;
     int commitment; // answer storage commitment requests
 
@@ -128,6 +128,9 @@ int conf_parse_spacing(const char *text, int *mode, double *mm);
 // "views" as a set: bit 0 sagittal, 1 coronal, 2 axial; names with commas between, "all", or "". Returns 0
 // when `text` is none of them. Shared with the command line.
 int conf_parse_views(const char *text, unsigned *views);
+
+// Bytes of the largest object that is received, of whatever class.
+int64_t conf_largest_object(const struct conf *conf);
 
 // log_level as the log takes it.
 enum log_level conf_log_level(const struct conf *conf);

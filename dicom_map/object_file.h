@@ -7,11 +7,9 @@
 #define ISOSLICE_DICOM_MAP_OBJECT_FILE_H
 
 #include "core/fault.h"
+#include "dicom_map/identity.h"
 
 #include <stddef.h>
-
-#define MR_IMAGE_STORAGE          "1.2.840.10008.5.1.4.1.1.4"
-#define ENHANCED_MR_IMAGE_STORAGE "1.2.840.10008.5.1.4.1.1.4.1"
 
 // A file that is being written: under a temporary name beside its own until it is committed.
 struct object_file {

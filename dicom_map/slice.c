@@ -10,15 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENHANCED_MR        "1.2.840.10008.5.1.4.1.1.4.1"
-#define LEGACY_ENHANCED_MR "1.2.840.10008.5.1.4.1.1.4.4"
-
 enum { MAX_FRAMES = 20000 };
 
 static int is_enhanced(const struct prescan *scan)
 {
-    return strcmp(scan->sop_class_uid, ENHANCED_MR) == 0 ||
-           strcmp(scan->sop_class_uid, LEGACY_ENHANCED_MR) == 0;
+    return strcmp(scan->sop_class_uid, ENHANCED_MR_IMAGE_STORAGE) == 0 ||
+           strcmp(scan->sop_class_uid, LEGACY_ENHANCED_MR_IMAGE_STORAGE) == 0;
 }
 
 void slice_init(struct slice *slice)

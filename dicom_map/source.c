@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "dicom_map/decode.h"
 #include "dicom_map/frame.h"
+#include "dicom_map/identity.h"
 #include "dicom_map/prescan.h"
 #include "dicom_map/source_parts.h"
 #include "dicom_map/square.h"
@@ -18,7 +19,6 @@
 #include <sys/stat.h>
 
 enum { MAX_FOLDER_DEPTH = 32 };
-static const size_t MAX_OBJECT_BYTES = (size_t)512 << 20;
 
 // A file that is not an object that can be read.
 struct bad_file {
@@ -51,6 +51,20 @@ static void *grown(void *array, size_t *room, size_t n, size_t size, struct faul
 }
 
 // ---- reading files
+
+// A whole object, pre-scanned. Its class decides how large it may be.
+static int read_object(const char *path, void **data, size_t *size, struct prescan *scan,
+                       struct fault_note *why)
+{
+    int rc = file_read(path, SOURCE_MAX_ENHANCED_BYTES, data, size, why);
+    if (rc == 0)
+        rc = prescan_memory(*data, *size, scan, why);
+    if (rc == 0 && *size > SOURCE_MAX_BYTES && strcmp(scan->sop_class_uid, ENHANCED_MR_IMAGE_STORAGE) != 0 &&
+        strcmp(scan->sop_class_uid, LEGACY_ENHANCED_MR_IMAGE_STORAGE) != 0)
+        rc = fault_set(why, FAULT_TOO_LARGE, "%zu bytes, at most %zu unless it is Enhanced MR", *size,
+                       SOURCE_MAX_BYTES);
+    return rc;
+}
 
 static int add_bad(struct reader *r, const char *path, enum fault fault, const char *text)
 {
@@ -106,9 +120,7 @@ static int read_one(struct reader *r, const char *path)
     const char *slash = strrchr(path, '/');
     if (strcmp(slash != NULL ? slash + 1 : path, "DICOMDIR") == 0)
         return add_bad(r, path, FAULT_NOT_MR, "an index of files, not an image");
-    int rc = file_read(path, MAX_OBJECT_BYTES, &data, &size, &note);
-    if (rc == 0)
-        rc = prescan_memory(data, size, &scan, &note);
+    int rc = read_object(path, &data, &size, &scan, &note);
     if (rc == 0)
         rc =
             dcm_object_parse((const char *)data + scan.dataset_offset, scan.dataset_end - scan.dataset_offset,
@@ -392,9 +404,7 @@ static int read_again(const struct source *source, const struct slice *slice, st
         return 0;
     close_file(open);
     open->file = slice->file;
-    int rc = file_read(source->paths[slice->file], MAX_OBJECT_BYTES, &open->data, &open->size, why);
-    if (rc == 0)
-        rc = prescan_memory(open->data, open->size, &open->scan, why);
+    int rc = read_object(source->paths[slice->file], &open->data, &open->size, &open->scan, why);
     if (rc == 0 && strcmp(open->scan.digest, slice->digest) != 0)
         rc = fault_set(why, FAULT_IO, "the file of SOP Instance UID %s has changed since it was opened",
                        slice->sop_uid);

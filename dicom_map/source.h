@@ -34,6 +34,10 @@ struct source_item {
     const double *z_mm;       // [depth] positions along the normal, ascending; owned by the source
 };
 
+// The largest object that is read; one at a time is in memory as a whole.
+#define SOURCE_MAX_BYTES          ((size_t)512 << 20)
+#define SOURCE_MAX_ENHANCED_BYTES ((size_t)2 << 30) // of Enhanced MR and Legacy Converted Enhanced MR
+
 // Opens files and folders (folders are searched recursively, names are irrelevant, links to folders not
 // followed). What is not DICOM becomes a refusal of its own (NOT_DICOM, one item for all such files, counted
 // and the first named). Items are ordered by series UID, then stack index. Errors: IO when a path given

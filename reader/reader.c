@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -478,6 +479,19 @@ static char *join_paths(const struct reader *reader, size_t *size)
     return text;
 }
 
+// Of the files named, the size of the largest beyond what memory_bytes has room for.
+static uint64_t largest_beyond(const char *const *paths, size_t n_paths)
+{
+    uint64_t largest = SOURCE_MAX_BYTES;
+    struct stat st;
+    for (size_t i = 0; i < n_paths; i++)
+        if (stat(paths[i], &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size > largest)
+            largest = (uint64_t)st.st_size;
+    if (largest > SOURCE_MAX_ENHANCED_BYTES)
+        largest = SOURCE_MAX_ENHANCED_BYTES;
+    return largest - SOURCE_MAX_BYTES;
+}
+
 // Starts the process and has it open the files.
 static int begin(struct reader *reader, struct fault_note *why)
 {
@@ -533,6 +547,8 @@ int reader_open(const char *const *paths, size_t n_paths, const struct reader_op
         else
             rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold the paths");
     }
+    if (rc == 0)
+        reader->options.memory_bytes += largest_beyond(paths, n_paths);
     if (rc == 0)
         rc = begin(reader, why);
     if (rc == 0)

@@ -20,8 +20,9 @@
 
 struct reader;
 
-// Limits of the process. Memory: address space of memory_bytes, and 4 bytes for every voxel of the stack and,
-// when it is written, for every one of the derived series. Time: cpu_s for opening; for every further call
+// Limits of the process. Memory: address space of memory_bytes, what the largest file named has over 512 MB
+// (2 GB are the most), and 4 bytes for every voxel of the stack and, when it is written, for every one of the
+// derived series. Time: cpu_s for opening; for every further call
 // READER_CALL_S and a second per million voxels. Longer than four times that on the clock, and a minute, is
 // too long as well.
 struct reader_options {

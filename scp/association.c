@@ -58,11 +58,11 @@ static int keep_to_folder(const char *folder, struct fault_note *why)
 }
 
 // Gives up all that receiving does not need, before the peer's first byte is read. Memory: what the program
-// takes, and twice the largest object, which is read back whole.
+// takes, and the largest object, which is mapped as a whole to be scanned.
 static int confine(const struct association_request *request, int64_t max_bytes, struct fault_note *why)
 {
     const struct confine_limits limits = {
-        .memory_bytes = ((uint64_t)256 << 20) + 2 * (uint64_t)max_bytes,
+        .memory_bytes = ((uint64_t)256 << 20) + (uint64_t)max_bytes,
         .file_bytes = (uint64_t)max_bytes + (1 << 20),
         .n_files = 64,
     };
@@ -338,6 +338,7 @@ int association_serve(int fd, const struct association_request *request)
         .incoming_fd = -1,
         .object = {.fd = -1,
                    .limits = {.max_bytes = conf->max_object_mb << 20,
+                              .max_enhanced_bytes = conf->max_enhanced_mb << 20,
                               .reserve_bytes = conf->disk_reserve_mb << 20}},
     };
     association.object.limits.admit = admit;
@@ -364,7 +365,7 @@ int association_serve(int fd, const struct association_request *request)
     alarm_socket = dup(fd);   // DCMTK closes its own
     signal(SIGALRM, on_alarm);
     alarm((unsigned)ceil(conf->acse_timeout_s * (request->credentials ? 2 : 1)) + 1);
-    int rc = confine(request, association.object.limits.max_bytes, &why);
+    int rc = confine(request, conf_largest_object(conf), &why);
     if (rc != 0) {
         log_error("association dropped: cannot confine its process: %s", why.text);
         close(fd);

@@ -100,7 +100,7 @@ static int is_intact(const struct round *round, const struct spool_object *objec
 {
     struct prescan scan;
     struct fault_note why;
-    if (prescan_file(path, (size_t)round->conf->max_object_mb << 20, &scan, &why) != 0) {
+    if (prescan_file(path, (size_t)conf_largest_object(round->conf), &scan, &why) != 0) {
         log_error("kept object '%s' cannot be read any more: %s", object->name, why.text);
         return 0;
     }

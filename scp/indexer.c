@@ -184,7 +184,7 @@ static int index_file(struct spool *spool, const struct conf *conf, const struct
     memset(pending, 0, sizeof *pending);
     snprintf(pending->path, sizeof pending->path, "%s/%s", folder->path, file);
     snprintf(object->name, sizeof object->name, "%s-%.24s", folder->name, file);
-    int rc = prescan_file(pending->path, (size_t)conf->max_object_mb << 20, &scan, why);
+    int rc = prescan_file(pending->path, (size_t)conf_largest_object(conf), &scan, why);
     if (rc == FAULT_IO || rc == FAULT_NO_MEMORY)
         return rc;
     if (rc != 0) { // it was sound when it was acknowledged: kept, and said
@@ -228,7 +228,7 @@ static int settle_temporary(const struct folder *folder, const char *file, const
     snprintf(path, sizeof path, "%s/%s", folder->path, file);
     snprintf(final, sizeof final, "%s/%.*s.dcm", folder->path, (int)(strlen(file) - strlen(".tmp")), file);
     int rc = stat(path, &st) == 0 && st.st_size > 0
-                 ? object_is_whole(path, (size_t)conf->max_object_mb << 20, why)
+                 ? object_is_whole(path, (size_t)conf_largest_object(conf), why)
                  : 0;
     if (rc < 0)
         return rc;

@@ -177,6 +177,9 @@ int object_begin(struct object *object, const struct object_command *command, st
         return fault_set_errno(why, errno, "cannot open '%s'", object->temporary);
     struct meta meta;
     meta_build(&meta, command);
+    int is_enhanced = strcmp(command->sop_class_uid, ENHANCED_MR_IMAGE_STORAGE) == 0 ||
+                      strcmp(command->sop_class_uid, LEGACY_ENHANCED_MR_IMAGE_STORAGE) == 0;
+    object->max_bytes = is_enhanced ? object->limits.max_enhanced_bytes : object->limits.max_bytes;
     memcpy(object->buffer, meta.bytes, meta.size);
     object->n_bytes = (int64_t)meta.size;
     object->n_written = 0;
@@ -196,9 +199,9 @@ static int spill(struct object *object, struct fault_note *why)
 
 int object_write(struct object *object, const void *data, size_t size, struct fault_note *why)
 {
-    if ((int64_t)size > object->limits.max_bytes - object->n_bytes)
+    if ((int64_t)size > object->max_bytes - object->n_bytes)
         return fault_set(why, FAULT_TOO_LARGE, "object above the limit of %lld MB",
-                         (long long)(object->limits.max_bytes >> 20));
+                         (long long)(object->max_bytes >> 20));
     if (object->n_written == 0 && (int64_t)size <= OBJECT_BUFFER_BYTES - object->n_bytes) {
         memcpy(object->buffer + object->n_bytes, data, size);
         object->n_bytes += (int64_t)size;

@@ -18,8 +18,9 @@
 
 // What bounds an object. Set once per association.
 struct object_limits {
-    int64_t max_bytes;     // of one object
-    int64_t reserve_bytes; // that must stay free on the disk
+    int64_t max_bytes;          // of one object
+    int64_t max_enhanced_bytes; // of one of Enhanced MR
+    int64_t reserve_bytes;      // that must stay free on the disk
     // Whether an object of this series, otherwise sound, may be kept; its fault refuses it. NULL: it may.
     int (*admit)(void *user, const char *series_uid, struct fault_note *why);
     void *admit_user;
@@ -36,6 +37,7 @@ struct object {
         n_names;           // files that exist for objects to come, and those of them whose names are durable
     int is_committed;      // the object in hand, which is not settled yet
     int fd;                // -1 when none is open
+    int64_t max_bytes;     // of the object in hand
     int64_t n_bytes;       // so far, file meta information included
     int64_t n_written;     // of them in the file
     unsigned char *buffer; // [OBJECT_BUFFER_BYTES] the first bytes

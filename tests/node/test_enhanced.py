@@ -70,6 +70,27 @@ def synthetic():
         node.stop()
 
 
+def sizes():
+    """One object of Enhanced MR may be as large as a series; a classic one may not."""
+    open('start.safetensors', 'w').close()  # nothing is computed here
+    node = Node(receive__quiet_s=60, receive__max_object_mb=1, receive__max_enhanced_mb=3).start('receive')
+    try:
+        for n, (sop_class, n_bytes, status) in enumerate([(MR, 2 << 20, 0xa700), (ENHANCED, 2 << 20, 0), (LEGACY, 2 << 20, 0),
+                                                          (ENHANCED, 4 << 20, 0xa700), (MR, 1 << 19, 0)]):
+            uid = '%s.6.%d' % (UID, n)
+            n_frames = n_bytes // 512
+            data = frames(n_frames, uid, sop_class) if sop_class != MR else \
+                dataset(uid=uid, rows=512, columns=n_bytes // 1024, pixels=bytes(n_bytes), series=uid + '.9')
+            sender = RawSender(node.port, abstract=sop_class)
+            equal(sender.store(data, sop_class=sop_class, sop_instance=uid), status, 'status of %d bytes of %s' % (n_bytes, sop_class))
+            if status:
+                check('limit of %d MB' % (1 if sop_class == MR else 3) in sender.comment, sender.comment)
+            sender.release()
+        equal(sorted(node.stored()), ['%s.6.%d' % (UID, n) for n in (1, 2, 4)], 'objects kept')
+    finally:
+        equal(node.stop(), {'receive': 0}, 'exit codes')
+
+
 def derived(**options):
     def test():
         """From association to PACS and back, in the form that classic MR has."""
@@ -142,6 +163,7 @@ def other_classes():
 TESTS = {
     'peer.enhanced.synthetic': synthetic,
     'peer.enhanced.other_classes': other_classes,
+    'unit.enhanced.sizes': sizes,
     'peer.enhanced.derived': derived(order='shuffled'),
     'peer.enhanced.legacy_derived': derived(**{'class': 'legacy'}),
     'peer.enhanced.philips_phantom': philips_phantom,

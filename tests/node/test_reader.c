@@ -172,6 +172,31 @@ static void same_in_every_form(void)
     CHECK(access("here/IM0001.dcm", F_OK) == 0 && access("here/IM0002.dcm", F_OK) != 0);
 }
 
+// One object of Enhanced MR of almost 2 GB, the most that is read; the process gets the memory for it. A
+// classic one of more than 512 MB is refused, and one of Enhanced MR of more than 2 GB.
+static void large_objects(void)
+{
+    static const struct {
+        const char *arguments, *fault;
+    } cases[] = {{"enhanced 57", "OK"}, {"classic 17", "TOO_LARGE"}, {"enhanced 65", "TOO_LARGE"}};
+    static const char *const paths[] = {"large.dcm"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char command[512];
+        struct reader *reader;
+        snprintf(command, sizeof command, "/usr/bin/python3 -W ignore %s/make_large.py large.dcm %s",
+                 TEST_SOURCE_DIR, cases[i].arguments);
+        CHECK_INT(system(command), 0);
+        CHECK_OK(reader_open(paths, 1, NULL, &reader, &why));
+        CHECK_INT(reader_n_items(reader), 1);
+        const struct source_item *item = reader_item(reader, 0);
+        CHECK_STR(fault_name(item->verdict), cases[i].fault);
+        if (item->verdict == FAULT_OK)
+            CHECK_INT(item->depth, 57);
+        reader_free(reader);
+    }
+    CHECK_INT(unlink("large.dcm"), 0);
+}
+
 // What it gave cannot be changed any more, by nobody.
 static void voxels_are_sealed(void)
 {
@@ -394,6 +419,7 @@ static void cost(void)
 static const struct test tests[] = {
     {"unit.reader.same_as_without_it", same_as_without_it},
     {"unit.reader.same_in_every_form", same_in_every_form},
+    {"unit.reader.large_objects", large_objects},
     {"unit.reader.voxels_are_sealed", voxels_are_sealed},
     {"unit.reader.links_are_followed", links_are_followed},
     {"unit.reader.writes_its_output_only", writes_its_output_only},
