@@ -98,11 +98,11 @@ struct pairs_check {
     float *stack; // [depth,rows,columns], degraded; rows run through the slices of the source
     float *truth; // [n_planes,rows,columns]
     int depth, rows, columns;
+    int row_step; // of the rows every so-many-th is scored, from the first on
     size_t n_planes;
     struct sr_plane *planes;     // withheld planes, inside the place
     struct sr_sampling sampling; // of `stack`
-    int first_column, n_columns; // what is to be scored; the rest is margin
-    int row_step;                // and of the rows every so-many-th, from the first on
+    int first_column, n_columns; // what is scored of a row; the rest is margin
 };
 
 // Every withheld plane of `place` at the true factor, or with stride > 1 every stride-th of them. At most 64
