@@ -42,16 +42,17 @@ static void print_help(void)
 {
     char line[160];
     puts("usage: isoslice train subject --data PATH --out DIR [options]\n\n"
-         "Stage 3: adapts the network to one stack of thick slices, on pairs cut from the slices themselves: "
-         "along\n"
-         "rows and columns, where the stack is fine, blurred and thinned out like its slices. The same code "
+         "Stage 3: adapts the network to one stack of thick slices, on pairs cut from an isotropic\n"
+         "estimate of it: along rows and columns, where the stack is fine, blurred and thinned out like "
+         "slices. The same code "
          "runs in\n"
          "the node; here it can be watched, stopped and taken up, and its weights used by isoslice run "
          "--weights.\n"
          "  PATH: a folder with DICOM files (searched recursively) or a .nii or .nii.gz file whose last axis "
          "has\n"
          "  the slices.\n\n"
-         "DIR gets weights.safetensors (the best on a held-out part of the image), raw and the optimiser's "
+         "DIR gets weights.safetensors (the last, unless others did clearly better on a\n"
+         "held-out part of the image), raw and the optimiser's "
          "moments,\n"
          "state, log.csv and loss.png. The same command goes on where DIR's run stopped, on the ref and cpu\n"
          "backends to the same bits as a run that was never stopped. Ctrl-C saves first.\n\n"
@@ -284,11 +285,11 @@ static int work(struct subject *subject, struct fault_note *why)
     printf(", %.1f minutes, L1 %.5f\nheld-out part of the image:\n", report.minutes, report.loss);
     say_db("linear interpolation", report.linear_db);
     say_db("the weights before", report.start_db);
-    say_db("the best, which are kept", report.best_db);
+    say_db("those that are kept", report.best_db);
     if (report.share_best < 1)
-        printf("best %.0f %% of the way to ", 100 * report.share_best);
+        printf("kept: %.0f %% of the way to ", 100 * report.share_best);
     else
-        printf("best at ");
+        printf("kept: ");
     printf("step %d: %s/weights.safetensors\n", report.step_best, subject->job.out);
     return rc;
 }
