@@ -102,6 +102,9 @@ static const struct conf_key keys[] = {
      "Answer senders that ask whether their images are kept (storage commitment). They are for keep_days."},
 
     {"work", "backend", TYPE_CHOICE, FIELD(backend), 0, 0, "auto", "auto|cpu|cuda|ref", "What computes."},
+    {"work", "gpu", TYPE_INT, FIELD(gpu), -1, 63, "-1", NULL,
+     "Which GPU, numbered as nvidia-smi does; -1: the first. With several, a worker for each, with a "
+     "configuration of its own."},
     {"work", "weights", TYPE_PATH, FIELD(weights), 0, CONF_PATH_SIZE - 1, "", NULL,
      "Weights file (safetensors); empty: the one installed with the program."},
     {"work", "finetune", TYPE_BOOL, FIELD(finetune), 0, 0, "true", NULL,

@@ -66,6 +66,7 @@ struct conf {
     int commitment; // answer storage commitment requests
 
     char backend[16];             // auto, cpu, cuda, ref
+    int64_t gpu;                  // -1: the first
     char weights[CONF_PATH_SIZE]; // empty: the weights that were installed with the program
     int finetune;
     int64_t steps;

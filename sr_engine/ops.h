@@ -183,6 +183,11 @@ struct sr_ops {
 // until a GPU has verified it (cuda/UNVERIFIED.md). Owner: *ops is static. Errors: BACKEND with a sentence.
 int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why);
 
+// Has the cuda backend see GPU `number` alone, counted as nvidia-smi counts; a negative one: as the
+// environment has it. To be called before a backend is first looked for. Errors: INTERNAL. Source: CUDA C
+// Programming Guide, environment variables.
+int ops_use_gpu(int number, struct fault_note *why);
+
 // The fillers. ops_cuda exists where CUDA and cuDNN were found (see ops_registry.c).
 const struct sr_ops *ops_ref(void);
 const struct sr_ops *ops_ref64(void); // the same loops in double precision, for finite differences

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sr_engine/ops.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifndef ISOSLICE_HAVE_CUDA
@@ -34,6 +37,17 @@ void ops_put_sampling(struct sr_sampling sampling, float plane[SR_PLANE_FLOATS])
     plane[SR_PLANE_FACTOR] = (float)(log2(sampling.factor) / 3);
     plane[SR_PLANE_THICKNESS] = (float)sampling.thickness;
     plane[SR_PLANE_RATIO] = (float)(log2(sampling.ratio) / 3);
+}
+
+int ops_use_gpu(int number, struct fault_note *why)
+{
+    char text[16];
+    if (number < 0)
+        return 0;
+    snprintf(text, sizeof text, "%d", number);
+    if (setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 1) != 0 || setenv("CUDA_VISIBLE_DEVICES", text, 1) != 0)
+        return fault_set(why, FAULT_INTERNAL, "cannot choose GPU %d: %s", number, strerror(errno));
+    return 0;
 }
 
 int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why)

@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "core/version.h"
 #include "dicom_map/description.h"
+#include "sr_engine/ops.h"
 #include "sr_engine/weights.h"
 
 #include <jansson.h>
@@ -45,6 +46,8 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
         options->formats |= 1u << process_format_for(&conf->destinations[i]);
     if (options->formats == 0)
         options->formats = 1u << FORMAT_CLASSIC;
+    if (ops_use_gpu((int)conf->gpu, why) != 0)
+        return FAULT_INTERNAL;
     options->recipe = sr_recipe_default();
     if (conf->recipe[0] != '\0' && sr_recipe_set(&options->recipe, conf->recipe, why) != 0)
         return FAULT_CONFIG;

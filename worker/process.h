@@ -65,7 +65,8 @@ struct process_outcome {
 // The form that a destination gets.
 enum format process_format_for(const struct conf_destination *destination);
 
-// Settings of the node as options. The strings are borrowed from conf. Errors: CONFIG.
+// Settings of the node as options; the GPU they name is chosen for this process (ops_use_gpu). The strings
+// are borrowed from conf. Errors: CONFIG, INTERNAL.
 int process_options_from_conf(const struct conf *conf, struct process_options *options,
                               struct fault_note *why);
 

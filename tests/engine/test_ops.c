@@ -456,6 +456,17 @@ static void auto_passes_cuda_over(void)
 }
 
 // Built without it, no driver, no device, no library: one sentence each, and nothing breaks.
+static void gpu_is_chosen(void)
+{
+    struct fault_note why = {0};
+    CHECK(setenv("CUDA_VISIBLE_DEVICES", "5", 1) == 0);
+    CHECK_OK(ops_use_gpu(-1, &why));
+    CHECK_STR(getenv("CUDA_VISIBLE_DEVICES"), "5");
+    CHECK_OK(ops_use_gpu(2, &why));
+    CHECK_STR(getenv("CUDA_VISIBLE_DEVICES"), "2");
+    CHECK_STR(getenv("CUDA_DEVICE_ORDER"), "PCI_BUS_ID");
+}
+
 static void cuda_says_why_not(void)
 {
     const struct sr_ops *ops = NULL;
@@ -529,6 +540,7 @@ RUN_ALL(cuda_on_host)
 
 static const struct test tests[] = {NAME_ALL(cpu) NAME_ALL(cuda) NAME_ALL(cuda_on_host){
                                         "unit.ops.auto_passes_cuda_over", auto_passes_cuda_over},
-                                    {"unit.ops.cuda_says_why_not", cuda_says_why_not}};
+                                    {"unit.ops.cuda_says_why_not", cuda_says_why_not},
+                                    {"unit.ops.gpu_is_chosen", gpu_is_chosen}};
 
 TEST_MAIN(tests)
