@@ -229,10 +229,10 @@ def late_slice_makes_a_new_series():
         pacs.stop()
 
 
-def derived_is_found_and_moved():
+def derived_is_found_and_moved(make_source):
     """A derived series and its views arrive each by a delivery of its own; the archive then finds them, says how many
-    images they have, and moves them to a third node, values and UIDs unchanged."""
-    phantom('source', slices=6)
+    images they have, and moves them to a third node, values and UIDs unchanged. make_source() fills the folder source."""
+    make_source()
     third_port = free_port()
     pacs = Orthanc(DicomAlwaysAllowMove=True,
                    DicomModalities={'third': {'AET': 'THIRD', 'Host': '127.0.0.1', 'Port': third_port}}).start()
@@ -241,7 +241,7 @@ def derived_is_found_and_moved():
     third = subprocess.Popen(['storescp', '-aet', 'THIRD', '-od', 'moved', '-uf', str(third_port)],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        storescu(node, files_of('source'))
+        send_folder(node, 'source')
         node.wait_idle(300)
         equal([r['state'] for r in node.rows('delivery')], ['SENT'] * 3, 'deliveries')
         made = {}
@@ -279,6 +279,13 @@ def derived_is_found_and_moved():
         third.wait()
         node.stop()
         pacs.stop()
+
+
+def real_series_is_moved(name):
+    def test():
+        source = shared_series(name)
+        derived_is_found_and_moved(lambda: crop_series(source, 'source'))
+    return test
 
 
 def no_positions_are_refused():
@@ -490,7 +497,7 @@ TESTS = {
     'unit.receive.full_disk_answers_a700': full_disk_answers_a700,
     'unit.queue.changed_bytes_are_a_conflict': changed_bytes_are_a_conflict,
     'unit.queue.late_slice_makes_a_new_series': late_slice_makes_a_new_series,
-    'peer.node.derived_is_found_and_moved': derived_is_found_and_moved,
+    'peer.node.derived_is_found_and_moved': lambda: derived_is_found_and_moved(lambda: phantom('source', slices=6)),
     'unit.work.no_positions_are_refused': no_positions_are_refused,
     'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
     'peer.send.hold_and_release': permanent_answer_is_held,
@@ -498,6 +505,7 @@ TESTS = {
     'crash.node.killed_daemons_lose_nothing': killed_daemons_lose_nothing,
 }
 TESTS.update({'peer.node.%s' % name: real_series(name) for name in PLAIN})
+TESTS.update({'peer.node.moved.' + name: real_series_is_moved(name) for name in [*PLAIN, 'philips_t1_phantom_enhanced']})
 
 if __name__ == '__main__':
     run_named(TESTS)
