@@ -455,18 +455,24 @@ static void auto_passes_cuda_over(void)
     CHECK_STR(support_ops("auto")->name, "cpu");
 }
 
-// Built without it, no driver, no device, no library: one sentence each, and nothing breaks.
+static const char *variable(const char *name)
+{
+    const char *value = getenv(name);
+    return value != NULL ? value : "(unset)";
+}
+
 static void gpu_is_chosen(void)
 {
     struct fault_note why = {0};
     CHECK(setenv("CUDA_VISIBLE_DEVICES", "5", 1) == 0);
     CHECK_OK(ops_use_gpu(-1, &why));
-    CHECK_STR(getenv("CUDA_VISIBLE_DEVICES"), "5");
+    CHECK_STR(variable("CUDA_VISIBLE_DEVICES"), "5");
     CHECK_OK(ops_use_gpu(2, &why));
-    CHECK_STR(getenv("CUDA_VISIBLE_DEVICES"), "2");
-    CHECK_STR(getenv("CUDA_DEVICE_ORDER"), "PCI_BUS_ID");
+    CHECK_STR(variable("CUDA_VISIBLE_DEVICES"), "2");
+    CHECK_STR(variable("CUDA_DEVICE_ORDER"), "PCI_BUS_ID");
 }
 
+// Built without it, no driver, no device, no library: one sentence each, and nothing breaks.
 static void cuda_says_why_not(void)
 {
     const struct sr_ops *ops = NULL;
