@@ -18,74 +18,8 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_PLANES = 4096, DS_DIGITS = 10, SPACING_DIGITS = 15, LO_SIZE = 64, ST_SIZE = 1025 };
-static const double STEP_TOLERANCE = 1e-4; // of a step: positions are rounded decimal texts
-static const double RECUR_TOLERANCE =
-    1e-3; // of a step: what vendors' positions are off where planes are to recur
-static const double MIN_STEP_MM = 0.05;
+enum { DS_DIGITS = 10, SPACING_DIGITS = 15, LO_SIZE = 64, ST_SIZE = 1025 };
 static const uint64_t MOST_PIXEL_BYTES = 0xFFFFFFFE; // of one element; PS3.5 7.1.1, and even
-
-// ---- where the planes lie
-
-static int choose_step(const struct source_item *item, const double *z_mm, enum derive_spacing mode,
-                       double mm, double *step, struct fault_note *why)
-{
-    double pixel = fmin(item->row_mm, item->column_mm);
-    *step = pixel;
-    if (mode == DERIVE_MM)
-        *step = mm;
-    if (mode == DERIVE_RECUR) {
-        double mean = (z_mm[item->depth - 1] - z_mm[0]) / (item->depth - 1);
-        *step = mean / fmax(1, round(mean / pixel));
-    }
-    if (!(*step >= MIN_STEP_MM && *step <= item->slice_mm))
-        return fault_set(why, FAULT_USAGE,
-                         "a slice spacing of %g mm is not within %g and the slice distance %.3f mm", *step,
-                         MIN_STEP_MM, item->slice_mm);
-    return 0;
-}
-
-int derive_plan(const struct source *source, size_t item, enum derive_spacing mode, double mm,
-                struct derive_plane **planes, size_t *n_planes, double *step_mm, struct fault_note *why)
-{
-    const struct source_item *stack = source_item(source, item);
-    if (stack == NULL || stack->verdict != FAULT_OK)
-        return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", item);
-    const double *z_mm = stack->z_mm;
-    double step = 0;
-    int rc = choose_step(stack, z_mm, mode, mm, &step, why);
-    if (rc != 0)
-        return rc;
-    double count = floor((z_mm[stack->depth - 1] - z_mm[0]) / step + STEP_TOLERANCE) + 1;
-    if (count > MAX_PLANES)
-        return fault_set(why, FAULT_TOO_MANY_PLANES, "%.0f planes of %.3f mm, at most %d", count, step,
-                         MAX_PLANES);
-    size_t n = (size_t)count;
-    struct derive_plane *plan = calloc(n, sizeof *plan);
-    if (plan == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu planes", n);
-    double snap = step * (mode == DERIVE_RECUR ? RECUR_TOLERANCE : STEP_TOLERANCE);
-    int below = 0;
-    for (size_t k = 0; k < n; k++) {
-        double z = z_mm[0] + (double)k * step;
-        while (below + 1 < stack->depth && z >= z_mm[below + 1] - snap)
-            below++;
-        struct derive_plane *plane = &plan[k];
-        plane->slice = below;
-        plane->t = 0;
-        plane->z_mm = z - z_mm[0];
-        const double *from = source_slice(source, item, (size_t)below)->position;
-        if (z - z_mm[below] > snap && below + 1 < stack->depth)
-            plane->t = (z - z_mm[below]) / (z_mm[below + 1] - z_mm[below]);
-        const double *to = plane->t > 0 ? source_slice(source, item, (size_t)below + 1)->position : from;
-        for (int axis = 0; axis < 3; axis++)
-            plane->position[axis] = from[axis] + plane->t * (to[axis] - from[axis]);
-    }
-    *planes = plan;
-    *n_planes = n;
-    *step_mm = step;
-    return 0;
-}
 
 // ---- what the series is called
 
@@ -1180,7 +1114,7 @@ static int check_request(const struct derive_request *r, struct fault_note *why)
     const struct source_item *item = source_item(r->source, r->item);
     if (item == NULL || item->verdict != FAULT_OK)
         return fault_set(why, FAULT_INTERNAL, "item %zu is not a stack", r->item);
-    if (r->n_planes < 1 || r->n_planes > MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
+    if (r->n_planes < 1 || r->n_planes > DERIVE_MAX_PLANES || r->planes == NULL || r->voxels == NULL ||
         r->residual == NULL || r->method == NULL || r->directory == NULL || !(r->step_mm > 0) ||
         r->view < VIEW_ACQUIRED || r->view >= VIEW_N_PLANES || r->format < FORMAT_CLASSIC ||
         r->format >= FORMAT_N || (r->description != NULL && !description_is_valid(r->description))) {

@@ -7,7 +7,6 @@ Environment: ISOSLICE_BIN (build folder), ISOSLICE_SHARED (real data).
 import glob
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -21,21 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path += [HERE, os.path.join(HERE, '..', 'node')]
 import make_enhanced
 import make_series
-from support import check, equal, files_of, isoslice, run_named, shared_series
+from support import check, equal, files_of, fresh, isoslice, run, run_named, shared_series
 
 DERIVE = os.path.join(os.environ['ISOSLICE_BIN'], 'tests', 'dicom', 'derive_series')
-
-
-def run(*command):
-    done = subprocess.run(command, capture_output=True)
-    check(done.returncode == 0, '%s: exit %d\n%s' % (' '.join(command), done.returncode, (done.stdout + done.stderr).decode(errors='replace')))
-    return done.stdout.decode()
-
-
-def fresh(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    return folder
 
 
 def enhanced(variant='ascii', **options):

@@ -8,7 +8,6 @@ import glob
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -18,24 +17,12 @@ import pydicom
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path += [HERE, os.path.join(HERE, '..', 'node')]
 import make_series
-from support import check, equal, files_of, isoslice, run_named
+from support import check, equal, files_of, fresh, isoslice, run, run_named
 
 DERIVE = os.path.join(os.environ['ISOSLICE_BIN'], 'tests', 'dicom', 'derive_series')
 # A turned frame of three axes: none of them along one of the patient's.
 TURNED = numpy.array([[0.96, -0.168, -0.224], [0.28, 0.576, 0.768], [0.0, -0.8, 0.6]])
 CORNER = numpy.array([-33.25, 41.5, -12.125])
-
-
-def run(*command):
-    done = subprocess.run(command, capture_output=True)
-    check(done.returncode == 0, '%s: exit %d\n%s' % (' '.join(command), done.returncode, (done.stdout + done.stderr).decode(errors='replace')))
-    return done.stdout.decode()
-
-
-def fresh(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    return folder
 
 
 def write(folder, volume, row, column, advance, pixel, distance):

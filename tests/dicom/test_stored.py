@@ -7,7 +7,6 @@ Environment: ISOSLICE_BIN (build folder).
 import glob
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -18,16 +17,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path += [HERE, os.path.join(HERE, '..', 'node')]
 import make_enhanced
 import make_series
-from support import check, equal, files_of, isoslice, run_named
+from support import check, equal, files_of, fresh, isoslice, run_named
 
 DERIVE = os.path.join(os.environ['ISOSLICE_BIN'], 'tests', 'dicom', 'derive_series')
 ROWS, COLUMNS, N = 9, 13, 6
-
-
-def fresh(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    return folder
 
 
 def write(allocated, stored, signed, high, overlay=False, padding=None):

@@ -48,6 +48,21 @@ def equal(got, want, what):
     check(got == want, '%s is %r, not %r' % (what, got, want))
 
 
+def fresh(folder):
+    """The folder, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    return folder
+
+
+def run(*command):
+    """What a program prints that has to succeed."""
+    done = subprocess.run(command, capture_output=True)
+    check(done.returncode == 0,
+          '%s: exit %d\n%s' % (' '.join(command), done.returncode, (done.stdout + done.stderr).decode(errors='replace')))
+    return done.stdout.decode()
+
+
 def wait_for(what, timeout_s, probe):
     """probe() until it is true; returns its value."""
     until = time.monotonic() + timeout_s
