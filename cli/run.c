@@ -235,6 +235,12 @@ static int parse(struct run *run, int argc, char **argv)
         process_find_weights(weights ? weights : run->conf.weights, run->weights, sizeof run->weights,
                              &why) != 0)
         return command_fault("run", &why);
+    if (no_finetune || weights != NULL) {
+        // the network as it is: what is done to its result has to be asked for
+        run->options.recipe = sr_recipe_bare();
+        if (recipe[0] != '\0' && sr_recipe_set(&run->options.recipe, recipe, &why) != 0)
+            return command_fault("run", &why);
+    }
     run->options.formats = 1u << format;
     run->options.engine.finetune = bare ? 0 : (finetune || run->conf.finetune);
     run->options.engine.choose = fallback || !(no_finetune || weights != NULL);

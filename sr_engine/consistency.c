@@ -145,7 +145,7 @@ static double misfit_of(const struct projector *a, const float *stack, size_t pl
 }
 
 int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
-                      size_t n_planes, double profile, double noise, double share, float *residual,
+                      size_t n_planes, double profile, double noise, double *share, float *residual,
                       struct fault_note *why)
 {
     struct projector a = {.depth = depth, .n_planes = n_planes};
@@ -167,13 +167,13 @@ int consistency_apply(const float *stack, int depth, size_t plane_size, const st
     }
     if (noise > 0) {
         double misfit = misfit_of(&a, stack, plane_size, planes, residual, values);
-        share *= misfit > noise * noise ? 1 - noise * noise / misfit : 0;
+        *share *= misfit > noise * noise ? 1 - noise * noise / misfit : 0;
     }
-    for (size_t first = 0; share > 0 && first < plane_size; first += CHUNK) {
+    for (size_t first = 0; *share > 0 && first < plane_size; first += CHUNK) {
         size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
         find_missing(&a, stack, plane_size, planes, residual, first, count, values);
         solve(&a, count, values);
-        add_back(&a, values, plane_size, first, count, share, residual);
+        add_back(&a, values, plane_size, first, count, *share, residual);
     }
 out:
     projector_close(&a);

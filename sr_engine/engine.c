@@ -144,15 +144,22 @@ static void note_workspace(struct run *run, const struct interpolate_limits *lim
         run->report->workspace_bytes = limits->workspace_bytes;
 }
 
+// Slices that overlap by more determine each other so closely that a little misfit asks for a large
+// correction.
+static const double widest_to_agree = 1.25;
+
 static int agree(struct run *run, struct fault_note *why)
 {
     const struct sr_stack *stack = run->stack;
-    double noise;
+    double noise, share = run->recipe.consistency, profile = pairs_profile(stack);
+    if (!(share > 0) || profile > widest_to_agree)
+        return 0;
     int rc = consistency_noise(run->normalised, stack->depth, stack->height, stack->width, &noise, why);
-    return rc != 0
-               ? rc
-               : consistency_apply(run->normalised, stack->depth, run->plane_size, run->planes, run->n_planes,
-                                   pairs_profile(stack), noise, run->recipe.consistency, run->residual, why);
+    if (rc == 0)
+        rc = consistency_apply(run->normalised, stack->depth, run->plane_size, run->planes, run->n_planes,
+                               profile, noise, &share, run->residual, why);
+    run->report->consistency = share;
+    return rc;
 }
 
 // Of the wanted planes: their number per slice distance, as far as they reach. A single place says nothing:
@@ -182,7 +189,7 @@ static int deliver_network(struct run *run, struct fault_note *why)
         rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
                                 run->planes, run->n_planes, &sampling, &limits, run->residual, why);
     note_workspace(run, &limits);
-    if (rc == 0 && run->recipe.consistency > 0)
+    if (rc == 0)
         rc = agree(run, why);
     return rc != 0 ? rc : finish_network(run, why);
 }
@@ -357,7 +364,9 @@ int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n
 {
     struct run run = {.stack = stack, .planes = planes, .n_planes = n_planes, .options = options};
     run.plane_size = (size_t)stack->height * (size_t)stack->width;
-    run.recipe = options->recipe != NULL ? *options->recipe : sr_recipe_default();
+    run.recipe = options->recipe != NULL                ? *options->recipe
+                 : options->finetune || options->choose ? sr_recipe_default()
+                                                        : sr_recipe_bare();
     run.residual = residual;
     run.report = report;
     run.memory_bytes = options->memory_bytes > 0 ? options->memory_bytes : default_memory();

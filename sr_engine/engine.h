@@ -53,8 +53,9 @@ struct sr_options {
     int threads;         // 0: all processors allowed to this process
     size_t memory_bytes; // limit of the engine's own workspace; 0: half of the memory available now, at most
                          // SR_MEMORY_MOST
-    const struct sr_recipe *recipe; // of the fine-tune and of use; NULL: sr_recipe_default()
-    progress_fn progress;           // may be NULL
+    const struct sr_recipe *recipe; // of the fine-tune and of use; NULL: sr_recipe_default(), and
+                                    // sr_recipe_bare() where neither fine-tune nor choice is asked for
+    progress_fn progress; // may be NULL
     void *progress_user;
 };
 
@@ -87,6 +88,7 @@ struct sr_report {
     struct sr_quality left_out;      // every second acquired slice left out and predicted
     struct sr_quality control;       // the same in plane, where nothing differs from slice to slice
     struct sr_uniformity uniformity; // of what is delivered
+    double consistency; // share of the correction towards the slices that was applied, see consistency.h
     double seconds_finetune, seconds_check, seconds_interpolate;
     size_t workspace_bytes; // most that was held at once
 };

@@ -30,7 +30,15 @@ struct sr_recipe sr_recipe_default(void)
                               .second_round = 1,
                               .blend = 1,
                               .ensemble = 1,
-                              .acquired = SR_ACQUIRED_ONE};
+                              .acquired = SR_ACQUIRED_ONE,
+                              .consistency = 0.5};
+}
+
+struct sr_recipe sr_recipe_bare(void)
+{
+    struct sr_recipe recipe = sr_recipe_default();
+    recipe.consistency = 0;
+    return recipe;
 }
 
 enum kind { WHOLE, REAL, CHOICE };

@@ -56,10 +56,14 @@ struct sr_recipe {
     int ensemble;       // passes over flipped stacks that are averaged: 1, 2 (slices), 4 (and rows), 8 (and
                         // columns)
     int acquired;       // enum sr_acquired
-    double consistency; // share of the correction that makes the result, blurred, agree with the slices
+    double consistency; // share of the correction that makes the result, blurred, agree with the slices; none
+                        // is made where slices overlap by more than a quarter of their distance
 };
 
 struct sr_recipe sr_recipe_default(void);
+
+// The same for who asks for a network as its weights file has it: one pass and nothing done to its result.
+struct sr_recipe sr_recipe_bare(void);
 
 // Sets what `text` says: "name=value" or several of them with ':' between. Errors: CONFIG with the name, the
 // range or the choices; *recipe is then unspecified.

@@ -29,13 +29,13 @@ int evaluate_method_of(const char *text, struct evaluate_method *method, struct 
     const char *recipe = text[length] != '\0' ? text + length + 1 : NULL;
     memset(method, 0, sizeof *method);
     method->kind = EVALUATE_FILE;
-    method->recipe = sr_recipe_default();
     if (length >= sizeof method->weights)
         return fault_set(why, FAULT_USAGE, "the path of a method is too long");
     memcpy(method->weights, text, length);
     for (int i = 0; i < EVALUATE_FILE; i++)
         if (strcmp(method->weights, kind_names[i]) == 0)
             method->kind = (enum evaluate_kind)i;
+    method->recipe = method->kind == EVALUATE_TUNED ? sr_recipe_default() : sr_recipe_bare();
     snprintf(method->name, sizeof method->name, "%.60s%s%.90s", base_name(method->weights),
              recipe != NULL ? ":" : "", recipe != NULL ? recipe : "");
     if (recipe == NULL)

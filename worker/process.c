@@ -406,6 +406,7 @@ static void add_outcome(json_t *object, const struct process_outcome *outcome)
                         uniformity_json(report->uniformity.noise, report->uniformity.noise_plane));
     json_object_set_new(object, "worst_plane_intensity",
                         uniformity_json(report->uniformity.intensity, report->uniformity.intensity_plane));
+    json_object_set_new(object, "consistency", json_real(report->consistency));
     json_object_set_new(object, "seconds",
                         json_pack("{sfsfsf}", "finetune", report->seconds_finetune, "check",
                                   report->seconds_check, "interpolate", report->seconds_interpolate));

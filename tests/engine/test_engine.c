@@ -2,6 +2,7 @@
 //
 // A whole job: faults, exact zeros, clipping, repeatability, the checks and the choice.
 #include "core/clock.h"
+#include "sr_engine/consistency.h"
 #include "sr_engine/engine.h"
 #include "sr_engine/estimate.h"
 #include "sr_engine/interpolate.h"
@@ -939,6 +940,55 @@ static void random_is_uniform(void)
         CHECK_NEAR(bins[i], (double)N / BINS, 5 * sqrt((double)N / BINS));
 }
 
+// The default recipe moves the network's result towards the slices, by half of what is not noise; nothing is
+// moved for the bare network, nor where slices overlap so far that the correction would be ill-conditioned.
+static void agrees_with_the_slices(void)
+{
+    enum { N = 4 * (D - 1) + 1, ALL = N * SIZE };
+    static struct sr_plane planes[N];
+    struct fault_note why = {0};
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    struct sr_recipe recipe = sr_recipe_default();
+    float *voxels = phantom(&stack), *bare = support_alloc(sizeof *bare * ALL),
+          *got = support_alloc(sizeof *got * ALL);
+    for (int k = 0; k < N; k++)
+        planes[k] = (struct sr_plane){k / 4, (k % 4) / 4.0};
+    write_loud(1);
+    options.weights_path = "loud.safetensors";
+    options.clip = 0;
+    CHECK_OK(sr_run(&stack, planes, N, &options, bare, &report, &why));
+    CHECK_NEAR(report.consistency, 0, 0);
+    options.recipe = &recipe;
+    CHECK_OK(sr_run(&stack, planes, N, &options, got, &report, &why));
+    double noise, share = 0.5, scale = report.range_high - report.range_low, off = 0;
+    for (int i = 0; i < D * SIZE; i++)
+        voxels[i] = (float)(((double)voxels[i] - report.range_low) / scale);
+    for (int i = 0; i < ALL; i++)
+        bare[i] = (float)((double)bare[i] / scale);
+    CHECK_OK(consistency_noise(voxels, D, H, W, &noise, &why));
+    CHECK_OK(consistency_apply(voxels, D, SIZE, planes, N, 1, noise, &share, bare, &why));
+    printf("noise %.3g, %.3g of the correction\n", noise, share);
+    CHECK(share > 0.1 && share < 0.5);
+    CHECK_NEAR(report.consistency, share, 1e-5);
+    for (int i = 0; i < ALL; i++)
+        off = fmax(off, fabs((double)got[i] - scale * (double)bare[i]));
+    printf("off by %.3g of %.3g\n", off, scale);
+    CHECK(off < 1e-5 * scale);
+    free(voxels);
+    voxels = phantom(&stack);
+    stack.thickness_mm = 1.26 * stack.slice_mm;
+    CHECK_OK(sr_run(&stack, planes, N, &options, got, &report, &why));
+    CHECK_NEAR(report.consistency, 0, 0);
+    options.recipe = NULL;
+    CHECK_OK(sr_run(&stack, planes, N, &options, bare, &report, &why));
+    support_equal("overlapping slices", got, bare, ALL);
+    free(got);
+    free(bare);
+    free(voxels);
+}
+
 static void method_names(void)
 {
     CHECK_STR(sr_method_name(SR_LINEAR), "linear");
@@ -959,6 +1009,7 @@ static const struct test tests[] = {
     {"unit.engine.finetune_is_repeatable", finetune_is_repeatable},
     {"unit.engine.budget_becomes_steps", budget_becomes_steps},
     {"unit.engine.choice_is_cubic", choice_is_cubic},
+    {"unit.engine.agrees_with_the_slices", agrees_with_the_slices},
     {"unit.engine.too_small_to_measure", too_small_to_measure},
     {"unit.engine.method_names", method_names},
     {"unit.quality.choice", choice},

@@ -761,12 +761,14 @@ static void consistency_agrees(void)
         static const double profiles[] = {0.6, 1, 1.4};
         float *residual = support_random(2, (size_t)N * ROWS * COLUMNS, -0.1, 0.1);
         double before = worst_slice(stack, planes, N, profiles[i], residual);
-        CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0, 0.5, residual,
-                                   &why));
+        double share = 0.5, whole = 1;
+        CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0, &share,
+                                   residual, &why));
+        CHECK_NEAR(share, 0.5, 0);
         double half = worst_slice(stack, planes, N, profiles[i], residual);
         CHECK_NEAR(half, 0.5 * before, 1e-5);
-        CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0, 1, residual,
-                                   &why));
+        CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, N, profiles[i], 0, &whole,
+                                   residual, &why));
         double after = worst_slice(stack, planes, N, profiles[i], residual);
         printf("profile %.1f: off by %.3f, half-way %.3f, %.2g\n", profiles[i], before, half, after);
         CHECK(before > 0.1);
@@ -774,9 +776,10 @@ static void consistency_agrees(void)
         free(residual);
     }
     // slices 3 and 4 meet no plane: nothing can be done for them, and nothing is
+    double all = 1;
     float *residual = support_alloc(sizeof *residual * 5 * ROWS * COLUMNS);
     memset(residual, 0, sizeof *residual * 5 * ROWS * COLUMNS);
-    CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, 5, 0.6, 0, 1, residual, &why));
+    CHECK_OK(consistency_apply(stack, 5, (size_t)ROWS * COLUMNS, planes, 5, 0.6, 0, &all, residual, &why));
     for (size_t i = 0; i < (size_t)5 * ROWS * COLUMNS; i++)
         CHECK(isfinite(residual[i]) && fabsf(residual[i]) < 2);
     free(residual);
@@ -792,7 +795,7 @@ static void consistency_knows_noise(void)
     float *stack = support_alloc(sizeof *stack * SLICES * plane),
           *u = support_random(3, SLICES * plane * 12, 0, 1);
     struct sr_plane planes[N];
-    double sigma, before = 0, after = 0;
+    double sigma, before = 0, after = 0, share = 1, all = 1;
     for (int k = 0; k < N; k++)
         planes[k] = (struct sr_plane){k / 4, (k % 4) / 4.0};
     for (size_t i = 0; i < SLICES * plane; i++) {
@@ -807,15 +810,17 @@ static void consistency_knows_noise(void)
     CHECK_NEAR(sigma, 0.02, 0.002);
     float *residual = support_alloc(sizeof *residual * N * plane);
     memset(residual, 0, sizeof *residual * N * plane);
-    CHECK_OK(consistency_apply(stack, SLICES, plane, planes, N, 1, sigma, 1, residual, &why));
+    CHECK_OK(consistency_apply(stack, SLICES, plane, planes, N, 1, sigma, &share, residual, &why));
     for (size_t i = 0; i < N * plane; i++)
         after += (double)residual[i] * (double)residual[i];
     memset(residual, 0, sizeof *residual * N * plane);
-    CHECK_OK(consistency_apply(stack, SLICES, plane, planes, N, 1, 0, 1, residual, &why));
+    CHECK_OK(consistency_apply(stack, SLICES, plane, planes, N, 1, 0, &all, residual, &why));
     for (size_t i = 0; i < N * plane; i++)
         before += (double)residual[i] * (double)residual[i];
     printf("correction %.3g, with the noise known %.3g\n", before, after);
     CHECK(before > 0 && after < 0.05 * before);
+    CHECK(share < 0.25); // what is put back is share times the misfit
+    CHECK_NEAR(all, 1, 0);
     free(residual);
     free(u);
     free(stack);

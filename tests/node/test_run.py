@@ -136,6 +136,20 @@ def report_and_preview():
     check(all(ord(c) < 128 for c in done.stdout), 'output is not ASCII')
 
 
+def corrects_only_when_asked():
+    """A network that is asked for as it is gets no correction towards the slices, unless that is asked for, too."""
+    phantom('in', slices=8)
+    weights = start_weights()
+    for more, least, most, said in (
+            (['--no-finetune'], 0, 0, True), (['--steps', '2'], 0, 0, True),
+            (['--no-finetune', '--recipe', 'consistency=0.4'], 0.1, 0.4, True), (['--no-finetune', '--recipe', 'consistency=0.5'], 0.1, 0.5, False)):
+        isoslice('run', 'in', 'out', *weights, *more, '--report', 'r.json')
+        r, = json.load(open('r.json'))
+        check(least <= r['consistency'] <= most, '%r: %r' % (more, r['consistency']))
+        equal('consistency=' in r['parameters'], said, '%r: %s' % (more, r['parameters']))
+        shutil.rmtree('out')
+
+
 def voxels_of(images, planes):
     """{voxel of the planes' grid: stored value}, placed by the headers alone."""
     axes = numpy.array(planes[0].ImageOrientationPatient, float)
@@ -297,6 +311,7 @@ run_named({
     'peer.run.formats': formats,
     'unit.run.names_from_the_configuration': names_from_the_configuration,
     'unit.run.report_and_preview': report_and_preview,
+    'unit.run.corrects_only_when_asked': corrects_only_when_asked,
     'unit.run.spacing_options': spacing_options,
     'unit.run.help_everywhere': help_everywhere,
     'unit.models.card_names_the_weights': card_names_the_weights,
