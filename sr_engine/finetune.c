@@ -209,7 +209,7 @@ int finetune_open(struct finetune *run, struct model *model, const struct pairs 
     run->limits = *limits;
     run->limits.progress = NULL;
     report->factor_train_min = pairs->factor_min;
-    report->factor_train_max = pairs->factor_max;
+    report->factor_train_max = pairs->factor_true;
     int rc = open_memory(run, why);
     if (rc == 0)
         rc = model_get_parameters(model, run->best, why);

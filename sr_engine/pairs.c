@@ -120,8 +120,7 @@ static void plan_places(struct pairs *pairs)
 // 1 when a sample of `factor` along `axis` that begins at (first, across) keeps out of the held-out places.
 static int is_free(const struct pairs *pairs, int axis, int factor, int first, int across)
 {
-    int reach = reach_of(pairs->profile * pairs->recipe.blur_high * factor),
-        length = (pairs->slices - 1) * factor + 1;
+    int reach = reach_of(pairs->profile * factor), length = (pairs->slices - 1) * factor + 1;
     struct pairs_place box = {first - reach, across, length + 2 * reach, pairs->columns};
     if (axis == 2)
         box = (struct pairs_place){across, first - reach, pairs->columns, length + 2 * reach};
@@ -166,7 +165,6 @@ static int smaller(int a, int b)
 static void plan_samples(struct pairs *pairs, int slices)
 {
     pairs->rows = smaller(MAX_ROWS, pairs->depth);
-    const struct sr_recipe *recipe = &pairs->recipe;
     int wanted = pairs->axes == SR_AXES_ROWS      ? pairs->factor[1]
                  : pairs->axes == SR_AXES_COLUMNS ? pairs->factor[2]
                                                   : smaller(pairs->factor[1], pairs->factor[2]);
@@ -175,15 +173,12 @@ static void plan_samples(struct pairs *pairs, int slices)
             for (pairs->columns = smaller(PAIRS_WIDTH, smaller(pairs->height, pairs->width));
                  pairs->columns >= 16; pairs->columns -= 8)
                 if (has_room(pairs, pairs->factor_true)) {
-                    int low = (int)floor(recipe->factor_low * pairs->factor_true);
+                    int low = (int)floor(pairs->recipe.factor_low * pairs->factor_true);
                     pairs->factor_min = low < 2 ? 2 : low;
-                    pairs->factor_max = (int)ceil(recipe->factor_high * pairs->factor_true);
-                    while (pairs->factor_max > pairs->factor_true && !has_room(pairs, pairs->factor_max))
-                        pairs->factor_max--;
                     return;
                 }
     pairs->slices = 0;
-    pairs->factor_true = pairs->factor_min = pairs->factor_max = 0;
+    pairs->factor_true = pairs->factor_min = 0;
 }
 
 // --------------------------------------------------------------------------------------------- detail
@@ -395,11 +390,8 @@ struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t numb
     struct sr_cut cut = {.axis = axis_of(pairs, number)};
     cut.factor = random_unit(&stream) >= 1 - recipe->true_share
                      ? pairs->factor_true
-                     : random_between(&stream, pairs->factor_min, pairs->factor_max);
-    double blur = recipe->blur_low;
-    if (recipe->blur_high > recipe->blur_low)
-        blur += (recipe->blur_high - recipe->blur_low) * random_unit(&stream);
-    cut.fwhm = (float)(pairs->profile * blur * cut.factor);
+                     : random_between(&stream, pairs->factor_min, pairs->factor_true);
+    cut.fwhm = (float)(pairs->profile * cut.factor);
     for (int i = 0; i < TRIES; i++) {
         if (pairs->detail != NULL)
             draw_detailed_place(pairs, &stream, &cut);

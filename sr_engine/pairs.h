@@ -39,12 +39,12 @@ struct pairs {
     int n_places;  // 0: the image is too small to hold anything out
     struct pairs_place places[PAIRS_MAX_PLACES];
     // of the training samples
-    int slices;                 // retained slices of a sample; 0: no sample can be cut
-    int rows, columns;          // of a sample's planes: rows run through the slices, columns across
-    int factor_true;            // the largest that fits, at most the true one
-    int factor_min, factor_max; // that are drawn
-    struct sr_recipe recipe;    // what is drawn
-    int row_step; // of a check's rows every so-many-th was acquired, the first among them; 1: all
+    int slices;              // retained slices of a sample; 0: no sample can be cut
+    int rows, columns;       // of a sample's planes: rows run through the slices, columns across
+    int factor_true;         // the largest that fits, at most the true one
+    int factor_min;          // from here to factor_true is drawn
+    struct sr_recipe recipe; // what is drawn
+    int row_step;            // of a check's rows every so-many-th was acquired, the first among them; 1: all
     // A place's surroundings with rows as fine as columns, on which its checks look; NULL: on the stack
     // itself.
     struct pairs_dense *dense[PAIRS_MAX_PLACES];
@@ -83,8 +83,8 @@ double pairs_profile(const struct sr_stack *stack);
 void pairs_done(struct pairs *pairs);
 
 // Sample number `number` under `seed`, with n_targets planes per gap. Its voxels, the tails of its profile
-// included, keep out of all held-out places. Factor, width of the profile, axis and place as the recipe has
-// them; flips on every axis; patches that are nearly constant are drawn again. pairs->slices must not be 0.
+// included, keep out of all held-out places. Factor, axis and place as the recipe has them; flips on every
+// axis; patches that are nearly constant are drawn again. pairs->slices must not be 0.
 struct sr_cut pairs_draw(const struct pairs *pairs, uint64_t seed, uint64_t number, int n_targets);
 
 // The window of rows x columns with the most detail in the middle slice, searched in steps of 16 pixels.

@@ -44,11 +44,10 @@ struct sr_recipe {
     int part;       // enum sr_part
     int rank;       // of SR_PART_LORA
     // its samples
-    int axes;                       // enum sr_axes: along which pairs are cut
-    double factor_low, factor_high; // drawn factors, as shares of the true one
-    double true_share;              // share of samples with exactly the true factor
-    double blur_low, blur_high;     // drawn width of the profile, as a share of the true one
-    int detail;                     // non-zero: places are drawn in proportion to the gradient they hold
+    int axes;            // enum sr_axes: along which pairs are cut
+    double factor_low;   // least drawn factor, as a share of the true one, which is the largest
+    double true_share;   // share of samples with exactly the true factor
+    int detail;          // non-zero: places are drawn in proportion to the gradient they hold
     double second_round; // share of the steps, the last ones, whose pairs are cut from an isotropic estimate;
                          // of weights that were never trained at most half
     int blend;           // non-zero: weights part of the way from the first to the last are tried, too

@@ -700,7 +700,7 @@ static void draws_keep_out(void)
         for (int i = 0; i < pairs.n_places; i++)
             held += pairs.places[i].rows * pairs.places[i].columns;
         printf("%d x %d: %d samples' slices, %d wide, factors %d-%d, %.1f %% held out\n", stack.height,
-               stack.width, pairs.slices, pairs.columns, pairs.factor_min, pairs.factor_max,
+               stack.width, pairs.slices, pairs.columns, pairs.factor_min, pairs.factor_true,
                100 * held / (double)size);
         CHECK(held > 0.04 * (double)size && held < 0.13 * (double)size);
         for (uint64_t i = 0; i < DRAWS; i++) {
@@ -719,12 +719,12 @@ static void draws_keep_out(void)
                     int at = cut.flip_slices ? cut.factor - cut.position[gap][t] : cut.position[gap][t];
                     CHECK(at >= 0 && at < cut.factor);
                 }
-            CHECK(cut.factor >= pairs.factor_min && cut.factor <= pairs.factor_max);
+            CHECK(cut.factor >= pairs.factor_min && cut.factor <= pairs.factor_true);
             seen[cut.factor]++;
             axes[cut.axis]++;
             flips += cut.flip_rows + cut.flip_columns + cut.flip_slices;
         }
-        CHECK(seen[pairs.factor_max] > DRAWS * 0.5 && seen[pairs.factor_min] > 0);
+        CHECK(seen[pairs.factor_true] > DRAWS * 0.5 && seen[pairs.factor_min] > 0);
         CHECK_INT(axes[1], DRAWS / 2);
         CHECK(flips > DRAWS * 1.4 && flips < DRAWS * 1.6);
         pairs_done(&pairs);
