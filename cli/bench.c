@@ -31,7 +31,7 @@ enum { TARGETS = 3, GAP_FEW = 2, GAP_MANY = 10, PEAK_SIDE = 2048, PEAK_RUNS = 2,
 
 struct bench {
     const char *backend;
-    int threads, repeats, is_whole, is_cpu_time, is_conditioned;
+    int threads, repeats, is_whole, is_cpu_time;
     int side;         // of the stack that is interpolated
     const char *only; // part of the names that are wanted; NULL: all
     struct model model;
@@ -57,7 +57,6 @@ static void print_help(void)
          "  --cpu-time       count the processors' time, divided by the threads, instead of the wall clock: "
          "for a\n"
          "                   machine that has other work; waiting threads count as working\n"
-         "  --conditioned    network P1 instead of P0\n"
          "  --interpolation  also a whole stack, 256 x 256 x 24 to factor 5 (a minute or so)\n"
          "  --side N         rows and columns of that stack instead, 32 to 1024\n"
          "  --only TEXT      only the parts whose names contain it, without the peak");
@@ -171,7 +170,6 @@ static int fill_batch(struct trainer *trainer, int n_targets, struct fault_note 
     struct sr_extent e = trainer->extent;
     size_t plane = (size_t)e.h * (size_t)e.w, n_planes = (size_t)e.n * (size_t)(e.d - 1) * (size_t)n_targets;
     size_t n_stack = (size_t)e.n * (size_t)e.d * plane, n_target = n_planes * plane;
-    struct sr_sampling sampling = {n_targets + 1, 1, n_targets + 1};
     float *values = malloc((n_stack > n_target ? n_stack : n_target) * sizeof *values);
     float *planes = malloc(n_planes * SR_PLANE_FLOATS * sizeof *planes);
     int rc;
@@ -187,7 +185,6 @@ static int fill_batch(struct trainer *trainer, int n_targets, struct fault_note 
         planes[i * SR_PLANE_FLOATS + SR_PLANE_SLICE] = (float)(gap % (size_t)(e.d - 1));
         planes[i * SR_PLANE_FLOATS + SR_PLANE_T] =
             (float)(i % (size_t)n_targets + 1) / (float)(n_targets + 1);
-        ops_put_sampling(sampling, planes + i * SR_PLANE_FLOATS);
     }
     rc = ops->upload(device, trainer->stack, values, why);
     if (rc == 0)
@@ -345,7 +342,6 @@ static int bench_interpolation(struct bench *bench, struct table *table, struct 
     int side = bench->side;
     size_t plane = (size_t)side * (size_t)side;
     char name[64];
-    struct sr_sampling sampling = {FACTOR, 1, FACTOR};
     struct interpolate_limits limits = {.memory_bytes = (size_t)4 << 30, .phase = "interpolate"};
     float *stack = malloc(DEPTH * plane * sizeof *stack),
           *residual = malloc(PLANES * plane * sizeof *residual);
@@ -360,8 +356,7 @@ static int bench_interpolation(struct bench *bench, struct table *table, struct 
     for (int k = 0; k < PLANES; k++)
         planes[k] = (struct sr_plane){k / FACTOR, (double)(k % FACTOR) / FACTOR};
     double start = now(bench);
-    rc = interpolate_planes(&bench->model, stack, DEPTH, side, side, planes, PLANES, &sampling, &limits,
-                            residual, why);
+    rc = interpolate_planes(&bench->model, stack, DEPTH, side, side, planes, PLANES, &limits, residual, why);
     double seconds = now(bench) - start;
     double gflop = 2e-9 * (ENCODER_MACS * DEPTH + (MLP_MACS + ATTENTION_MACS) * PLANES) * (double)plane;
     snprintf(name, sizeof name, "interpolation, %dx%dx%d to factor %d", side, side, DEPTH, FACTOR);
@@ -406,8 +401,7 @@ static int run(struct bench *bench, struct fault_note *why)
     if (rc == 0)
         rc = ops_find(bench->backend, &ops, why);
     if (rc == 0)
-        rc = model_open(&bench->model, ops, bench->is_conditioned ? net_config_p1() : net_config_p0(),
-                        bench->threads, why);
+        rc = model_open(&bench->model, ops, net_config_p0(), bench->threads, why);
     if (rc != 0)
         return rc;
     float *parameters = malloc(bench->model.net.n_parameters * sizeof *parameters);
@@ -439,12 +433,11 @@ static int run(struct bench *bench, struct fault_note *why)
 
 int command_bench(int argc, char **argv)
 {
-    enum { BACKEND = 256, THREADS, REPEATS, CPU_TIME, CONDITIONED, INTERPOLATION, SIDE, ONLY };
+    enum { BACKEND = 256, THREADS, REPEATS, CPU_TIME, INTERPOLATION, SIDE, ONLY };
     static const struct option options[] = {{"backend", required_argument, NULL, BACKEND},
                                             {"threads", required_argument, NULL, THREADS},
                                             {"repeats", required_argument, NULL, REPEATS},
                                             {"cpu-time", no_argument, NULL, CPU_TIME},
-                                            {"conditioned", no_argument, NULL, CONDITIONED},
                                             {"interpolation", no_argument, NULL, INTERPOLATION},
                                             {"side", required_argument, NULL, SIDE},
                                             {"only", required_argument, NULL, ONLY},
@@ -472,9 +465,6 @@ int command_bench(int argc, char **argv)
             break;
         case CPU_TIME:
             bench.is_cpu_time = 1;
-            break;
-        case CONDITIONED:
-            bench.is_conditioned = 1;
             break;
         case INTERPOLATION:
             bench.is_whole = 1;

@@ -64,11 +64,6 @@ static void print_help(void)
          "                    planes between, middle 96 voxels, z) at every checkpoint\n"
          "  --init FILE       weights to begin with (default: random, scaled so that they learn at once)\n"
          "  --plain-start     random as PyTorch has it, the last layer a tenth\n"
-         "  --conditioned     network P1 instead of P0: its decoder is also told where between the slices a "
-         "plane\n"
-         "                    lies, how many are wanted, how thick the slices are, and their distance in "
-         "pixels;\n"
-         "                    --init may be either kind: weights of P0 begin with no effect of these four\n"
          "  --minutes M       wall clock of the run, all sittings together (default 60)\n"
          "  --steps N         steps instead\n"
          "  --batch N         samples a step (default 1)\n"
@@ -136,8 +131,7 @@ enum {
     NOISE,
     NO_GAMMA,
     NO_INVERT,
-    PLAIN_START,
-    CONDITIONED
+    PLAIN_START
 };
 
 static const struct option options[] = {{"data", required_argument, NULL, DATA},
@@ -164,7 +158,6 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"no-gamma", no_argument, NULL, NO_GAMMA},
                                         {"no-invert", no_argument, NULL, NO_INVERT},
                                         {"plain-start", no_argument, NULL, PLAIN_START},
-                                        {"conditioned", no_argument, NULL, CONDITIONED},
                                         {"help", no_argument, NULL, 'h'},
                                         {NULL, 0, NULL, 0}};
 
@@ -235,9 +228,6 @@ static int set_job(struct train *train, int option)
         return 1;
     case PLAIN_START:
         job->plain_start = 1;
-        return 1;
-    case CONDITIONED:
-        job->config = net_config_p1();
         return 1;
     case PREPARE:
         train->prepare = optarg;

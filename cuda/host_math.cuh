@@ -208,70 +208,6 @@ HOST_DEVICE inline size_t neighbour_of(const queries &all, const place &p, int m
                     clamp(p.column + (j - NET_WINDOW / 2) * all.dilation, all.e.w));
 }
 
-// Condition k of a query: the same on the whole plane.
-HOST_DEVICE inline float condition_of(const queries &all, int query, int k)
-{
-    int area = all.window.rows * all.window.columns;
-    const float *plane = all.planes + (size_t)((all.first + query) / area) * SR_PLANE_FLOATS;
-    return k == 0 ? 2 * plane[SR_PLANE_T] - 1 : plane[SR_PLANE_FACTOR + k - 1];
-}
-
-// The first layer's weights [n_out,n_in] as two dense matrices, of the features [n_out,channels] and of the
-// conditions [n_out,NET_CONDITIONS]; index of the whole one.
-struct split_first_body {
-    const float *whole;
-    float *features, *conditions;
-    unsigned channels;
-    HOST_DEVICE void operator()(unsigned i) const
-    {
-        unsigned n_in = channels + NET_CONDITIONS, out = i / n_in, in = i % n_in;
-        if (in < channels)
-            features[out * channels + in] = whole[i];
-        else
-            conditions[out * NET_CONDITIONS + in - channels] = whole[i];
-    }
-};
-
-// The way back; index of the whole one.
-struct join_first_body {
-    float *whole;
-    const float *features, *conditions;
-    unsigned channels;
-    HOST_DEVICE void operator()(unsigned i) const
-    {
-        unsigned n_in = channels + NET_CONDITIONS, out = i / n_in, in = i % n_in;
-        whole[i] =
-            in < channels ? features[out * channels + in] : conditions[out * NET_CONDITIONS + in - channels];
-    }
-};
-
-// x [count,n] += bias [n] and what the conditions of each query's plane add to it, then the maximum with 0.
-struct first_bias_body {
-    queries all;
-    float *x;
-    const float *bias, *weight; // weight [n,NET_CONDITIONS]
-    unsigned n;
-    HOST_DEVICE void operator()(unsigned i) const
-    {
-        unsigned out = i % n;
-        float sum = bias[out];
-        for (int k = 0; k < NET_CONDITIONS; k++)
-            sum += weight[out * NET_CONDITIONS + (unsigned)k] * condition_of(all, (int)(i / n), k);
-        sum += x[i];
-        x[i] = sum < 0 ? 0 : sum;
-    }
-};
-
-// to [count,NET_CONDITIONS]: each query's conditions.
-struct conditions_body {
-    queries all;
-    float *to;
-    HOST_DEVICE void operator()(unsigned i) const
-    {
-        to[i] = condition_of(all, (int)(i / NET_CONDITIONS), (int)(i % NET_CONDITIONS));
-    }
-};
-
 struct span {
     int low, high; // both inside
 };
@@ -558,8 +494,6 @@ struct cut_target_body {
         p[SR_PLANE_STACK] = (float)view.index;
         p[SR_PLANE_SLICE] = (float)gap;
         p[SR_PLANE_T] = (float)(cut.flip_slices ? cut.factor - at : at) / (float)cut.factor;
-        p[SR_PLANE_FACTOR] = p[SR_PLANE_RATIO] = log2f((float)cut.factor) / 3;
-        p[SR_PLANE_THICKNESS] = cut.fwhm / (float)cut.factor;
     }
 };
 

@@ -41,8 +41,6 @@ struct sr_device {
     float *kernels;          // all convolutions' kernels as [out,in,d,h,w]
     size_t kernels_at[NET_MAX_CONVS];
     float *dkernels; // of one convolution
-    float *first;    // with conditions: the first layer's weights in two, see split_first_body; else NULL
-    float *dfirst;   // their gradients, likewise
     float *ones;     // [CHUNK]
     float *partial;  // doubles of sums in parts
     float *scratch;  // grows to what a call needs
@@ -76,24 +74,12 @@ static void cuda_close(struct sr_device *device)
     if (device == NULL)
         return;
     if (device->queue != NULL) {
-        float *all[] = {device->kernels, device->dkernels, device->first,  device->dfirst,
-                        device->ones,    device->partial,  device->scratch};
+        float *all[] = {device->kernels, device->dkernels, device->ones, device->partial, device->scratch};
         for (float *data : all)
             queue_free(device->queue, data);
         queue_close(device->queue);
     }
     free(device);
-}
-
-static size_t first_count(const struct net *net)
-{
-    return (size_t)net->linears[0].n_in * (size_t)net->linears[0].n_out;
-}
-
-// Where the weights of the conditions begin in `first` and `dfirst`.
-static size_t conditions_at(const struct net *net)
-{
-    return (size_t)net->config.channels * (size_t)net->linears[0].n_out;
 }
 
 static int open_memory(struct sr_device *device, struct fault_note *why)
@@ -115,12 +101,6 @@ static int open_memory(struct sr_device *device, struct fault_note *why)
         rc = queue_run(device->queue, "fill", CHUNK, fill_body{device->ones, 1}, why);
     if (rc == 0)
         rc = queue_new(device->queue, 2 * PARTS * channels, &device->partial, why);
-    if (device->net.config.conditions == 0)
-        return rc;
-    if (rc == 0)
-        rc = queue_new(device->queue, first_count(&device->net), &device->first, why);
-    if (rc == 0)
-        rc = queue_new(device->queue, first_count(&device->net), &device->dfirst, why);
     return rc;
 }
 
@@ -220,12 +200,6 @@ static int cuda_prepare(struct sr_device *device, const struct sr_buffer *parame
             turn_kernels_body{device->kernels + device->kernels_at[i], device->parameters + conv->weight},
             why);
     }
-    if (rc == 0 && device->first != NULL)
-        rc = queue_run(device->queue, "split_first", first_count(&device->net),
-                       split_first_body{device->parameters + device->net.linears[0].weight, device->first,
-                                        device->first + conditions_at(&device->net),
-                                        (unsigned)device->net.config.channels},
-                       why);
     return rc;
 }
 
@@ -302,7 +276,6 @@ struct decoding {
     float *hidden[NET_MAX_LINEARS];            // outputs of the layers, the last without its bias
     float *dfeatures;                          // [voxels,C]
     float *dhidden[2], *dcontext, *dweight, *dkey, *dq, *dz;
-    float *conditions; // [CHUNK,NET_CONDITIONS]
 };
 
 static int widest_of(const struct net *net)
@@ -330,7 +303,6 @@ static decoding lay_out(bump *memory, const struct net *net, size_t voxels, size
     to.dweight = memory->take(n * NET_WINDOW_SIZE);
     for (float *&row : to.dhidden)
         row = memory->take(n * widest);
-    to.conditions = net->config.conditions > 0 ? memory->take(n * NET_CONDITIONS) : NULL;
     return to;
 }
 
@@ -419,33 +391,13 @@ static int attend(struct sr_device *device, const queries &all, const decoding &
     return rc;
 }
 
-// The first layer of a network with conditions: g [count,C] to relu [count,hidden].
-static int first_forward(struct sr_device *device, const queries &all, const decoding &to,
-                         struct fault_note *why)
-{
-    const struct net *net = &device->net;
-    const struct net_linear *linear = &net->linears[0];
-    int rc = queue_gemm(device->queue, false, true, all.count, linear->n_out, all.channels, to.g,
-                        device->first, 0, to.hidden[0], why);
-    if (rc != 0)
-        return rc;
-    return queue_run(device->queue, "first_bias", (size_t)all.count * (size_t)linear->n_out,
-                     first_bias_body{all, to.hidden[0], device->parameters + linear->bias,
-                                     device->first + conditions_at(net), (unsigned)linear->n_out},
-                     why);
-}
-
 static int decode_chunk(struct sr_device *device, const queries &all, const decoding &to,
                         struct fault_note *why)
 {
     const struct net *net = &device->net;
-    int rc = attend(device, all, to, why), done = 0;
+    int rc = attend(device, all, to, why);
     const float *x = to.g;
-    if (rc == 0 && device->first != NULL) {
-        rc = first_forward(device, all, to, why);
-        x = to.hidden[done++];
-    }
-    for (int i = done; rc == 0 && i < net->n_linears; i++) {
+    for (int i = 0; rc == 0 && i < net->n_linears; i++) {
         rc = linear_forward(device, &net->linears[i], all.count, x, 0, to.hidden[i], why);
         if (rc == 0 && i + 1 < net->n_linears)
             rc = add_bias(device, &net->linears[i], all.count, true, to.hidden[i], why);
@@ -521,30 +473,6 @@ static int cuda_decode_forward(struct sr_device *device, const struct sr_buffer 
     return rc;
 }
 
-// The first layer of a network with conditions: dW in two parts into dfirst, db, dx = dy W, all but dx added
-// to.
-static int first_backward(struct sr_device *device, const queries &all, const decoding &to, const float *dy,
-                          float *dx, float *gradients, struct fault_note *why)
-{
-    const struct net *net = &device->net;
-    const struct net_linear *linear = &net->linears[0];
-    struct queue *queue = device->queue;
-    int n = all.count, c = all.channels;
-    int rc =
-        queue_run(queue, "conditions", (size_t)n * NET_CONDITIONS, conditions_body{all, to.conditions}, why);
-    if (rc == 0)
-        rc = queue_gemm(queue, true, false, linear->n_out, NET_CONDITIONS, n, dy, to.conditions, 1,
-                        device->dfirst + conditions_at(net), why);
-    if (rc == 0)
-        rc = queue_gemm(queue, true, false, linear->n_out, c, n, dy, to.g, 1, device->dfirst, why);
-    if (rc == 0)
-        rc = queue_gemm(queue, false, false, 1, linear->n_out, n, device->ones, dy, 1,
-                        gradients + linear->bias, why);
-    if (rc == 0)
-        rc = queue_gemm(queue, false, false, n, c, linear->n_out, dy, device->first, 0, dx, why);
-    return rc;
-}
-
 // Back through the MLP: gradients added to; *dg is where the gradient of g lies.
 static int layers_backward(struct sr_device *device, const queries &all, const decoding &to, const float *dy,
                            float *gradients, float **dg, struct fault_note *why)
@@ -556,13 +484,9 @@ static int layers_backward(struct sr_device *device, const queries &all, const d
         const struct net_linear *linear = &net->linears[i];
         const float *x = i == 0 ? to.g : to.hidden[i - 1];
         float *dx = to.dhidden[i % 2];
-        if (i == 0 && device->first != NULL) {
-            rc = first_backward(device, all, to, dout, dx, gradients, why);
-        } else {
-            rc = linear_gradients(device, linear, n, x, dout, gradients, why);
-            if (rc == 0)
-                rc = linear_backward(device, linear, n, dout, 0, dx, why);
-        }
+        rc = linear_gradients(device, linear, n, x, dout, gradients, why);
+        if (rc == 0)
+            rc = linear_backward(device, linear, n, dout, 0, dx, why);
         if (rc == 0 && i > 0)
             rc = queue_run(device->queue, "mask", (size_t)n * (size_t)linear->n_in, mask_body{dx, x}, why);
         dout = dx;
@@ -619,8 +543,6 @@ static int clear_gradients(struct sr_device *device, float *gradients, struct fa
         if (rc == 0)
             rc = queue_zero(device->queue, gradients + linear->bias, (size_t)linear->n_out, why);
     }
-    if (rc == 0 && device->dfirst != NULL)
-        rc = queue_zero(device->queue, device->dfirst, first_count(net), why);
     return rc;
 }
 
@@ -649,12 +571,6 @@ static int cuda_decode_backward(struct sr_device *device, const struct sr_buffer
         if (rc == 0)
             rc = attend_backward(device, all, to, dg, gradients->data, why);
     }
-    if (rc == 0 && device->dfirst != NULL)
-        rc = queue_run(device->queue, "join_first", first_count(&device->net),
-                       join_first_body{gradients->data + device->net.linears[0].weight, device->dfirst,
-                                       device->dfirst + conditions_at(&device->net),
-                                       (unsigned)device->net.config.channels},
-                       why);
     if (rc != 0)
         return rc;
     unsigned channels = (unsigned)device->net.config.channels,

@@ -31,7 +31,7 @@ static int save_part(const char *directory, const struct checkpoint_part *part,
     if (rc != 0)
         return rc;
     snprintf(text, sizeof text, "%ld", state->step);
-    weights_metadata_set(&metadata, "architecture", net_architecture(part->net));
+    weights_metadata_set(&metadata, "architecture", net_architecture);
     weights_metadata_set(&metadata, "stage", state->stage);
     weights_metadata_set(&metadata, "step", text);
     return weights_save(path, part->net, part->values, &metadata, why);

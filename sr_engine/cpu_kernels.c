@@ -656,7 +656,6 @@ struct block {
     float score[2][CPU_QUERIES * CPU_SCORES];
     float z[CPU_QUERIES * CPU_LD], context[CPU_QUERIES * CPU_LD], g[CPU_QUERIES * CPU_LD];
     float hidden[4][CPU_QUERIES * CPU_LDH];
-    float bias[H]; // of the first layer on a plane with conditions
     // of the backward pass
     float dhidden[2][CPU_QUERIES * CPU_LDH];
     float dg[CPU_QUERIES * CPU_LD], dcontext[CPU_QUERIES * CPU_LD], dfold[CPU_QUERIES * CPU_LD];
@@ -717,26 +716,11 @@ static void block_scores(const struct cpu_decode *decode, const struct cpu_plane
     }
 }
 
-// The first layer's bias on a plane.
-static const float *plane_bias(const struct cpu_weights *w, const struct cpu_plane *plane, float *bias)
-{
-    if (w->conditions == NULL)
-        return w->layer_bias[0];
-    for (int c = 0; c < H; c += VL) {
-        vec sum = load(w->layer_bias[0] + c);
-        for (int k = 0; k < NET_CONDITIONS; k++)
-            sum += splat(plane->conditions[k]) * load(w->conditions + k * H + c);
-        store(bias + c, sum);
-    }
-    return bias;
-}
-
 // The block on one plane up to the last hidden layer; attention [n,CPU_SCORES].
-static void block_hidden(const struct cpu_decode *decode, const struct cpu_plane *plane, int n,
-                         struct block *block, float *attention)
+static void block_hidden(const struct cpu_decode *decode, float t, int n, struct block *block,
+                         float *attention)
 {
     const struct cpu_weights *w = decode->weights;
-    const float t = plane->t;
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)i * CPU_LD;
         float *a = attention + (size_t)i * CPU_SCORES;
@@ -750,8 +734,7 @@ static void block_hidden(const struct cpu_decode *decode, const struct cpu_plane
         }
     }
     product(n, C, C, block->context, CPU_LD, w->value, w->value_bias, 1, block->g, CPU_LD);
-    product(n, H, C, block->g, CPU_LD, w->layer[0], plane_bias(w, plane, block->bias), 2, block->hidden[0],
-            CPU_LDH);
+    product(n, H, C, block->g, CPU_LD, w->layer[0], w->layer_bias[0], 2, block->hidden[0], CPU_LDH);
     for (int i = 1; i < 4; i++)
         product(n, H, H, block->hidden[i - 1], CPU_LDH, w->layer[i], w->layer_bias[i], 2, block->hidden[i],
                 CPU_LDH);
@@ -767,7 +750,7 @@ static void decode(const struct cpu_decode *decode, const struct cpu_plane *plan
     block_scores(decode, planes, first, n, block);
     for (int p = 0; p < n_planes; p++) {
         const struct cpu_plane *plane = &planes[p];
-        block_hidden(decode, plane, n, block, attention);
+        block_hidden(decode, plane->t, n, block, attention);
         float *to =
             y + (size_t)plane->index * (size_t)decode->window.rows * (size_t)decode->window.columns + first;
         for (int i = 0; i < n; i++) {
@@ -788,20 +771,9 @@ static void decode(const struct cpu_decode *decode, const struct cpu_plane *plan
     }
 }
 
-// What the first layer's gradients on a plane [H], summed over a block, give to bias and conditions.
-static void plane_bias_back(const struct cpu_weights *w, const struct cpu_plane *plane, const float *dbias,
-                            struct cpu_gradients *g)
-{
-    for (int c = 0; c < H; c++)
-        g->bias[0][c] += dbias[c];
-    for (int k = 0; w->conditions != NULL && k < NET_CONDITIONS; k++)
-        for (int c = 0; c < H; c++)
-            g->conditions[k][c] += plane->conditions[k] * dbias[c];
-}
-
 // From dy back to the gradient after the attention, block->dg.
-static void block_mlp_back(const struct cpu_decode *decode, const struct cpu_plane *plane, int n,
-                           const float *dy, struct block *block, struct cpu_gradients *g)
+static void block_mlp_back(const struct cpu_decode *decode, int n, const float *dy, struct block *block,
+                           struct cpu_gradients *g)
 {
     const struct cpu_weights *w = decode->weights;
     float *dh = block->dhidden[0], *next = block->dhidden[1];
@@ -827,9 +799,7 @@ static void block_mlp_back(const struct cpu_decode *decode, const struct cpu_pla
         dh = next;
         next = swap;
     }
-    memset(block->bias, 0, sizeof block->bias);
-    product_gradient(n, H, dh, CPU_LDH, C, block->g, CPU_LD, g->layer0, block->bias);
-    plane_bias_back(w, plane, block->bias, g);
+    product_gradient(n, H, dh, CPU_LDH, C, block->g, CPU_LD, g->layer0, g->bias[0]);
     product(n, C, H, dh, CPU_LDH, w->layer_back[0], NULL, 0, block->dg, CPU_LD);
 }
 
@@ -857,8 +827,8 @@ static void decode_back(const struct cpu_decode *decode, const struct cpu_plane 
     size_t at =
         (size_t)plane->index * (size_t)decode->window.rows * (size_t)decode->window.columns + (size_t)first;
     block_scores(decode, plane, first, n, block);
-    block_hidden(decode, plane, n, block, kept->attention + at * CPU_SCORES);
-    block_mlp_back(decode, plane, n, dy + at, block, g);
+    block_hidden(decode, plane->t, n, block, kept->attention + at * CPU_SCORES);
+    block_mlp_back(decode, n, dy + at, block, g);
     product_gradient(n, C, block->dg, CPU_LD, C, block->context, CPU_LD, g->value, g->value_bias);
     product(n, C, C, block->dg, CPU_LD, w->value_back, NULL, 0, block->dcontext, CPU_LD);
     for (int i = 0; i < n; i++) {

@@ -69,14 +69,12 @@ struct cpu_weights {
     const float *value, *value_bias, *value_back;
     const float *layer[CPU_LAYERS], *layer_bias[CPU_LAYERS],
         *layer_back[CPU_LAYERS]; // the last is a plain [256] row
-    const float *conditions;     // [NET_CONDITIONS][256], of the first layer; NULL: the network has none
 };
 
 // One plane of the planes to decode.
 struct cpu_plane {
     int stack, slice, index; // index: its place in y
     float t;
-    float conditions[NET_CONDITIONS]; // the same for all queries, so their share joins the first layer's bias
 };
 
 // A call of decode over a batch.
@@ -102,7 +100,6 @@ struct cpu_gradients {
     float value[CPU_CHANNELS * CPU_CHANNELS], value_bias[CPU_CHANNELS];
     float layer0[CPU_HIDDEN * CPU_CHANNELS], layer[3][CPU_HIDDEN * CPU_HIDDEN], layer4[CPU_HIDDEN];
     float bias[4][CPU_HIDDEN], bias4;
-    float conditions[NET_CONDITIONS][CPU_HIDDEN]; // columns of layer 0 after the channels
 };
 
 struct cpu_kernels {

@@ -87,12 +87,9 @@ static int prepare(struct run *run, struct fault_note *why)
 static int open_model(struct run *run, struct fault_note *why)
 {
     const struct sr_ops *ops;
-    struct net_config config;
     int rc = ops_find(run->options->backend, &ops, why);
     if (rc == 0)
-        rc = weights_config(run->options->weights_path, &config, why);
-    if (rc == 0)
-        rc = model_open(&run->model, ops, config, run->options->threads, why);
+        rc = model_open(&run->model, ops, net_config_p0(), run->options->threads, why);
     if (rc != 0)
         return rc;
     const struct net *net = &run->model.net;
@@ -162,24 +159,9 @@ static int agree(struct run *run, struct fault_note *why)
     return rc;
 }
 
-// Of the wanted planes: their number per slice distance, as far as they reach. A single place says nothing:
-// isotropic planes are then assumed.
-static struct sr_sampling sampling_of(const struct run *run)
-{
-    double first = HUGE_VAL, last = -HUGE_VAL;
-    for (size_t i = 0; i < run->n_planes; i++) {
-        first = fmin(first, run->planes[i].slice + run->planes[i].t);
-        last = fmax(last, run->planes[i].slice + run->planes[i].t);
-    }
-    double factor =
-        last > first ? (double)(run->n_planes - 1) / (last - first) : pairs_sampling(run->stack, 1).ratio;
-    return pairs_sampling(run->stack, factor);
-}
-
 static int deliver_network(struct run *run, struct fault_note *why)
 {
     const struct sr_stack *stack = run->stack;
-    struct sr_sampling sampling = sampling_of(run);
     struct interpolate_limits limits = limits_of(run, "interpolate");
     int rc = 0;
     if (run->tuned != NULL) // the checks may have left either set of weights behind
@@ -187,7 +169,7 @@ static int deliver_network(struct run *run, struct fault_note *why)
                                   run->report->delivered == SR_TUNED ? run->tuned : run->parameters, why);
     if (rc == 0)
         rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
-                                run->planes, run->n_planes, &sampling, &limits, run->residual, why);
+                                run->planes, run->n_planes, &limits, run->residual, why);
     note_workspace(run, &limits);
     if (rc == 0)
         rc = agree(run, why);

@@ -42,7 +42,7 @@ const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base",
 
 struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda" or "ref"
-    const char *weights_path; // safetensors file, see weights.h; it decides the network, P0 or P1
+    const char *weights_path; // safetensors file, see weights.h
     int finetune;             // non-zero: adapt to this subject (stage 3)
     int choose;          // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
                          // fine-tuned, else SR_BASE, whatever the numbers

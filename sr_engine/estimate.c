@@ -58,7 +58,6 @@ int estimate_make(struct model *model, const struct pairs *pairs, struct estimat
     float *stack = malloc((size_t)seen.slices * plane * sizeof *stack);
     float *residual = malloc((size_t)n * plane * sizeof *residual);
     struct sr_plane *planes = malloc((size_t)n * sizeof *planes);
-    struct sr_sampling sampling = {factor, pairs->profile, pairs->ratio};
     int rc = 0;
     if (stack == NULL || residual == NULL || planes == NULL) {
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory for an estimate of %d planes", n);
@@ -69,8 +68,8 @@ int estimate_make(struct model *model, const struct pairs *pairs, struct estimat
                           stack + (size_t)z * plane);
     for (int k = 0; k < n; k++)
         planes[k] = (struct sr_plane){part.slice - seen.slice + k / factor, (double)(k % factor) / factor};
-    rc = interpolate_planes(model, stack, seen.slices, seen.rows, seen.columns, planes, (size_t)n, &sampling,
-                            limits, residual, why);
+    rc = interpolate_planes(model, stack, seen.slices, seen.rows, seen.columns, planes, (size_t)n, limits,
+                            residual, why);
     for (int k = 0; rc == 0 && kept && k < n; k += factor)
         memset(residual + (size_t)k * plane, 0, plane * sizeof *residual);
     for (int k = 0; rc == 0 && k < n; k++)

@@ -41,7 +41,6 @@ struct job {
     size_t n_planes;             // entries
     int n_passes, flip;          // flips of a tile; the one under way
     int fresh_row, fresh_column; // what lies before them was written by the tiles before
-    struct sr_sampling sampling;
     struct interpolate_limits *limits;
     float *residual;
     struct tiling tiling;
@@ -188,7 +187,6 @@ static int decode_planes(struct job *job, size_t first, int row, int column, str
         place[SR_PLANE_STACK] = 0;
         place[SR_PLANE_SLICE] = (float)plane.slice;
         place[SR_PLANE_T] = (float)plane.t;
-        ops_put_sampling(job->sampling, place);
     }
     int rc = ops->upload(job->model->device, job->places, job->host_places, why);
     if (rc == 0)
@@ -357,8 +355,8 @@ static int run_within(struct job *job, size_t n_values, struct fault_note *why)
 }
 
 int interpolate_planes(struct model *model, const float *stack, int depth, int height, int width,
-                       const struct sr_plane *planes, size_t n_planes, const struct sr_sampling *sampling,
-                       struct interpolate_limits *limits, float *residual, struct fault_note *why)
+                       const struct sr_plane *planes, size_t n_planes, struct interpolate_limits *limits,
+                       float *residual, struct fault_note *why)
 {
     struct job job = {.model = model, .stack = stack, .depth = depth, .height = height, .width = width};
     memset(residual, 0, n_planes * (size_t)height * (size_t)width * sizeof *residual);
@@ -367,7 +365,6 @@ int interpolate_planes(struct model *model, const float *stack, int depth, int h
         return fault_set(why, FAULT_NO_MEMORY, "no memory to order %zu planes", n_planes);
     job.entries = entries;
     job.n_passes = limits->use != NULL ? limits->use->ensemble : 1;
-    job.sampling = *sampling;
     job.limits = limits;
     job.residual = residual;
     int rc = job.n_planes > 0 ? run_within(&job, n_planes * (size_t)height * (size_t)width, why) : 0;

@@ -24,13 +24,13 @@ struct interpolate_limits {
     size_t workspace_bytes;      // out: most that was held at once; only raised
 };
 
-// stack [depth,height,width] normalised values, sampled as `sampling` says; residual [n_planes,height,width],
+// stack [depth,height,width] normalised values; residual [n_planes,height,width],
 // in normalised units, in the order of `planes`; with limits->use the mean over flipped passes and attention
 // windows that it asks for. Where the device refuses memory within the limit, smaller tiles are tried.
 // Errors: NO_MEMORY when not even the smallest tile fits the limit or the device, CANCELLED, those of the
 // ops.
 int interpolate_planes(struct model *model, const float *stack, int depth, int height, int width,
-                       const struct sr_plane *planes, size_t n_planes, const struct sr_sampling *sampling,
-                       struct interpolate_limits *limits, float *residual, struct fault_note *why);
+                       const struct sr_plane *planes, size_t n_planes, struct interpolate_limits *limits,
+                       float *residual, struct fault_note *why);
 
 #endif

@@ -4,21 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+const char net_architecture[] = "SA-INR P0";
+
 struct net_config net_config_p0(void)
 {
     return (struct net_config){.channels = 64, .blocks = 8, .hidden = 256, .hidden_layers = 4, .dilation = 2};
-}
-
-struct net_config net_config_p1(void)
-{
-    struct net_config config = net_config_p0();
-    config.conditions = NET_CONDITIONS;
-    return config;
-}
-
-const char *net_architecture(const struct net *net)
-{
-    return net->config.conditions > 0 ? "SA-INR P1" : "SA-INR P0";
 }
 
 static size_t add_tensor(struct net *net, const char *layer, const char *part, int n_dims, const int *shape,
@@ -73,8 +63,7 @@ void net_init(struct net *net, struct net_config config)
     net->value = add_linear(net, "attentionLayer.v", config.channels, config.channels);
     for (int i = 0; i <= config.hidden_layers; i++) {
         snprintf(layer, sizeof layer, "imnet.layers.%d", 2 * i);
-        net->linears[net->n_linears++] =
-            add_linear(net, layer, i == 0 ? config.channels + config.conditions : config.hidden,
-                       i == config.hidden_layers ? 1 : config.hidden);
+        net->linears[net->n_linears++] = add_linear(net, layer, i == 0 ? config.channels : config.hidden,
+                                                    i == config.hidden_layers ? 1 : config.hidden);
     }
 }

@@ -17,18 +17,16 @@ enum {
     NET_MAX_TENSORS = 2 * (NET_MAX_CONVS + 3 + NET_MAX_LINEARS),
     NET_WINDOW = 7,                                // columns and rows of the attention window
     NET_WINDOW_SIZE = 2 * NET_WINDOW * NET_WINDOW, // neighbours of one query: both slices
-    NET_CONDITIONS = 4,                            // of a conditioned network, see net_config_p1()
 };
 
-// The sizes of an SA-INR. net_config_p0() and net_config_p1() are the ones that weights files hold; smaller
-// ones serve the tests.
+// The sizes of an SA-INR. net_config_p0() is the only one that weights files hold; smaller ones serve the
+// tests.
 struct net_config {
     int channels;      // of every feature map
     int blocks;        // residual blocks of the encoder, 1..NET_MAX_BLOCKS
     int hidden;        // units of a hidden layer of the decoder
     int hidden_layers; // 1..NET_MAX_LINEARS - 1
     int dilation;      // in-plane distance of neighbours in the attention window, voxels
-    int conditions;    // inputs of the decoder's first layer after the features: 0 or NET_CONDITIONS
 };
 
 // One tensor as the weights file names and shapes it (row-major, last axis fastest).
@@ -71,13 +69,8 @@ struct net {
 // Source: SA-INR Encoder, AttentionLayer, MLP, with the options of the released SAINR.yaml.
 struct net_config net_config_p0(void);
 
-// P0 and four inputs more to the decoder's first layer, which tell it how the stack was sampled: 2 t - 1,
-// log2(n) / 3, thickness / spacing, log2(spacing / in-plane) / 3 (struct sr_sampling in ops.h has the words);
-// 2,110,721 parameters, imnet.layers.0.weight being [256,68]. Source: model.md 2.12.
-struct net_config net_config_p1(void);
-
-// What weights files call the network: "SA-INR P0", with conditions "SA-INR P1". Owner: static.
-const char *net_architecture(const struct net *net);
+// What weights files call the network.
+extern const char net_architecture[];
 
 // Lays the arena out, in the order in which the authors' state dict lists its tensors.
 void net_init(struct net *net, struct net_config config);

@@ -30,28 +30,9 @@ struct sr_extent {
 };
 
 // One decoded plane as floats in a buffer of extent {1, 1, n_planes, SR_PLANE_FLOATS}: which stack of the
-// batch, which slice i, the share t of the way from slice i to slice i + 1 (clamped to the last), and three
-// of the network's conditions as it takes them (ops_put_sampling; the first one, 2 t - 1, the ops make of t).
-// Networks without conditions ignore those three. Planes of one stack and slice that stand together share
-// work.
-enum {
-    SR_PLANE_STACK,
-    SR_PLANE_SLICE,
-    SR_PLANE_T,
-    SR_PLANE_FACTOR,    // log2(n) / 3
-    SR_PLANE_THICKNESS, // thickness / spacing
-    SR_PLANE_RATIO,     // log2(spacing / in-plane) / 3
-    SR_PLANE_FLOATS
-};
-
-// How a stack was sampled and is to be: what a conditioned network is told besides t.
-struct sr_sampling {
-    double factor;    // n: planes wanted per slice distance, > 0
-    double thickness; // FWHM of the slice profile as a share of the slice distance; 0: no profile
-    double ratio;     // slice distance by the finer distance of pixels in plane, > 0
-};
-// Writes the last three of a plane's floats. Source: model.md 2.12.
-void ops_put_sampling(struct sr_sampling sampling, float plane[SR_PLANE_FLOATS]);
+// batch, which slice i, and the share t of the way from slice i to slice i + 1 (clamped to the last). Planes
+// of one stack and slice that stand together share work.
+enum { SR_PLANE_STACK, SR_PLANE_SLICE, SR_PLANE_T, SR_PLANE_FLOATS };
 
 // The part of a plane to decode.
 struct sr_window {
@@ -171,9 +152,8 @@ struct sr_ops {
     // Cuts n samples from volume [1,1,D,H,W]: stack [n,1,d,h,w] with d retained slices, planes
     // [n*(d-1)*n_targets,SR_PLANE_FLOATS] in the order sample, gap, target, and target
     // [1,1,n*(d-1)*n_targets,h,w], the volume's own values there. Profile: Gaussian of cuts[].fwhm, taps
-    // within 3 sigma + 0.5, weights renormalised inside the volume. Sampling of the planes: the cut's factor,
-    // fwhm / factor, and the factor again as the ratio, voxels along the columns being as long as those along
-    // the axis. The caller has made sure that retained slices and planes lie inside the volume.
+    // within 3 sigma + 0.5, weights renormalised inside the volume. The caller has made sure that retained
+    // slices and planes lie inside the volume.
     int (*cut)(struct sr_device *device, const struct sr_buffer *volume, const struct sr_cut *cuts, int n,
                int n_targets, struct sr_buffer *stack, struct sr_buffer *planes, struct sr_buffer *target,
                struct fault_note *why);

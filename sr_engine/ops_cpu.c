@@ -94,8 +94,7 @@ static size_t per_thread_floats(const struct sr_device *device)
 
 static size_t packed_floats(const struct net *net)
 {
-    size_t convs = (size_t)net->n_convs - 1,
-           linears = 6 * C * C + 2 * (C * H + 3 * H * H) + C + NET_CONDITIONS * H;
+    size_t convs = (size_t)net->n_convs - 1, linears = 6 * C * C + 2 * (C * H + 3 * H * H) + C;
     return 2 * convs * CPU_CONV_PACKED + HEAD_TAPS * C + linears;
 }
 
@@ -123,7 +122,6 @@ static void lay_out_packed(struct sr_device *device)
         w->layer_back[i] = take(&at, (size_t)(i == 0 ? C : H) * H);
     }
     w->fold_bias = take(&at, C);
-    w->conditions = device->net.config.conditions > 0 ? take(&at, NET_CONDITIONS * H) : NULL;
 }
 
 static void cpu_close(struct sr_device *device)
@@ -143,8 +141,7 @@ static void cpu_close(struct sr_device *device)
 
 static int cpu_open(const struct net *net, int threads, struct sr_device **device, struct fault_note *why)
 {
-    if (net->config.channels != C || net->config.hidden != H || net->n_linears != CPU_LAYERS ||
-        (net->config.conditions != 0 && net->config.conditions != NET_CONDITIONS))
+    if (net->config.channels != C || net->config.hidden != H || net->n_linears != CPU_LAYERS)
         return fault_set(why, FAULT_BACKEND,
                          "the cpu backend is made for %d channels and 4 x %d hidden units", C, H);
     struct sr_device *made = calloc(1, sizeof *made);
@@ -408,14 +405,9 @@ static int cpu_prepare(struct sr_device *device, const struct sr_buffer *paramet
         if (i == CPU_LAYERS - 1)
             w->layer[i] = p + linear->weight;
         else
-            pack_linear(device, p + linear->weight, 1, (size_t)linear->n_in, i == 0 ? C : linear->n_in,
-                        linear->n_out, w->layer[i]);
+            pack_linear(device, p + linear->weight, 1, (size_t)linear->n_in, linear->n_in, linear->n_out,
+                        w->layer[i]);
     }
-    float *conditions = w->conditions != NULL ? device->packed + (w->conditions - device->packed) : NULL;
-    for (int k = 0; conditions != NULL && k < NET_CONDITIONS; k++)
-        for (int out = 0; out < H; out++)
-            conditions[k * H + out] =
-                p[net->linears[0].weight + (size_t)(out * (C + NET_CONDITIONS) + C + k)];
     return 0;
 }
 
@@ -433,8 +425,8 @@ static void prepare_back(struct sr_device *device)
     pack_linear(device, p + net->value.weight, C, 1, C, C, w->value_back);
     for (int i = 0; i < CPU_LAYERS - 1; i++) {
         const struct net_linear *linear = &net->linears[i];
-        pack_linear(device, p + linear->weight, (size_t)linear->n_in, 1, linear->n_out,
-                    i == 0 ? C : linear->n_in, w->layer_back[i]);
+        pack_linear(device, p + linear->weight, (size_t)linear->n_in, 1, linear->n_out, linear->n_in,
+                    w->layer_back[i]);
     }
     device->back_ready = 1;
 }
@@ -689,8 +681,6 @@ static int parse_planes(struct sr_device *device, const struct sr_buffer *planes
         plane->stack = (int)p[SR_PLANE_STACK];
         plane->slice = (int)p[SR_PLANE_SLICE];
         plane->t = p[SR_PLANE_T];
-        plane->conditions[0] = 2 * plane->t - 1;
-        memcpy(plane->conditions + 1, p + SR_PLANE_FACTOR, (NET_CONDITIONS - 1) * sizeof *p);
         plane->index = i;
         if (plane->stack < 0 || plane->stack >= e.n || plane->slice < 0 || plane->slice >= e.d)
             return fault_set(why, FAULT_INTERNAL, "plane %d lies outside its stack", i);
@@ -769,6 +759,7 @@ static void put_gradients(const struct net *net, const struct cpu_gradients *fro
         {from->key, net->key.weight, C * C},
         {from->value, net->value.weight, C * C},
         {from->value_bias, net->value.bias, C},
+        {from->layer0, net->linears[0].weight, C * H},
         {from->layer[0], net->linears[1].weight, H * H},
         {from->layer[1], net->linears[2].weight, H * H},
         {from->layer[2], net->linears[3].weight, H * H},
@@ -781,12 +772,6 @@ static void put_gradients(const struct net *net, const struct cpu_gradients *fro
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         memcpy(g + all[i].to, all[i].from, all[i].count * sizeof *g);
-    float *first = g + net->linears[0].weight;
-    for (int out = 0; out < H; out++, first += net->linears[0].n_in) {
-        memcpy(first, from->layer0 + (ptrdiff_t)out * C, C * sizeof *g);
-        for (int k = 0; k < net->config.conditions; k++)
-            first[C + k] = from->conditions[k][out];
-    }
     memset(g + net->key.bias, 0, C * sizeof *g); // inert: it moves all scores alike
 }
 
@@ -987,7 +972,6 @@ static void cut_task(void *user, int task, int thread)
     int sample = task / e.d;
     const struct sr_cut *cut = &job->cuts[sample];
     int d = task % e.d, n_gaps = e.d - 1;
-    struct sr_sampling sampling = {cut->factor, (double)cut->fwhm / cut->factor, cut->factor};
     (void)thread;
     cut_slice(job->volume, cut, e, d, job->stack->data + (size_t)task * size);
     for (int k = 0; d < n_gaps && k < job->n_targets; k++) {
@@ -997,7 +981,6 @@ static void cut_task(void *user, int task, int thread)
         p[SR_PLANE_STACK] = (float)sample;
         p[SR_PLANE_SLICE] = (float)d;
         p[SR_PLANE_T] = (float)(cut->flip_slices ? cut->factor - at : at) / (float)cut->factor;
-        ops_put_sampling(sampling, p);
         cut_target(job->volume, cut, e, cut->first + from * cut->factor + at,
                    job->target->data + (size_t)plane * size);
     }

@@ -331,7 +331,7 @@ static void linear_backward(const struct net_linear *linear, const real *p, cons
 struct query {
     int n, slice[2], row, column;
     real t;
-    real *z, *q, *g;                      // interpolated feature, query; after attention, then the conditions
+    real *z, *q, *g;                      // interpolated feature, query, after attention
     real *hidden[NET_MAX_LINEARS];        // outputs of the decoder's layers
     real weight[NET_WINDOW_SIZE];         // attention
     int from[NET_WINDOW_SIZE];            // index of each neighbour's voxel, channel 0 being its place
@@ -341,19 +341,17 @@ struct query {
 
 static int query_init(struct query *query, const struct net *net)
 {
-    size_t c = (size_t)net->config.channels, inputs = (size_t)net->linears[0].n_in,
-           widest = (size_t)net->config.hidden > inputs ? (size_t)net->config.hidden : inputs;
-    size_t count = 6 * c + inputs + (NET_MAX_LINEARS + 2) * widest;
+    size_t c = (size_t)net->config.channels, hidden = (size_t)net->config.hidden,
+           widest = hidden > c ? hidden : c;
+    size_t count = 7 * c + (NET_MAX_LINEARS + 2) * widest;
     memset(query, 0, sizeof *query);
     query->memory = calloc(count, sizeof(real));
     if (query->memory == NULL)
         return 0;
     real *at = query->memory;
-    real **rows[] = {&query->z, &query->q, &query->dz, &query->dq, &query->dg, &query->dv};
+    real **rows[] = {&query->z, &query->q, &query->g, &query->dz, &query->dq, &query->dg, &query->dv};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++, at += c)
         *rows[i] = at;
-    query->g = at;
-    at += inputs;
     for (int i = 0; i < NET_MAX_LINEARS; i++, at += widest)
         query->hidden[i] = at;
     for (int i = 0; i < 2; i++, at += widest)
@@ -377,10 +375,9 @@ static void project(const struct net *net, const struct net_linear *linear, cons
         }
 }
 
-static void query_place(struct query *query, const struct sr_buffer *planes, struct sr_extent e,
-                        const struct net *net, int plane, int row, int column)
+static void query_place(struct query *query, const struct sr_buffer *planes, struct sr_extent e, int dilation,
+                        int plane, int row, int column)
 {
-    int dilation = net->config.dilation;
     const real *p = planes->data + (size_t)plane * SR_PLANE_FLOATS;
     query->n = (int)p[SR_PLANE_STACK];
     query->slice[0] = (int)p[SR_PLANE_SLICE];
@@ -388,10 +385,6 @@ static void query_place(struct query *query, const struct sr_buffer *planes, str
     query->t = p[SR_PLANE_T];
     query->row = row;
     query->column = column;
-    const real conditions[NET_CONDITIONS] = {2 * query->t - 1, p[SR_PLANE_FACTOR], p[SR_PLANE_THICKNESS],
-                                             p[SR_PLANE_RATIO]};
-    for (int k = 0; k < net->config.conditions; k++)
-        query->g[net->config.channels + k] = conditions[k];
     int m = 0;
     for (int s = 0; s < 2; s++)
         for (int i = 0; i < NET_WINDOW; i++)
@@ -460,7 +453,7 @@ static int ref_decode_forward(struct sr_device *device, const struct sr_buffer *
         for (int plane = 0; plane < planes->extent.h; plane++)
             for (int row = window.row; row < window.row + window.rows; row++)
                 for (int column = window.column; column < window.column + window.columns; column++) {
-                    query_place(&query, planes, e, net, plane, row, column);
+                    query_place(&query, planes, e, net->config.dilation, plane, row, column);
                     double r = query_forward(&query, net, device->parameters, features, keys, values);
                     if (stack != NULL)
                         r += (1 - (double)query.t) *
@@ -574,7 +567,7 @@ static int ref_decode_backward(struct sr_device *device, const struct sr_buffer 
         for (int plane = 0; plane < planes->extent.h; plane++)
             for (int row = window.row; row < window.row + window.rows; row++)
                 for (int column = window.column; column < window.column + window.columns; column++) {
-                    query_place(&query, planes, features->extent, net, plane, row, column);
+                    query_place(&query, planes, features->extent, net->config.dilation, plane, row, column);
                     query_forward(&query, net, p, features, keys, values);
                     query_backward(&query, net, p, dy->data[at++], keys, values, g, dkeys, dvalues,
                                    dfeatures);
@@ -683,8 +676,6 @@ static int ref_cut(struct sr_device *device, const struct sr_buffer *volume, con
                         p[SR_PLANE_STACK] = (real)i;
                         p[SR_PLANE_SLICE] = (real)gap;
                         p[SR_PLANE_T] = (real)(cut->flip_slices ? cut->factor - at : at) / (real)cut->factor;
-                        p[SR_PLANE_FACTOR] = p[SR_PLANE_RATIO] = (real)(log2(cut->factor) / 3);
-                        p[SR_PLANE_THICKNESS] = (real)((double)cut->fwhm / cut->factor);
                         target->data[((size_t)plane * (size_t)e.h + (size_t)h) * (size_t)e.w + (size_t)w] =
                             (real)volume_at(volume, cut->axis, cut->first + from * cut->factor + at, row,
                                             column);

@@ -2,7 +2,6 @@
 #include "sr_engine/ops.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,13 +30,6 @@ static const struct backend backends[] = {
     {"cpu", ops_cpu, NULL, 0},
     {"ref", ops_ref, NULL, 0},
 };
-
-void ops_put_sampling(struct sr_sampling sampling, float plane[SR_PLANE_FLOATS])
-{
-    plane[SR_PLANE_FACTOR] = (float)(log2(sampling.factor) / 3);
-    plane[SR_PLANE_THICKNESS] = (float)sampling.thickness;
-    plane[SR_PLANE_RATIO] = (float)(log2(sampling.ratio) / 3);
-}
 
 int ops_use_gpu(int number, struct fault_note *why)
 {

@@ -250,15 +250,6 @@ static int factor_of(double slice_mm, double pixel_mm)
     return factor < 2 ? 2 : factor;
 }
 
-struct sr_sampling pairs_sampling(const struct sr_stack *stack, double factor)
-{
-    struct sr_sampling sampling = {.factor = factor, .thickness = pairs_profile(stack), .ratio = factor};
-    double pixel_mm = fmin(stack->row_mm, stack->column_mm);
-    if (stack->slice_mm > 0 && pixel_mm > 0)
-        sampling.ratio = stack->slice_mm / pixel_mm;
-    return sampling;
-}
-
 int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *voxels,
                const struct sr_recipe *recipe, struct fault_note *why)
 {
@@ -269,7 +260,6 @@ int pairs_plan(struct pairs *pairs, const struct sr_stack *stack, const float *v
     pairs->height = stack->height;
     pairs->width = stack->width;
     pairs->profile = pairs_profile(stack);
-    pairs->ratio = pairs_sampling(stack, 1).ratio;
     pairs->row_step = 1;
     pairs->smooth_axis = stack->smooth_axis;
     pairs->axes = stack->smooth_axis == 1   ? SR_AXES_COLUMNS
@@ -571,7 +561,6 @@ int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int a
     int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
     if (rc != 0)
         return rc;
-    check->sampling = (struct sr_sampling){factor, pairs->profile, factor};
     for (int along = span.from; along < span.to; along++) {
         int off = along - span.first;
         if (off % factor == 0 || seen++ % stride != 0)
@@ -593,7 +582,6 @@ int pairs_control_init(struct pairs_check *check, const struct pairs *pairs, int
     int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
     if (rc != 0)
         return rc;
-    check->sampling = (struct sr_sampling){2, pairs->profile / 2, factor};
     for (int along = span.from + factor / 2; along < span.to; along += factor) {
         check->planes[check->n_planes] = (struct sr_plane){(along - span.first) / factor, 0.5};
         degrade_plane(pairs, axis, along, column, check->columns, check->rows,

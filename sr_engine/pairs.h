@@ -31,7 +31,6 @@ struct pairs {
     int depth, height, width;
     double profile; // FWHM of the slice profile as a share of the slice distance: thickness / spacing, 1 when
                     // unknown
-    double ratio;   // slice distance by the finer pixel distance
     enum sr_axes axes; // that samples and checks are cut along: the recipe's, less one that was resampled
     int smooth_axis;   // of the stack: that one; 0: none
     int factor[3]; // by axis (1: rows, 2: columns): pixels per slice distance, at least 2; 0: too short to be
@@ -51,10 +50,6 @@ struct pairs {
     double *detail; // [height+1,width+1] gradient magnitude summed over all slices and from the first row
                     // and column on; NULL unless the recipe asks for detail
 };
-
-// How a stack is sampled when `factor` planes per slice distance are wanted: an unknown thickness counts as
-// the slice distance, an unknown ratio as the factor.
-struct sr_sampling pairs_sampling(const struct sr_stack *stack, double factor);
 
 // Plans places and samples: recipe->slices retained slices are wanted per sample, fewer are taken where the
 // image is short. Places: two squares of 5 % of the image each, one of middling to high detail, the other far
@@ -101,7 +96,6 @@ struct pairs_check {
     int row_step; // of the rows every so-many-th is scored, from the first on
     size_t n_planes;
     struct sr_plane *planes;     // withheld planes, inside the place
-    struct sr_sampling sampling; // of `stack`
     int first_column, n_columns; // what is scored of a row; the rest is margin
 };
 

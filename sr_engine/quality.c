@@ -82,8 +82,7 @@ int quality_check(const struct quality_method *method, const struct pairs_check 
     int rc = scratch_open(&scratch, method->method, check, why);
     if (rc == 0 && scratch.residual != NULL)
         rc = interpolate_planes(method->model, check->stack, check->depth, check->rows, check->columns,
-                                check->planes, check->n_planes, &check->sampling, method->limits,
-                                scratch.residual, why);
+                                check->planes, check->n_planes, method->limits, scratch.residual, why);
     if (rc == 0 && scratch.coefficients != NULL)
         rc = resample_cubic_prepare(check->stack, check->depth, plane, scratch.coefficients, why);
     for (size_t k = 0; rc == 0 && k < check->n_planes; k++) {
@@ -164,8 +163,6 @@ static int left_out_init(struct pairs_check *check, const struct pairs *pairs, s
     int most = MAX_SIDE + 2 * SIDE_MARGIN, first = (pairs->depth - (2 * kept - 1)) / 2;
     memset(check, 0, sizeof *check);
     check->depth = kept;
-    // twice the distance with slices as thick as before, one plane between them
-    check->sampling = (struct sr_sampling){2, pairs->profile / 2, 2 * pairs->ratio};
     check->rows = pairs->height < most ? pairs->height : most;
     check->columns = pairs->width < most ? pairs->width : most;
     int margin = check->columns == most ? SIDE_MARGIN : 0;

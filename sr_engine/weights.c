@@ -13,7 +13,6 @@
 #include <string.h>
 
 enum { PREFIX_BYTES = 8, MAX_NAME = 128, MAX_TENSORS_IN_FILE = NET_MAX_TENSORS, RANDOM_INIT = 1 };
-static const char first_weight[] = "imnet.layers.0.weight"; // of the decoder: its shape tells the network
 
 const char *weights_metadata_get(const struct weights_metadata *metadata, const char *key)
 {
@@ -354,28 +353,16 @@ static void shape_text(char *out, size_t size, int n_dims, const int *shape)
         n += (size_t)snprintf(out + n, size - n, "%s%d", i > 0 ? "x" : "", shape[i]);
 }
 
-// 1 when the entry is the decoder's first weight [hidden,channels] of a network without conditions and `net`
-// has some.
-static int lacks_conditions(const struct entry *entry, const struct net *net, const struct net_tensor *tensor)
-{
-    return net->config.conditions > 0 && strcmp(tensor->name, first_weight) == 0 && entry->n_dims == 2 &&
-           entry->shape[0] == tensor->shape[0] && entry->shape[1] == net->config.channels;
-}
-
-static int check_entry(const struct entry *entry, const struct net *net, const struct net_tensor *tensor,
-                       uint64_t data_bytes, const char *file, struct fault_note *why)
+static int check_entry(const struct entry *entry, const struct net_tensor *tensor, uint64_t data_bytes,
+                       const char *file, struct fault_note *why)
 {
     char got[64], want[64];
-    int is_narrow = lacks_conditions(entry, net, tensor);
     shape_text(got, sizeof got, entry->n_dims, entry->shape);
     shape_text(want, sizeof want, tensor->n_dims, tensor->shape);
-    if (!is_narrow && strcmp(got, want) != 0)
+    if (strcmp(got, want) != 0)
         return fault_set(why, FAULT_WEIGHTS, "tensor '%s' of weights file '%s' is %s, the network's is %s",
                          tensor->name, file, got, want);
-    size_t count = tensor->count;
-    if (is_narrow)
-        count -= (size_t)tensor->shape[0] * (size_t)net->config.conditions;
-    uint64_t bytes = (uint64_t)count * (entry->is_half ? 2 : 4);
+    uint64_t bytes = (uint64_t)tensor->count * (entry->is_half ? 2 : 4);
     if (entry->end > data_bytes || entry->begin > entry->end || entry->end - entry->begin != bytes)
         return fault_set(why, FAULT_WEIGHTS,
                          "tensor '%s' of weights file '%s' lies at bytes %" PRIu64 " to %" PRIu64
@@ -384,17 +371,11 @@ static int check_entry(const struct entry *entry, const struct net *net, const s
     return 0;
 }
 
-static int copy_entry(const struct entry *entry, const unsigned char *data, const struct net *net,
-                      const struct net_tensor *tensor, const char *file, float *out, struct fault_note *why)
+static int copy_entry(const struct entry *entry, const unsigned char *data, const struct net_tensor *tensor,
+                      const char *file, float *out, struct fault_note *why)
 {
     const unsigned char *from = data + entry->begin;
-    size_t row = tensor->count, past = 0; // values of the file that stand together, zeros after them
-    if (lacks_conditions(entry, net, tensor)) {
-        row = (size_t)net->config.channels;
-        past = (size_t)net->config.conditions;
-        memset(out, 0, tensor->count * sizeof *out);
-    }
-    for (size_t i = 0; i < tensor->count / (row + past) * row; i++) {
+    for (size_t i = 0; i < tensor->count; i++) {
         float value;
         if (entry->is_half) {
             value = half_to_float((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
@@ -407,7 +388,7 @@ static int copy_entry(const struct entry *entry, const unsigned char *data, cons
             return fault_set(why, FAULT_WEIGHTS,
                              "tensor '%s' of weights file '%s' holds a value that is not finite",
                              tensor->name, file);
-        out[i + i / row * past] = value;
+        out[i] = value;
     }
     return 0;
 }
@@ -439,9 +420,9 @@ static int copy_tensors(struct entry *entries, int n_entries, const unsigned cha
         if (found[tensor - net->tensors]++)
             return fault_set(why, FAULT_WEIGHTS, "weights file '%s' lists tensor '%s' twice", file,
                              tensor->name);
-        int rc = check_entry(&entries[i], net, tensor, data_bytes, file, why);
+        int rc = check_entry(&entries[i], tensor, data_bytes, file, why);
         if (rc == 0)
-            rc = copy_entry(&entries[i], data, net, tensor, file, parameters + tensor->offset, why);
+            rc = copy_entry(&entries[i], data, tensor, file, parameters + tensor->offset, why);
         if (rc != 0)
             return rc;
     }
@@ -463,13 +444,15 @@ static int copy_tensors(struct entry *entries, int n_entries, const unsigned cha
     return 0;
 }
 
-// The header's entries [MAX_TENSORS_IN_FILE], and where the tensors' values begin.
-static int parse_header(const void *data, size_t size, const char *name, struct entry *entries,
-                        int *n_entries, struct weights_metadata *metadata, size_t *values_at,
-                        struct fault_note *why)
+int weights_parse(const void *data, size_t size, const char *name, const struct net *net, float *parameters,
+                  struct weights_metadata *metadata, struct fault_note *why)
 {
     const unsigned char *bytes = data;
     uint64_t header_bytes = 0;
+    struct entry *entries = NULL;
+    struct weights_metadata *read = NULL;
+    float *values = NULL;
+    int n_entries = 0, rc;
     if (size < PREFIX_BYTES)
         return fault_set(why, FAULT_WEIGHTS, "weights file '%s' has %zu bytes and no header", name, size);
     for (int i = PREFIX_BYTES - 1; i >= 0; i--)
@@ -478,20 +461,6 @@ static int parse_header(const void *data, size_t size, const char *name, struct 
         return fault_set(why, FAULT_WEIGHTS,
                          "weights file '%s' announces a header of %" PRIu64 " bytes in a file of %zu", name,
                          header_bytes, size);
-    struct json json = {.at = (const char *)bytes + PREFIX_BYTES, .file = name, .why = why};
-    json.end = json.at + header_bytes;
-    *values_at = PREFIX_BYTES + (size_t)header_bytes;
-    return read_header(&json, entries, n_entries, metadata);
-}
-
-int weights_parse(const void *data, size_t size, const char *name, const struct net *net, float *parameters,
-                  struct weights_metadata *metadata, struct fault_note *why)
-{
-    struct entry *entries = NULL;
-    struct weights_metadata *read = NULL;
-    float *values = NULL;
-    size_t values_at = 0;
-    int n_entries = 0, rc;
     entries = calloc(MAX_TENSORS_IN_FILE, sizeof *entries);
     read = calloc(1, sizeof *read);
     values = malloc(net->n_parameters * sizeof *values);
@@ -499,10 +468,12 @@ int weights_parse(const void *data, size_t size, const char *name, const struct 
         rc = fault_set(why, FAULT_NO_MEMORY, "no memory to read weights file '%s'", name);
         goto out;
     }
-    rc = parse_header(data, size, name, entries, &n_entries, read, &values_at, why);
+    struct json json = {.at = (const char *)bytes + PREFIX_BYTES, .file = name, .why = why};
+    json.end = json.at + header_bytes;
+    rc = read_header(&json, entries, &n_entries, read);
     if (rc == 0)
-        rc = copy_tensors(entries, n_entries, (const unsigned char *)data + values_at, size - values_at, name,
-                          net, values, why);
+        rc = copy_tensors(entries, n_entries, bytes + PREFIX_BYTES + header_bytes,
+                          size - PREFIX_BYTES - header_bytes, name, net, values, why);
     if (rc == 0) {
         memcpy(parameters, values, net->n_parameters * sizeof *values);
         if (metadata != NULL)
@@ -512,62 +483,6 @@ out:
     free(values);
     free(read);
     free(entries);
-    return rc;
-}
-
-static int is_shape_of(const struct entry *entry, struct net_config config)
-{
-    return entry->n_dims == 2 && entry->shape[0] == config.hidden &&
-           entry->shape[1] == config.channels + config.conditions;
-}
-
-int weights_parse_config(const void *data, size_t size, const char *name, struct net_config *config,
-                         struct fault_note *why)
-{
-    const struct net_config known[] = {net_config_p0(), net_config_p1()};
-    struct entry *entries = calloc(MAX_TENSORS_IN_FILE, sizeof *entries), *first = NULL;
-    struct weights_metadata *metadata = calloc(1, sizeof *metadata);
-    size_t values_at;
-    char shape[64];
-    int n_entries = 0, rc;
-    if (entries == NULL || metadata == NULL) {
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to read weights file '%s'", name);
-        goto out;
-    }
-    rc = parse_header(data, size, name, entries, &n_entries, metadata, &values_at, why);
-    for (int i = 0; rc == 0 && i < n_entries; i++)
-        if (strcmp(entries[i].name, first_weight) == 0)
-            first = &entries[i];
-    if (rc != 0)
-        goto out;
-    if (first == NULL) {
-        rc = fault_set(why, FAULT_WEIGHTS, "weights file '%s' lacks tensor '%s'", name, first_weight);
-        goto out;
-    }
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (is_shape_of(first, known[i])) {
-            *config = known[i];
-            goto out;
-        }
-    shape_text(shape, sizeof shape, first->n_dims, first->shape);
-    rc = fault_set(why, FAULT_WEIGHTS,
-                   "tensor '%s' of weights file '%s' is %s, a network's is %dx%d or with conditions %dx%d",
-                   first_weight, name, shape, known[0].hidden, known[0].channels, known[1].hidden,
-                   known[1].channels + known[1].conditions);
-out:
-    free(metadata);
-    free(entries);
-    return rc;
-}
-
-int weights_config(const char *path, struct net_config *config, struct fault_note *why)
-{
-    void *data = NULL;
-    size_t size;
-    int rc = file_read(path, WEIGHTS_MAX_FILE_BYTES, &data, &size, why);
-    if (rc == 0)
-        rc = weights_parse_config(data, size, path, config, why);
-    free(data);
     return rc;
 }
 
@@ -691,7 +606,7 @@ int sr_write_start_weights(const char *path, uint64_t seed, struct fault_note *w
         return fault_set(why, FAULT_NO_MEMORY, "no memory for the start weights");
     weights_init(&net, seed, parameters);
     snprintf(text, sizeof text, "%" PRIu64, seed);
-    weights_metadata_set(&metadata, "architecture", net_architecture(&net));
+    weights_metadata_set(&metadata, "architecture", net_architecture);
     weights_metadata_set(&metadata, "version", "1");
     weights_metadata_set(&metadata, "training", "none: random start, last layer zero");
     weights_metadata_set(&metadata, "seed", text);

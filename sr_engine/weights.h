@@ -32,15 +32,7 @@ const char *weights_metadata_get(const struct weights_metadata *metadata, const 
 // Sets `key`, over an old value. Text that does not fit is cut; nothing happens when the table is full.
 void weights_metadata_set(struct weights_metadata *metadata, const char *key, const char *value);
 
-// The network that a file holds, P0 or P1, by the shape of its imnet.layers.0.weight. Errors: those of
-// weights_load; WEIGHTS also when it is neither. *config is untouched on failure.
-int weights_config(const char *path, struct net_config *config, struct fault_note *why);
-int weights_parse_config(const void *data, size_t size, const char *name, struct net_config *config,
-                         struct fault_note *why);
-
-// Reads a file into `parameters` [net->n_parameters], caller's. `metadata` may be NULL. A network with
-// conditions also takes the file of the same network without them: the weights of the conditions are then
-// zero, and so is their effect.
+// Reads a file into `parameters` [net->n_parameters], caller's. `metadata` may be NULL.
 // Errors: IO, NO_MEMORY, TOO_LARGE; WEIGHTS when the file is not safetensors, or a tensor is missing,
 // unknown, of another shape or dtype, overlaps another, or holds a value that is not finite. Outputs are
 // untouched on failure.

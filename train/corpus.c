@@ -8,7 +8,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +22,7 @@ enum {
     MAX_ITEMS = 1 << 16,
     PACK_HEADER_BYTES = 16, // magic, kind, number of items
     PACK_NAME_BYTES = 64,
-    PACK_ENTRY_BYTES = 96, // name, three sizes, thick axis, offset, three spacings in 16 bits
-    MAX_SPACING_UM = 65535,
+    PACK_ENTRY_BYTES = 96, // name, three sizes, thick axis, offset, room that older packs may have used
     PACK_ALIGN = 64,
 };
 static const char pack_magic[8] = "ISOPACK1";
@@ -98,7 +96,6 @@ static int add_volume(struct corpus *corpus, const struct volume *volume, const 
     int thickest = 0, finest = 0;
     for (int i = 0; i < 3; i++) {
         item.size[i] = volume->size[i];
-        item.spacing_um[i] = (int)fmin(fmax(1, rint(1e3 * volume->spacing_mm[i])), MAX_SPACING_UM);
         thickest = volume->spacing_mm[i] > volume->spacing_mm[thickest] ? i : thickest;
         finest = volume->spacing_mm[i] < volume->spacing_mm[finest] ? i : finest;
     }
@@ -183,10 +180,6 @@ static unsigned char *make_index(const struct corpus *corpus, size_t *size)
             put32(tail + 4 * (ptrdiff_t)k, (uint32_t)item->size[k]);
         put32(tail + 12, (uint32_t)(item->thick_axis + 1));
         put64(tail + 16, at);
-        for (int k = 0; k < 3; k++) {
-            tail[24 + 2 * k] = (unsigned char)item->spacing_um[k];
-            tail[25 + 2 * k] = (unsigned char)(item->spacing_um[k] >> 8);
-        }
         at += aligned(item_bytes(item));
     }
     return index;
@@ -236,7 +229,6 @@ static int parse_entry(const unsigned char *file, size_t size, const unsigned ch
                              side);
         item->size[k] = (int)side;
         bytes *= side;
-        item->spacing_um[k] = tail[24 + 2 * k] | tail[25 + 2 * k] << 8;
     }
     uint32_t axis = get32(tail + 12);
     if (axis > 3 || offset > size || bytes > size - offset)

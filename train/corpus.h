@@ -24,7 +24,6 @@ struct corpus_item {
     char name[64];         // of its file; of a DICOM stack the series UID and the stack's number
     int size[3];           // x, y, z; x fastest in memory; of a clip columns, rows, frames
     int thick_axis;        // the axis that is too coarse to be a slice axis; -1: none
-    int spacing_um[3];     // micrometres from voxel to voxel, at most 65535; 0 unknown (clips, older packs)
     const uint8_t *voxels; // owner: the corpus
     uint8_t *owned;        // NULL when mapped
 };

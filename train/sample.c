@@ -21,7 +21,6 @@ struct box {
     int size[3];                   // columns, rows, length along the slices without margins
     int factor;                    //
     struct profile profile;        //
-    double thickness;              // FWHM of the profile, voxels
     float value[256];              // of a stored byte
     float noise;                   // sigma
     int flip[3];                   // columns, rows, slices
@@ -295,7 +294,6 @@ static void draw_looks(const struct sample_recipe *recipe, struct random_stream 
     double thickness = 0, gamma = 1;
     if (recipe->profile != PROFILE_NONE && !chance(stream, recipe->thin_share))
         thickness = box->factor * between(stream, recipe->thickness_low, recipe->thickness_high);
-    box->thickness = thickness;
     profile_init(&box->profile, recipe->profile, thickness, 0.5);
     if (recipe->gamma && chance(stream, gamma_share))
         gamma = between(stream, gamma_low, gamma_high);
@@ -360,23 +358,11 @@ static void cut_plane(const struct box *box, int slice, const struct profile *pr
     }
 }
 
-// The slice distance by the finer voxel distance in plane; where spacings are not known all are taken as
-// equal.
-static double ratio_of(const struct box *box)
-{
-    const int *spacing = box->item->spacing_um;
-    int columns = spacing[box->axis[0]], rows = spacing[box->axis[1]], slices = spacing[box->axis[2]];
-    if (columns == 0 || rows == 0 || slices == 0)
-        return box->factor;
-    return (double)box->factor * slices / (columns < rows ? columns : rows);
-}
-
 static void cut_sample(const struct box *box, int n, int slices, struct random_stream *stream,
                        struct sample_batch *batch)
 {
     size_t plane = (size_t)box->size[0] * (size_t)box->size[1];
     int gaps = slices - 1;
-    struct sr_sampling sampling = {box->factor, box->thickness / box->factor, ratio_of(box)};
     float *stack = batch->stack + (size_t)n * (size_t)slices * plane;
     for (int d = 0; d < slices; d++) {
         int from = box->flip[2] ? gaps - d : d;
@@ -392,7 +378,6 @@ static void cut_sample(const struct box *box, int n, int slices, struct random_s
         batch->planes[k * SR_PLANE_FLOATS + SR_PLANE_SLICE] = (float)gap;
         batch->planes[k * SR_PLANE_FLOATS + SR_PLANE_T] =
             (float)(box->flip[2] ? box->factor - at : at) / (float)box->factor;
-        ops_put_sampling(sampling, batch->planes + k * SR_PLANE_FLOATS);
     }
 }
 

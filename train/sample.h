@@ -2,9 +2,8 @@
 //
 // Training batches of stages 1 and 2, cut on the host: thick slices simulated from a volume or taken from a
 // clip, and the true planes between them. Every batch is a pure function of (corpus, recipe, step), so a run
-// that is taken up again draws what it would have drawn. The planes say what was drawn (struct sr_sampling).
-// Source: model.md section 5 (profile, then exact decimation at a random offset; weights renormalised inside
-// the volume).
+// that is taken up again draws what it would have drawn. Source: model.md section 5 (profile, then exact
+// decimation at a random offset; weights renormalised inside the volume).
 
 #ifndef ISOSLICE_TRAIN_SAMPLE_H
 #define ISOSLICE_TRAIN_SAMPLE_H

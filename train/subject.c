@@ -48,12 +48,9 @@ static int open_model(struct sitting *sitting, struct fault_note *why)
 {
     const struct sr_options *options = sitting->job->options;
     const struct sr_ops *ops;
-    struct net_config config;
     int rc = ops_find(options->backend, &ops, why);
     if (rc == 0)
-        rc = weights_config(options->weights_path, &config, why);
-    if (rc == 0)
-        rc = model_open(&sitting->model, ops, config, options->threads, why);
+        rc = model_open(&sitting->model, ops, net_config_p0(), options->threads, why);
     if (rc != 0)
         return rc;
     snprintf(sitting->report->backend, sizeof sitting->report->backend, "%s",

@@ -204,7 +204,6 @@ int training_save(struct training *training, const char *directory, const char *
     if (memory == NULL)
         return FAULT_NO_MEMORY;
     snprintf(state.stage, sizeof state.stage, "%s", stage);
-    snprintf(state.extra, sizeof state.extra, "network %s\n", net_architecture(&model->net));
     list_parts(training, memory, parts);
     int rc = model->ops->download(model->device, training->whole.moment1, parts[PART_MOMENT1].values, why);
     if (rc == 0)
@@ -213,20 +212,6 @@ int training_save(struct training *training, const char *directory, const char *
         rc = checkpoint_save(directory, &state, parts, N_PARTS, why);
     free(memory);
     return rc;
-}
-
-// Runs that were saved before there was a second network say nothing of it.
-static int check_network(const struct training *training, const char *directory,
-                         const struct checkpoint_state *state, struct fault_note *why)
-{
-    const char *network = net_architecture(&training->model.net);
-    char saved[16] = "SA-INR P0";
-    if (sscanf(state->extra, "network %15[^\n]", saved) == 1 || state->extra[0] == '\0')
-        return strcmp(saved, network) == 0
-                   ? 0
-                   : fault_set(why, FAULT_CONFIG, "'%s' holds a run of the network '%s', not '%s'", directory,
-                               saved, network);
-    return fault_set(why, FAULT_BAD_HEADER, "'%s/state' does not name its network", directory);
 }
 
 static int load_parts(struct training *training, const char *directory, const struct checkpoint_state *state,
@@ -255,9 +240,6 @@ int training_load(struct training *training, const char *directory, const char *
     if (strcmp(state.stage, stage) != 0)
         return fault_set(why, FAULT_CONFIG, "'%s' holds a run of stage '%s', not '%s'", directory,
                          state.stage, stage);
-    rc = check_network(training, directory, &state, why);
-    if (rc != 0)
-        return rc;
     float *memory = take_moments(training, why);
     if (memory == NULL)
         return FAULT_NO_MEMORY;

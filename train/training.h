@@ -4,9 +4,8 @@
 // at any moment and are taken up exactly. Not here: samples (sample.h), stage 3 (sr_engine/finetune.h).
 //
 // A folder of a run: weights.safetensors (averaged, for use), raw.safetensors, adam_m.safetensors,
-// adam_v.safetensors, state (stage, step, minutes, seed, network: the point of commitment), log.csv,
-// loss.png. Batches are a function of seed and step, so the step is all the state that the random numbers
-// have.
+// adam_v.safetensors, state (stage, step, minutes, seed: the point of commitment), log.csv, loss.png. Batches
+// are a function of seed and step, so the step is all the state that the random numbers have.
 
 #ifndef ISOSLICE_TRAIN_TRAINING_H
 #define ISOSLICE_TRAIN_TRAINING_H
@@ -67,7 +66,7 @@ int training_step(struct training *training, const struct sample_batch *batch, d
 
 // Writes and reads a checkpoint in `directory`: it is the old one or the new one, never a mixture, whenever
 // the process dies. `minutes` and `seed` are kept with it. load: *found is 0 when there is none. Errors: IO,
-// NO_SPACE; WEIGHTS and BAD_HEADER for a damaged one; CONFIG for one of another stage or network.
+// NO_SPACE; WEIGHTS and BAD_HEADER for a damaged one; CONFIG for one of another stage.
 int training_save(struct training *training, const char *directory, const char *stage, double minutes,
                   uint64_t seed, struct fault_note *why);
 int training_load(struct training *training, const char *directory, const char *stage, int *found,
@@ -77,7 +76,7 @@ int training_load(struct training *training, const char *directory, const char *
 struct training_job {
     const char *stage;             // "video" or "mr"
     const char *out;               // folder
-    const char *init;              // weights file to begin with (conditions: see weights_load); NULL: random
+    const char *init;              // weights file to begin with; NULL: random
     int plain_start;               // the random start of training_start_weights, not one that learns at once
     const char *backend;           // as for ops_find
     int threads;                   //
@@ -107,7 +106,7 @@ struct training_report {
 };
 
 // Runs until the end or until `progress` asks to stop; saves either way. Errors: CANCELLED after saving;
-// CONFIG when the folder holds a run of another stage, seed or network; those of all the parts.
+// CONFIG when the folder holds a run of another stage or seed; those of all the parts.
 int training_run(const struct training_job *job, struct training_report *report, struct fault_note *why);
 
 #endif

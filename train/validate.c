@@ -111,15 +111,11 @@ static int validate_item(struct model *model, const struct corpus_item *item, in
                          struct fault_note *why)
 {
     struct check check = {0};
-    struct sr_sampling sampling = {VALIDATE_FACTOR, 1, VALIDATE_FACTOR};
-    int finest = item->spacing_um[0] < item->spacing_um[1] ? item->spacing_um[0] : item->spacing_um[1];
-    if (finest > 0 && item->spacing_um[2] > 0)
-        sampling.ratio = (double)VALIDATE_FACTOR * item->spacing_um[2] / finest;
     int rc = cut(&check, item, crop, why);
     if (rc == 0) {
         degrade(&check);
         rc = interpolate_planes(model, check.stack, check.depth, check.size[1], check.size[0], check.planes,
-                                check.n_planes, &sampling, limits, check.residual, why);
+                                check.n_planes, limits, check.residual, why);
     }
     if (rc == 0)
         score(&check, result);

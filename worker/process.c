@@ -130,18 +130,18 @@ static void say_result(const struct sr_report *report, char *out, size_t size)
 }
 
 // Everything that decides what is written and is not source, weights or algorithm revision.
-static void say_parameters(const struct process_options *options, const struct net *net, double step_mm,
+static void say_parameters(const struct process_options *options, double step_mm,
                            const struct sr_report *report, char *out, size_t size)
 {
     char recipe[512];
     if (sr_recipe_say(&options->recipe, recipe, sizeof recipe, NULL) != 0)
         snprintf(recipe, sizeof recipe, "unnamed");
     snprintf(out, size,
-             "network=%s;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
+             "network=P0;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
              "step_mm=%.9g%s%s",
-             net->config.conditions > 0 ? "P1" : "P0", report->backend, options->engine.finetune,
-             report->steps_done, (unsigned long long)options->engine.seed, options->engine.choose,
-             options->engine.clip, step_mm, recipe[0] != '\0' ? ";recipe=" : "", recipe);
+             report->backend, options->engine.finetune, report->steps_done,
+             (unsigned long long)options->engine.seed, options->engine.choose, options->engine.clip, step_mm,
+             recipe[0] != '\0' ? ";recipe=" : "", recipe);
     // no pixels, but other bytes: they may not come under the same UID
     size_t n = strlen(out);
     if (options->number_offset != DERIVE_NUMBER_OFFSET && n < size)
@@ -276,12 +276,9 @@ int process_stack(struct reader *reader, size_t item, const struct process_optio
     const struct source_item *stack = reader_item(reader, item);
     struct stack_work work = {0};
     struct net net;
-    struct net_config config = net_config_p0();
     memset(outcome, 0, sizeof *outcome);
+    net_init(&net, net_config_p0());
     int rc = load(reader, item, options, &work, why);
-    if (rc == 0)
-        rc = weights_config(options->engine.weights_path, &config, why);
-    net_init(&net, config);
     float *parameters = rc == 0 ? malloc(net.n_parameters * sizeof *parameters) : NULL;
     if (rc == 0 && parameters == NULL)
         rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu parameters", (size_t)net.n_parameters);
@@ -311,7 +308,7 @@ int process_stack(struct reader *reader, size_t item, const struct process_optio
         outcome->n_planes = work.images.n_planes;
         outcome->step_mm = work.images.step_mm;
         say_result(&outcome->report, outcome->note, sizeof outcome->note);
-        say_parameters(options, &net, work.images.step_mm, &outcome->report, outcome->parameters,
+        say_parameters(options, work.images.step_mm, &outcome->report, outcome->parameters,
                        sizeof outcome->parameters);
         rc = derive_all(reader, item, options, directory, &work, outcome, why);
     }

@@ -11,8 +11,6 @@
 
 static const struct net_config toy = {
     .channels = 6, .blocks = 2, .hidden = 9, .hidden_layers = 2, .dilation = 2};
-static const struct net_config toy_conditioned = {
-    .channels = 6, .blocks = 2, .hidden = 9, .hidden_layers = 2, .dilation = 2, .conditions = NET_CONDITIONS};
 
 static void open_model(struct model *model, const struct sr_ops *ops, struct net_config config, int threads,
                        uint64_t seed)
@@ -66,14 +64,14 @@ static double mean_y(struct trainer *trainer)
 }
 
 // Central differences against the backward pass, some values of every tensor.
-static void run_differences(struct net_config config)
+static void finite_differences(void)
 {
     enum { VALUES_PER_TENSOR = 12 };
     struct fault_note why = {0};
     struct model model;
     struct trainer trainer;
     const double step = 1e-5;
-    open_model(&model, ops_ref64(), config, 1, 5);
+    open_model(&model, ops_ref64(), toy, 1, 5);
     open_trainer(&trainer, &model, (struct sr_extent){1, 3, 8, 9}, 1, -9, -8);
     mean_y(&trainer);
     CHECK_OK(trainer_backward(&trainer, 0, &why));
@@ -106,17 +104,6 @@ static void run_differences(struct net_config config)
     model_close(&model);
 }
 
-static void finite_differences(void)
-{
-    run_differences(toy);
-}
-
-// The weights of the conditions, four of the ten columns of imnet.layers.0.weight, are among the values.
-static void finite_differences_conditioned(void)
-{
-    run_differences(toy_conditioned);
-}
-
 static void key_bias_is_inert(void)
 {
     struct fault_note why = {0};
@@ -136,15 +123,13 @@ static void key_bias_is_inert(void)
     model_close(&model);
 }
 
-static const struct sr_sampling sampling = {4, 0.8, 5};
-
 static float *interpolate(struct model *model, const float *stack, int d, int h, int w,
                           const struct sr_plane *planes, size_t n_planes, size_t memory_bytes)
 {
     struct fault_note why = {0};
     struct interpolate_limits limits = {.memory_bytes = memory_bytes, .phase = "test"};
     float *out = support_alloc(n_planes * (size_t)h * (size_t)w * sizeof *out);
-    CHECK_OK(interpolate_planes(model, stack, d, h, w, planes, n_planes, &sampling, &limits, out, &why));
+    CHECK_OK(interpolate_planes(model, stack, d, h, w, planes, n_planes, &limits, out, &why));
     CHECK(limits.workspace_bytes <= memory_bytes);
     return out;
 }
@@ -180,62 +165,6 @@ static void order_cpu(void)
     run_order("cpu", net_config_p0());
 }
 
-static void order_conditioned_cpu(void)
-{
-    run_order("cpu", net_config_p1());
-}
-
-// A file of P0 in a network with conditions: the same bits as in P0, however the stack was sampled. As soon
-// as the conditions have weights, each of them counts.
-static void run_unconditioned_weights(const char *backend, struct net_config narrow)
-{
-    enum { D = 3, H = 9, W = 10, N = 4, SIZE = N * H * W };
-    const struct sr_plane planes[N] = {{0, 0.5}, {1, 0.25}, {2, 0}, {0, 0}};
-    const struct sr_sampling others[] = {{3, 0.8, 5}, {4, 0, 5}, {4, 0.8, 1}};
-    struct fault_note why = {0};
-    struct interpolate_limits limits = {.memory_bytes = plenty, .phase = "test"};
-    struct model model, wide;
-    struct net_config config = narrow;
-    config.conditions = NET_CONDITIONS;
-    open_model(&model, support_ops(backend), narrow, 0, 3);
-    open_model(&wide, support_ops(backend), config, 0, 3);
-    float *p = support_parameters(&model.net, 3), *q = support_random(9, wide.net.n_parameters, -1, 1);
-    CHECK_OK(weights_save("narrow.safetensors", &model.net, p, NULL, &why));
-    CHECK_OK(weights_load("narrow.safetensors", &wide.net, q, NULL, &why));
-    CHECK_OK(model_set_parameters(&wide, q, &why));
-    float *stack = support_random(1, (size_t)D * H * W, 0, 1);
-    float *want = interpolate(&model, stack, D, H, W, planes, N, plenty);
-    float *got = interpolate(&wide, stack, D, H, W, planes, N, plenty);
-    support_equal("in a network with conditions", got, want, SIZE);
-    const struct net_linear *first = &wide.net.linears[0];
-    for (int out = 0; out < first->n_out; out++)
-        for (int k = 0; k < NET_CONDITIONS; k++)
-            q[first->weight + (size_t)(out * first->n_in + config.channels + k)] =
-                0.1F * (float)((out * 5 + k * 3) % 7 - 3);
-    CHECK_OK(model_set_parameters(&wide, q, &why));
-    float *conditioned = interpolate(&wide, stack, D, H, W, planes, N, plenty);
-    CHECK(support_differ(conditioned, want, SIZE));
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        CHECK_OK(interpolate_planes(&wide, stack, D, H, W, planes, N, &others[i], &limits, got, &why));
-        CHECK(support_differ(got, conditioned, SIZE));
-    }
-    float *all[] = {p, q, stack, want, got, conditioned};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        free(all[i]);
-    model_close(&model);
-    model_close(&wide);
-}
-
-static void unconditioned_weights_ref(void)
-{
-    run_unconditioned_weights("ref", toy);
-}
-
-static void unconditioned_weights_cpu(void)
-{
-    run_unconditioned_weights("cpu", net_config_p0());
-}
-
 // Tiles with their halo against the whole plane at once, with map_bytes for maps and results. limit 0: the
 // same bits.
 static void run_tiled(const char *backend, struct net_config config, int d, int h, int w, size_t map_bytes,
@@ -252,15 +181,14 @@ static void run_tiled(const char *backend, struct net_config config, int d, int 
     float *tiled = interpolate(&model, stack, d, h, w, planes, 3, memory_bytes);
     struct interpolate_limits limits = {.memory_bytes = plenty, .phase = "test"};
     struct fault_note why = {0};
-    CHECK_OK(interpolate_planes(&model, stack, d, h, w, planes, 3, &sampling, &limits, whole, &why));
+    CHECK_OK(interpolate_planes(&model, stack, d, h, w, planes, 3, &limits, whole, &why));
     CHECK(limits.workspace_bytes > memory_bytes); // so the other run did have to tile
     if (limit > 0)
         support_close("tiled", tiled, whole, n, limit, 0);
     else
         support_equal("tiled", tiled, whole, n);
     limits.memory_bytes = 1 << 12;
-    CHECK_FAULT(interpolate_planes(&model, stack, d, h, w, planes, 3, &sampling, &limits, whole, &why),
-                FAULT_NO_MEMORY);
+    CHECK_FAULT(interpolate_planes(&model, stack, d, h, w, planes, 3, &limits, whole, &why), FAULT_NO_MEMORY);
     free(whole);
     free(tiled);
     free(stack);
@@ -410,12 +338,12 @@ static void overfit_cpu(void)
     model_close(&model);
 }
 
-static float *trained(struct net_config config, int threads)
+static float *trained(int threads)
 {
     struct fault_note why = {0};
     struct model model;
     struct trainer trainer;
-    open_model(&model, support_ops("cpu"), config, threads, 2);
+    open_model(&model, support_ops("cpu"), net_config_p0(), threads, 2);
     open_trainer(&trainer, &model, (struct sr_extent){2, 3, 19, 30}, 2, 0, 1);
     for (int step = 0; step < 3; step++) {
         CHECK_OK(trainer_forward(&trainer, &why));
@@ -430,14 +358,14 @@ static float *trained(struct net_config config, int threads)
 }
 
 // Training gives the same bits again, and whatever the number of threads.
-static void run_repeatable(struct net_config config)
+static void repeatable_cpu(void)
 {
     struct net net;
-    net_init(&net, config);
-    float *one = trained(config, 1), *start = support_parameters(&net, 2);
+    net_init(&net, net_config_p0());
+    float *one = trained(1), *start = support_parameters(&net, 2);
     CHECK(support_differ(one, start, net.n_parameters));
     for (int threads = 2; threads <= 5; threads += 3) {
-        float *other = trained(config, threads);
+        float *other = trained(threads);
         support_equal("parameters after three steps", other, one, net.n_parameters);
         free(other);
     }
@@ -445,25 +373,11 @@ static void run_repeatable(struct net_config config)
     free(start);
 }
 
-static void repeatable_cpu(void)
-{
-    run_repeatable(net_config_p0());
-}
-
-static void repeatable_conditioned_cpu(void)
-{
-    run_repeatable(net_config_p1());
-}
-
 static const struct test tests[] = {
     {"model.finite_differences.ref64", finite_differences},
-    {"model.finite_differences_conditioned.ref64", finite_differences_conditioned},
     {"model.key_bias_is_inert.ref64", key_bias_is_inert},
     {"model.order_of_planes.ref", order_ref},
     {"model.order_of_planes.cpu", order_cpu},
-    {"model.order_of_planes_conditioned.cpu", order_conditioned_cpu},
-    {"model.unconditioned_weights.ref", unconditioned_weights_ref},
-    {"model.unconditioned_weights.cpu", unconditioned_weights_cpu},
     {"model.tiled_equals_whole.ref", tiled_ref},
     {"model.tiled_equals_whole.cpu", tiled_cpu},
     {"model.zero_last_layer_adds_nothing.ref", zero_ref},
@@ -473,7 +387,6 @@ static const struct test tests[] = {
     {"model.constant_in_plane.cpu", constant_cpu},
     {"model.overfits_one_patch.cpu", overfit_cpu},
     {"model.repeatable_for_any_threads.cpu", repeatable_cpu},
-    {"model.repeatable_for_any_threads_conditioned.cpu", repeatable_conditioned_cpu},
 };
 
 TEST_MAIN(tests)

@@ -22,8 +22,7 @@ struct pair {
     size_t voxels;
 };
 
-static void open_pair_of(struct pair *pair, const char *backend, struct net_config config,
-                         struct sr_extent extent)
+static void open_pair(struct pair *pair, const char *backend, struct sr_extent extent)
 {
     struct fault_note why = {0};
     const char *names[2] = {backend, "ref"};
@@ -36,18 +35,13 @@ static void open_pair_of(struct pair *pair, const char *backend, struct net_conf
     for (int i = 0; i < 2; i++) {
         const struct sr_ops *ops =
             strcmp(names[i], "cuda_on_host") == 0 ? ops_cuda_on_host() : support_ops(names[i]);
-        CHECK_OK(model_open(&pair->model[i], ops, config, 0, &why));
+        CHECK_OK(model_open(&pair->model[i], ops, net_config_p0(), 0, &why));
     }
     pair->parameters = support_parameters(&pair->model[0].net, 11);
     for (int i = 0; i < 2; i++)
         CHECK_OK(model_set_parameters(&pair->model[i], pair->parameters, &why));
     pair->extent = extent;
     pair->voxels = (size_t)extent.n * (size_t)extent.d * (size_t)extent.h * (size_t)extent.w;
-}
-
-static void open_pair(struct pair *pair, const char *backend, struct sr_extent extent)
-{
-    open_pair_of(pair, backend, net_config_p0(), extent);
 }
 
 static void close_pair(struct pair *pair)
@@ -156,8 +150,7 @@ static void check_conv_back(const char *backend, struct sr_extent extent, int in
     close_pair(&pair);
 }
 
-// Planes in no helpful order: every slice of every stack, several between the same two slices, one twice; no
-// two of the others sampled alike.
+// Planes in no helpful order: every slice of every stack, several between the same two slices, one twice.
 static float *make_planes(struct sr_extent extent, int *n)
 {
     struct random_stream stream = random_open(9, 9, 9);
@@ -170,23 +163,19 @@ static float *make_planes(struct sr_extent extent, int *n)
                 plane[0] = (float)stack;
                 plane[1] = (float)slice;
                 plane[2] = slice + 1 < extent.d && k > 0 ? (float)random_unit(&stream) : 0;
-                ops_put_sampling((struct sr_sampling){1 + 9 * random_unit(&stream), 2 * random_unit(&stream),
-                                                      0.5 + 12 * random_unit(&stream)},
-                                 plane);
             }
     memcpy(planes + SR_PLANE_FLOATS * (size_t)(*n)++, planes, SR_PLANE_FLOATS * sizeof *planes);
     return planes;
 }
 
-static void check_decode(const char *backend, struct net_config config, struct sr_extent extent, int back,
-                         int whole)
+static void check_decode(const char *backend, struct sr_extent extent, int back, int whole)
 {
     struct fault_note why = {0};
     struct pair pair;
     struct sr_buffer *features[2], *stack[2], *places[2], *y[2], *dfeatures[2], *gradients[2];
     struct sr_window window = {0, 0, extent.h, extent.w};
     int n_planes;
-    open_pair_of(&pair, backend, config, extent);
+    open_pair(&pair, backend, extent);
     if (!whole)
         window = (struct sr_window){extent.h / 3, extent.w / 4, (extent.h + 1) / 2, (extent.w + 1) / 2};
     const struct net *net = &pair.model[0].net;
@@ -345,16 +334,6 @@ static void check_cut(const char *backend, struct sr_extent extent)
                                         planes[i], target[i], &why));
     compare_two(&pair, "stack", stack, (size_t)SAMPLES * SLICES * 30);
     compare_two(&pair, "planes", planes, (size_t)n_planes * SR_PLANE_FLOATS);
-    float *got = support_values(pair.model[0].ops, pair.model[0].device, planes[0],
-                                (size_t)n_planes * SR_PLANE_FLOATS);
-    for (int i = 0; i < n_planes; i++) { // what each plane says of its sample
-        const struct sr_cut *cut = &cuts[i / ((SLICES - 1) * TARGETS)];
-        const float *plane = got + (ptrdiff_t)i * SR_PLANE_FLOATS;
-        CHECK_NEAR(exp2(3 * (double)plane[SR_PLANE_FACTOR]), cut->factor, 1e-5);
-        CHECK_NEAR((double)plane[SR_PLANE_THICKNESS] * cut->factor, (double)cut->fwhm, 1e-5);
-        CHECK_NEAR(exp2(3 * (double)plane[SR_PLANE_RATIO]), cut->factor, 1e-5);
-    }
-    free(got);
     compare_two(&pair, "target", target, (size_t)n_planes * 30);
     free_two(&pair, volume);
     free_two(&pair, stack);
@@ -427,26 +406,14 @@ static void op_conv_back(const char *backend, struct sr_extent e)
 
 static void op_decode(const char *backend, struct sr_extent e)
 {
-    check_decode(backend, net_config_p0(), e, 0, 1);
-    check_decode(backend, net_config_p0(), e, 0, 0);
+    check_decode(backend, e, 0, 1);
+    check_decode(backend, e, 0, 0);
 }
 
 static void op_decode_back(const char *backend, struct sr_extent e)
 {
-    check_decode(backend, net_config_p0(), e, 1, 1);
-    check_decode(backend, net_config_p0(), e, 1, 0);
-}
-
-static void op_decode_conditioned(const char *backend, struct sr_extent e)
-{
-    check_decode(backend, net_config_p1(), e, 0, 1);
-    check_decode(backend, net_config_p1(), e, 0, 0);
-}
-
-static void op_decode_conditioned_back(const char *backend, struct sr_extent e)
-{
-    check_decode(backend, net_config_p1(), e, 1, 1);
-    check_decode(backend, net_config_p1(), e, 1, 0);
+    check_decode(backend, e, 1, 1);
+    check_decode(backend, e, 1, 0);
 }
 
 // Until a GPU has run the cuda backend it must be asked for by name.
@@ -510,8 +477,6 @@ static void cuda_says_why_not(void)
     RUN_SHAPES(op_conv_back, backend)                                                                        \
     RUN_SHAPES(op_decode, backend)                                                                           \
     RUN_SHAPES(op_decode_back, backend)                                                                      \
-    RUN_SHAPES(op_decode_conditioned, backend)                                                               \
-    RUN_SHAPES(op_decode_conditioned_back, backend)                                                          \
     RUN(check_loss, backend, 3)                                                                              \
     RUN(check_adam, backend, 0)                                                                              \
     RUN(check_average, backend, 3)                                                                           \
@@ -531,8 +496,6 @@ static void cuda_says_why_not(void)
     NAME_SHAPES("conv_head_back", op_conv_head_back, backend)                                                \
     NAME_SHAPES("conv_back", op_conv_back, backend)                                                          \
     NAME_SHAPES("decode", op_decode, backend)                                                                \
-    NAME_SHAPES("decode_conditioned", op_decode_conditioned, backend)                                        \
-    NAME_SHAPES("decode_conditioned_back", op_decode_conditioned_back, backend)                              \
     NAME_SHAPES("decode_back", op_decode_back, backend){"op.loss_l1." #backend ".2x3x9x17",                  \
                                                         check_loss_##backend##_3},                           \
         {"op.adam." #backend ".arena", check_adam_##backend##_0},                                            \

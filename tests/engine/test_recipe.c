@@ -567,7 +567,6 @@ static void dies_at_every_file_call(void)
 // --------------------------------------------------------------------------------------------- use
 
 enum { ROWS = 29, COLUMNS = 33, PLANES = 9 };
-static const struct sr_sampling sampling = {4, 1, 4};
 
 static const struct sr_plane wanted[PLANES] = {{0, 0},   {0, 0.25}, {1, 0},   {1, 0.5}, {2, 0},
                                                {2, 0.9}, {3, 0},    {3, 0.5}, {4, 0}};
@@ -600,20 +599,19 @@ static void refused_memory(void)
     CHECK_OK(model_open(&model, support_ops("ref"), toy, 1, &why));
     float *parameters = support_parameters(&model.net, 5);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
-    CHECK_OK(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &sampling, &how, whole, &why));
+    CHECK_OK(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &how, whole, &why));
     struct sr_ops stingy = *model.ops;
     const struct sr_ops *real = model.ops;
     stingy.buffer_new = stingy_buffer;
     model.ops = &stingy;
     most_values = (size_t)3 * BIG * BIG * (size_t)toy.channels / 2;
-    CHECK_OK(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &sampling, &how, parts, &why));
+    CHECK_OK(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &how, parts, &why));
     printf("%d refusals\n", n_refused);
     CHECK(n_refused > 0);
     support_close("in smaller tiles", parts, whole, size, 1e-5, 1e-6);
     most_values = 10;
     n_refused = 0;
-    CHECK_INT(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &sampling, &how, parts, &why),
-              FAULT_NO_MEMORY);
+    CHECK_INT(interpolate_planes(&model, stack, 3, BIG, BIG, planes, 2, &how, parts, &why), FAULT_NO_MEMORY);
     CHECK_STR(why.text, "refusal 1");
     CHECK(n_refused > 1);
     model.ops = real;
@@ -638,8 +636,8 @@ static float *use(const float *stack, const struct sr_plane *planes, int n_plane
     float *parameters = support_parameters(&model.net, 5);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
     float *residual = support_random(9, (size_t)n_planes * ROWS * COLUMNS, 5, 6); // to be overwritten
-    CHECK_OK(interpolate_planes(&model, stack, 5, ROWS, COLUMNS, planes, (size_t)n_planes, &sampling, &how,
-                                residual, &why));
+    CHECK_OK(
+        interpolate_planes(&model, stack, 5, ROWS, COLUMNS, planes, (size_t)n_planes, &how, residual, &why));
     model_close(&model);
     free(parameters);
     return residual;

@@ -9,27 +9,25 @@
 
 enum { N = 2, D = 3, H = 9, W = 17, PLANES = 6, VOLUME = 4 * 13 * 10, POSITIONS = 7, PLANE = 13 * 10 };
 
-static void make_golden(int is_conditioned)
+static void make_golden(void)
 {
     char command[1200];
-    snprintf(command, sizeof command, "/usr/bin/python3 '%s/torch_golden.py' '%s/bench' . %s",
-             ISOSLICE_TESTS_ENGINE, support_shared(), is_conditioned ? "conditioned" : "");
+    snprintf(command, sizeof command, "/usr/bin/python3 '%s/torch_golden.py' '%s/bench' .",
+             ISOSLICE_TESTS_ENGINE, support_shared());
     CHECK_INT(system(command), 0);
 }
 
-static void run_gradients(const char *backend, int is_conditioned)
+static void run_gradients(const char *backend)
 {
     struct fault_note why = {0};
     struct model model;
     struct trainer trainer;
     struct sr_extent extent = {N, D, H, W};
-    struct net_config config;
-    make_golden(is_conditioned);
+    make_golden();
     const struct sr_ops *ops = support_ops(backend);
-    CHECK_OK(weights_config("weights.safetensors", &config, &why));
-    CHECK_OK(model_open(&model, ops, config, 0, &why));
+    CHECK_OK(model_open(&model, ops, net_config_p0(), 0, &why));
     size_t n = model.net.n_parameters;
-    CHECK_INT(n, is_conditioned ? 2110721 : 2109697);
+    CHECK_INT(n, 2109697);
     float *parameters = support_alloc(n * sizeof *parameters), *want = support_alloc(n * sizeof *want);
     struct weights_metadata metadata = {0};
     CHECK_OK(weights_load("weights.safetensors", &model.net, parameters, &metadata, &why));
@@ -65,11 +63,11 @@ static void run_gradients(const char *backend, int is_conditioned)
         free(all[i]);
 }
 
-static void run_interpolate(const char *backend, int is_conditioned)
+static void run_interpolate(const char *backend)
 {
     struct fault_note why = {0};
     struct sr_report report;
-    make_golden(is_conditioned);
+    make_golden();
     float *volume = support_read_floats("volume.f32", VOLUME);
     float *positions = support_read_floats("positions.f32", POSITIONS);
     float *want = support_read_floats("result.f32", (size_t)POSITIONS * PLANE);
@@ -102,7 +100,7 @@ static void run_interpolate(const char *backend, int is_conditioned)
 static void spline(void)
 {
     struct fault_note why = {0};
-    make_golden(0);
+    make_golden();
     float *volume = support_read_floats("volume.f32", VOLUME),
           *got = support_alloc(sizeof *got * POSITIONS * PLANE);
     float *positions = support_read_floats("positions.f32", POSITIONS);
@@ -123,35 +121,29 @@ static void spline(void)
     free(volume);
 }
 
-#define BOTH(backend)                                                                                        \
-    static void gradients_##backend(void)                                                                    \
-    {                                                                                                        \
-        run_gradients(#backend, 0);                                                                          \
-    }                                                                                                        \
-    static void gradients_conditioned_##backend(void)                                                        \
-    {                                                                                                        \
-        run_gradients(#backend, 1);                                                                          \
-    }                                                                                                        \
-    static void interpolate_##backend(void)                                                                  \
-    {                                                                                                        \
-        run_interpolate(#backend, 0);                                                                        \
-    }                                                                                                        \
-    static void interpolate_conditioned_##backend(void)                                                      \
-    {                                                                                                        \
-        run_interpolate(#backend, 1);                                                                        \
-    }
-BOTH(ref)
-BOTH(cpu)
+static void gradients_ref(void)
+{
+    run_gradients("ref");
+}
+
+static void interpolate_ref(void)
+{
+    run_interpolate("ref");
+}
+
+static void gradients_cpu(void)
+{
+    run_gradients("cpu");
+}
+
+static void interpolate_cpu(void)
+{
+    run_interpolate("cpu");
+}
 
 static const struct test tests[] = {
-    {"model.torch.gradients.ref", gradients_ref},
-    {"model.torch.interpolate.ref", interpolate_ref},
-    {"model.torch.gradients.cpu", gradients_cpu},
-    {"model.torch.interpolate.cpu", interpolate_cpu},
-    {"model.torch.gradients_conditioned.ref", gradients_conditioned_ref},
-    {"model.torch.gradients_conditioned.cpu", gradients_conditioned_cpu},
-    {"model.torch.interpolate_conditioned.ref", interpolate_conditioned_ref},
-    {"model.torch.interpolate_conditioned.cpu", interpolate_conditioned_cpu},
+    {"model.torch.gradients.ref", gradients_ref}, {"model.torch.interpolate.ref", interpolate_ref},
+    {"model.torch.gradients.cpu", gradients_cpu}, {"model.torch.interpolate.cpu", interpolate_cpu},
     {"model.scipy.cubic_spline", spline},
 };
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients of one training batch from PyTorch.
 
-usage: torch_batch.py BENCH N D H W     BENCH: folder of sainr_ref.py; run where weights.safetensors (P0 or P1) and, as raw
-little-endian float32, stack [N,D,H,W], planes [P,6] (stack, slice, t, three conditions) and target [P,H,W] lie
+usage: torch_batch.py BENCH N D H W     BENCH: folder of sainr_ref.py; run where weights.safetensors and, as raw little-endian
+float32, stack [N,D,H,W], planes [P,3] (stack, slice, t) and target [P,H,W] lie
 Writes gradients.safetensors (of the mean L1 against target) and y.f32 [P,H,W]. Ends with 1 where a ReLU's input or
 y - target comes so near to zero that rounding decides its sign, and with it the gradient: other weights are needed.
 """
@@ -18,11 +18,10 @@ import sainr_ref  # noqa: E402
 
 n, d, h, w = (int(v) for v in sys.argv[2:6])
 torch.set_num_threads(1)
-weights = sainr_ref.load_safetensors('weights.safetensors')[0]
-net = torch_files.network(sainr_ref, weights['imnet.layers.0.weight'].shape[1] == 68)
-net.load_state_dict(weights)
+net = sainr_ref.SAINR()
+net.load_state_dict(sainr_ref.load_safetensors('weights.safetensors')[0])
 stack = torch.from_numpy(np.fromfile('stack.f32', '<f4').reshape(n, 1, d, h, w).transpose(0, 1, 4, 3, 2).copy())
-planes = np.fromfile('planes.f32', '<f4').reshape(-1, 6).tolist()
+planes = np.fromfile('planes.f32', '<f4').reshape(-1, 3).tolist()
 target = torch.from_numpy(np.fromfile('target.f32', '<f4').reshape(-1, h, w).transpose(0, 2, 1).copy())
 nearest = []
 for module in net.modules():

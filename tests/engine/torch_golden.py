@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden values of the network from PyTorch, for test_torch.c.
 
-usage: torch_golden.py BENCH OUT [conditioned]     BENCH: folder of sainr_ref.py; OUT: an existing folder
+usage: torch_golden.py BENCH OUT     BENCH: folder of sainr_ref.py; OUT: an existing folder
 Writes weights.safetensors, gradients.safetensors (of the mean L1 against target), and raw little-endian float32:
-stack [N,D,H,W], planes [P,6] (stack, slice, t, log2(n)/3, thickness/spacing, log2(ratio)/3), target and y [P,H,W];
-volume [D,H,W], positions [K], result [K,H,W] of sainr_ref.interpolate; spline [K,H,W], scipy's cubic B-spline of the
-volume. Seed 5; sizes stand below. With `conditioned` the network is P1, the decoder having 68 inputs.
+stack [N,D,H,W], planes [P,3] (stack, slice, t), target and y [P,H,W]; volume [D,H,W], positions [K], result [K,H,W]
+of sainr_ref.interpolate; spline [K,H,W], scipy's cubic B-spline of the volume. Seed 5; sizes stand below.
 """
 import os
 import sys
@@ -17,19 +16,8 @@ from scipy import ndimage
 import torch_files
 
 BENCH, OUT = sys.argv[1], sys.argv[2]
-CONDITIONED = sys.argv[3:] == ['conditioned']
 sys.path.insert(0, BENCH)
 import sainr_ref  # noqa: E402
-
-
-def interpolate(net, volume, positions, sampling):
-    """sainr_ref.interpolate with conditions."""
-    low, high = float(volume.min()), float(volume.max())
-    x = torch.from_numpy(((volume - low) / (high - low)).astype(np.float32).transpose(2, 1, 0)[None, None].copy())
-    with torch.no_grad():
-        features = net.features(x)
-        y = [torch_files.decode_plane(net, x, features, int(p), p - int(p), sampling)[0].clamp(0, 1) for p in positions]
-    return torch.stack(y).numpy().transpose(0, 2, 1) * (high - low) + low
 
 
 def save(name, tensors):
@@ -42,7 +30,7 @@ def raw(name, array):
 
 torch.manual_seed(5)
 torch.set_num_threads(1)
-net = torch_files.network(sainr_ref, CONDITIONED)
+net = sainr_ref.SAINR()
 with torch.no_grad():
     net.attentionLayer.q.weight *= 4
     net.attentionLayer.k.weight *= 4
@@ -50,14 +38,13 @@ with torch.no_grad():
 
 n, d, h, w = 2, 3, 9, 17  # one side below the window of 13, one above
 planes = [(0, 0, 0.25), (0, 0, 0.5), (0, 1, 0.75), (0, 2, 0.0), (1, 0, 0.0), (1, 1, 0.3125)]
-samplings = [(0.1 + 0.2 * i, 1.2 - 0.25 * i, (0.9, -0.3)[i % 2]) for i in range(len(planes))]
 stack = torch.rand(n, 1, w, h, d)
 target = torch.rand(len(planes), w, h)
-y = torch_files.decode(net, stack, np.hstack([planes, samplings]).tolist())
+y = torch_files.decode(net, stack, planes)
 save('weights.safetensors', net.state_dict())
 torch_files.save_gradients(os.path.join(OUT, 'gradients.safetensors'), net, y, target)
 raw('stack.f32', stack[:, 0].numpy().transpose(0, 3, 2, 1))
-raw('planes.f32', np.hstack([planes, samplings]))
+raw('planes.f32', np.array(planes))
 raw('target.f32', target.numpy().transpose(0, 2, 1))
 raw('y.f32', y.detach().numpy().transpose(0, 2, 1))
 
@@ -65,10 +52,7 @@ volume = (np.random.RandomState(5).rand(4, 13, 10) * 900 + 40).astype(np.float32
 positions = [0, 0.25, 0.5, 1, 1.625, 2.75, 3]
 raw('volume.f32', volume)
 raw('positions.f32', np.array(positions))
-# test_torch.c's stack: 7 planes over 3 slice distances, unknown thickness, slices 4 pixels apart
-sampling = [np.log2((len(positions) - 1) / 3) / 3, 1, np.log2(4) / 3]
-raw('result.f32', interpolate(net, volume, positions, sampling) if CONDITIONED
-    else sainr_ref.interpolate(net, volume, positions))
+raw('result.f32', sainr_ref.interpolate(net, volume, positions))
 coefficients = ndimage.spline_filter1d(volume.astype(np.float64), 3, axis=0, mode='mirror')
 grid = np.meshgrid(positions, np.arange(13), np.arange(10), indexing='ij')
 # interpolation along the slice axis alone: the in-plane coordinates are whole, so filter those axes as well

@@ -31,13 +31,6 @@ static struct net_config small_net(void)
     return (struct net_config){.channels = 8, .blocks = 2, .hidden = 12, .hidden_layers = 2, .dilation = 2};
 }
 
-static struct net_config small_conditioned(void)
-{
-    struct net_config config = small_net();
-    config.conditions = NET_CONDITIONS;
-    return config;
-}
-
 static struct trained train(const struct sr_ops *ops, struct net_config config)
 {
     struct fault_note why = {0};
@@ -89,9 +82,9 @@ static void free_trained(struct trained *trained)
 }
 
 // Parameters have a wider limit: Adam makes a whole step of a gradient that is zero but for its rounding.
-static void compare_training(const char *name, struct net_config config)
+static void check_training(const char *name)
 {
-    struct trained got = train(backend(name), config), want = train(support_ops("ref"), config);
+    struct trained got = train(backend(name), small_net()), want = train(support_ops("ref"), small_net());
     CHECK_INT(got.n_parameters, want.n_parameters);
     support_close("losses", got.losses, want.losses, STEPS, 1e-4, 0);
     support_close("y", got.y, want.y, got.n_y, 1e-4, 0);
@@ -101,34 +94,15 @@ static void compare_training(const char *name, struct net_config config)
     free_trained(&want);
 }
 
-static void check_training(const char *name)
+static void check_repeatable(const char *name)
 {
-    compare_training(name, small_net());
-}
-
-static void check_training_conditioned(const char *name)
-{
-    compare_training(name, small_conditioned());
-}
-
-static void compare_repeats(const char *name, struct net_config config)
-{
+    struct net_config config = strcmp(name, "cuda") == 0 ? net_config_p0() : small_net();
     struct trained a = train(backend(name), config), b = train(backend(name), config);
     support_equal("losses", a.losses, b.losses, STEPS);
     support_equal("gradients", a.gradients, b.gradients, a.n_parameters);
     support_equal("parameters", a.parameters, b.parameters, a.n_parameters);
     free_trained(&a);
     free_trained(&b);
-}
-
-static void check_repeatable(const char *name)
-{
-    compare_repeats(name, strcmp(name, "cuda") == 0 ? net_config_p0() : small_net());
-}
-
-static void check_repeatable_conditioned(const char *name)
-{
-    compare_repeats(name, strcmp(name, "cuda") == 0 ? net_config_p1() : small_conditioned());
 }
 
 // One plane that is longer than a chunk and one more: borders of the chunks lie within rows. A volume
@@ -144,8 +118,7 @@ static void check_chunks(const char *name)
           *rows = support_random(6, (size_t)8 * 2 * 9, -1, 1);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
     size_t width = (size_t)e.w, n = width * 8 * 2 * 9, n_y = width * 2 * 9;
-    float *features = support_alloc(n * sizeof *features),
-          planes[2 * SR_PLANE_FLOATS] = {0, 0, 0.25F, [SR_PLANE_FLOATS] = 0, 1, 0};
+    float *features = support_alloc(n * sizeof *features), planes[] = {0, 0, 0.25F, 0, 1, 0};
     for (size_t i = 0; i < n; i++)
         features[i] = rows[i / width];
     struct sr_buffer *from = support_buffer(ops, model.device, e, 8, features);
@@ -211,21 +184,15 @@ static void check_out_of_memory(const char *name)
         check_##name("cuda_on_host");                                                                        \
     }
 BOTH(training)
-BOTH(training_conditioned)
 BOTH(repeatable)
-BOTH(repeatable_conditioned)
 BOTH(chunks)
 BOTH(out_of_memory)
 
 static const struct test tests[] = {
     {"model.gpu.training.cuda", training_cuda},
     {"model.gpu.training.cuda_on_host", training_on_host},
-    {"model.gpu.training_conditioned.cuda", training_conditioned_cuda},
-    {"model.gpu.training_conditioned.cuda_on_host", training_conditioned_on_host},
     {"model.gpu.repeatable.cuda", repeatable_cuda},
     {"model.gpu.repeatable.cuda_on_host", repeatable_on_host},
-    {"model.gpu.repeatable_conditioned.cuda", repeatable_conditioned_cuda},
-    {"model.gpu.repeatable_conditioned.cuda_on_host", repeatable_conditioned_on_host},
     {"model.gpu.chunks.cuda", chunks_cuda},
     {"model.gpu.chunks.cuda_on_host", chunks_on_host},
     {"model.gpu.out_of_memory.cuda", out_of_memory_cuda},

@@ -37,7 +37,7 @@ def help_and_usage():
     assert 'second-round' in isoslice('train', 'subject', '--help')
     for command in ('train', 'eval', 'bench', 'convert-weights'):
         assert 'usage: isoslice ' + command in isoslice(command, '--help')
-    assert '--profile' in isoslice('train', 'mr', '--help') and '--conditioned' in isoslice('train', 'video', '--help')
+    assert '--profile' in isoslice('train', 'mr', '--help')
     for bad in (['train'], ['train', 'subjects'], ['train', 'mr', '--out', 'o'], ['train', 'mr', '--data', '.'],
                 ['train', 'mr', '--data', '.', '--out', 'o', '--factors', '8,2'],
                 ['train', 'video', '--data', '.', '--out', 'o', '--noise', '0.1'], ['eval'],
@@ -173,19 +173,6 @@ def weights_there_and_back():
     isoslice('convert-weights', 'a.pt', 'b.safetensors')
     isoslice('convert-weights', 'b.safetensors', 'b.pt')
     assert open('a.pt', 'rb').read() == open('b.pt', 'rb').read()
-    # the network with conditions, made by a step of training that begins with the one without
-    os.mkdir('data')
-    volume('data/a.nii', 48)
-    train = ['train', 'mr', '--data', 'data', '--out', 'run', '--init', 'a.safetensors', '--steps', '1', '--slices', '2',
-             '--crop', '16', '--factors', '2,3']
-    isoslice(*train, '--conditioned')
-    assert "of the network 'SA-INR P1', not 'SA-INR P0'" in isoslice(*train, code=2)
-    out = isoslice('convert-weights', 'run/weights.safetensors', 'p1.pt')
-    assert '2110721 parameters' in out, out
-    isoslice('convert-weights', 'p1.pt', 'p1.safetensors')
-    isoslice('convert-weights', 'p1.safetensors', 'again.pt')
-    assert open('p1.pt', 'rb').read() == open('again.pt', 'rb').read()
-    assert b'"architecture":"SA-INR P1"' in open('p1.safetensors', 'rb').read()
     assert 'WEIGHTS' in isoslice('convert-weights', sys.argv[0], 'c.pt', code=1)
 
 
