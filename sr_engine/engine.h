@@ -55,7 +55,7 @@ struct sr_options {
                          // SR_MEMORY_MOST
     const struct sr_recipe *recipe; // of the fine-tune and of use; NULL: sr_recipe_default(), and
                                     // sr_recipe_bare() where neither fine-tune nor choice is asked for
-    progress_fn progress; // may be NULL
+    progress_fn progress;           // may be NULL
     void *progress_user;
 };
 
