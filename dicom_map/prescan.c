@@ -554,16 +554,28 @@ static int judge_pixels(const struct walk *w)
     return 0;
 }
 
-int prescan_structure(const void *data, size_t size, struct prescan *out, struct fault_note *why)
+// At the first byte of data, with nothing found; NULL and why: no memory. Owner: the caller's (free).
+static struct walk *walk_new(const void *data, size_t size, struct prescan *found, struct fault_note *why)
 {
-    struct prescan found = {.samples = 1, .frames = 1};
     struct walk *w = calloc(1, sizeof *w);
-    if (w == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "cannot hold the state of a scan");
+    if (w == NULL) {
+        fault_set(why, FAULT_NO_MEMORY, "cannot hold the state of a scan");
+        return NULL;
+    }
+    *found = (struct prescan){.samples = 1, .frames = 1};
     w->data = data;
     w->size = size;
-    w->out = &found;
+    w->out = found;
     w->why = why;
+    return w;
+}
+
+int prescan_structure(const void *data, size_t size, struct prescan *out, struct fault_note *why)
+{
+    struct prescan found;
+    struct walk *w = walk_new(data, size, &found, why);
+    if (w == NULL)
+        return FAULT_NO_MEMORY;
     int rc = 0;
     int explicit_vr = 0;
     if (size < PREAMBLE + 4 || memcmp(w->data + PREAMBLE, "DICM", 4) != 0)
@@ -607,14 +619,10 @@ int prescan_memory(const void *data, size_t size, struct prescan *out, struct fa
 
 int prescan_dataset(const void *data, size_t size, int explicit_vr, struct fault_note *why)
 {
-    struct prescan found = {.samples = 1, .frames = 1};
-    struct walk *w = calloc(1, sizeof *w);
+    struct prescan found;
+    struct walk *w = walk_new(data, size, &found, why);
     if (w == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "cannot hold the state of a scan");
-    w->data = data;
-    w->size = size;
-    w->out = &found;
-    w->why = why;
+        return FAULT_NO_MEMORY;
     int rc = walk_dataset(w, explicit_vr);
     free(w);
     return rc;
