@@ -208,6 +208,23 @@ static void cases_are_refused(void)
     volume_done(&volume);
 }
 
+// What is done to a network's result: after a fine-tune as in a job, else only what the recipe asks for.
+static void recipes_of_methods(void)
+{
+    static const struct {
+        const char *text;
+        double consistency;
+    } cases[] = {{"base", 0},    {"some.safetensors", 0},  {"base:consistency=0.25", 0.25},
+                 {"tuned", 0.5}, {"tuned:rate=1e-3", 0.5}, {"tuned:consistency=0", 0}};
+    struct fault_note why = {0};
+    struct evaluate_method method;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        CHECK_OK(evaluate_method_of(cases[i].text, &method, &why));
+        CHECK_NEAR(method.recipe.consistency, cases[i].consistency, 0);
+    }
+    CHECK_FAULT(evaluate_method_of("cubic:rate=1", &method, &why), FAULT_CONFIG);
+}
+
 // Methods that reproduce straight lines do so; all pass through the slices; start weights give linear
 // interpolation; tables hold what was measured.
 static void methods_and_tables(void)
@@ -264,6 +281,7 @@ static const struct test tests[] = {
     {"unit.score.equal_volumes", scores_of_equals},
     {"peer.simulate.bench_cases", cases_of_bench},
     {"unit.simulate.refusals", cases_are_refused},
+    {"unit.evaluate.recipes_of_methods", recipes_of_methods},
     {"unit.evaluate.methods_and_tables", methods_and_tables},
 };
 
