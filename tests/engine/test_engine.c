@@ -267,8 +267,8 @@ static void budget_becomes_steps(void)
     float *voxels = phantom(&stack);
     struct fault_note why = {0};
     struct sr_recipe recipe = sr_recipe_default();
-    CHECK_OK(
-        sr_recipe_set(&recipe, "slices=2:targets=1", &why)); // quick steps, so that a busy machine makes some
+    // quick steps, so that a busy machine makes some
+    CHECK_OK(sr_recipe_set(&recipe, "batch=1:slices=2:targets=1:second-round=0", &why));
     options.recipe = &recipe;
     write_loud(0.05);
     options.weights_path = "loud.safetensors";
