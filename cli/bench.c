@@ -51,7 +51,7 @@ static void print_help(void)
          "the operations of direct convolutions, two for each product, so a part that needs fewer, as "
          "Winograd's\n"
          "algorithm does, can pass 100 %.\n\n"
-         "  --backend NAME   auto, cpu, cuda or ref (default cpu)\n"
+         "  --backend NAME   auto, cpu, cuda, cuda16 or ref (default cpu)\n"
          "  --threads N      0: all processors (default)\n"
          "  --repeats N      runs of each part (default 5)\n"
          "  --cpu-time       count the processors' time, divided by the threads, instead of the wall clock: "

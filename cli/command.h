@@ -35,7 +35,7 @@ int command_fault(const char *command, const struct fault_note *why);
 int command_parse_int(const char *text, long long min, long long max, long long *value);
 int command_parse_real(const char *text, double min, double max, double *value);
 
-// 1 for the names that --backend takes: auto, cpu, cuda, ref.
+// 1 for the names that --backend takes: auto, cpu, cuda, cuda16, ref.
 int command_is_backend(const char *text);
 
 #endif

@@ -62,7 +62,7 @@ static void print_help(void)
          "  --steps N        steps of the fine-tune of tuned\n"
          "  --budget S       seconds of it instead (default 120)\n"
          "  --seed N         of fine-tune and noise (default 1)\n"
-         "  --backend NAME   auto, cpu, cuda or ref\n"
+         "  --backend NAME   auto, cpu, cuda, cuda16 or ref\n"
          "  --threads N      0: all processors\n"
          "  --memory MB      working memory of the engine; 0: half of what is free, at most 3072\n\n"
          "The slice: thickness T = N (1 - F) voxels; gauss: full width at half maximum T, to 3 sigma; box: "

@@ -80,7 +80,7 @@ static void print_help(FILE *out)
 
 int command_is_backend(const char *text)
 {
-    static const char *const names[] = {"auto", "cpu", "cuda", "ref"};
+    static const char *const names[] = {"auto", "cpu", "cuda", "cuda16", "ref"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(text, names[i]) == 0)
             return 1;

@@ -50,7 +50,7 @@ static void print_help(void)
         "  --config FILE     settings of a node (default: built-in defaults)\n"
         "  --weights FILE    bare network with these weights: neither fine-tune nor fall-back unless asked "
         "for\n"
-        "  --backend NAME    auto, cpu, cuda or ref\n"
+        "  --backend NAME    auto, cpu, cuda, cuda16 or ref\n"
         "  --no-finetune     bare network, not adapted to the subject, no fall-back\n"
         "  --finetune        adapt to the subject although --weights is given\n"
         "  --fallback        deliver the best of tuned, base, cubic and linear on held-out data although "

@@ -64,7 +64,7 @@ static void print_help(void)
          "is\n"
          "                    taken up keeps\n"
          "  --seed N          of samples and order (default 1)\n"
-         "  --backend NAME    auto, cpu, cuda or ref\n"
+         "  --backend NAME    auto, cpu, cuda, cuda16 or ref\n"
          "  --threads N       0: all processors\n"
          "  --every MIN       minutes between checkpoints (default 3)\n"
          "  --recipe TEXT     NAME=VALUE of the table below, ':' between, or the option again\n");

@@ -74,7 +74,7 @@ static void print_help(void)
          "  --warm-up N       steps of rising rate (default 200)\n"
          "  --clip-norm X     longest gradient, 0: any (default 1)\n"
          "  --seed N          of weights, samples and order (default 1)\n"
-         "  --backend NAME    auto, cpu, cuda or ref (default auto)\n"
+         "  --backend NAME    auto, cpu, cuda, cuda16 or ref (default auto)\n"
          "  --threads N       0: all processors (default)\n"
          "  --every MIN       minutes between checkpoints (default 3)\n"
          "  --prepare FILE    only read the data and pack them into one file, which --data accepts and maps\n"

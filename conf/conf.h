@@ -65,7 +65,7 @@ struct conf {
     double quiet_s, incomplete_s;
     int commitment; // answer storage commitment requests
 
-    char backend[16];             // auto, cpu, cuda, ref
+    char backend[16];             // auto, cpu, cuda, cuda16, ref
     int64_t gpu;                  // -1: the first
     char weights[CONF_PATH_SIZE]; // empty: the weights that were installed with the program
     int finetune;

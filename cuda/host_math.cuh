@@ -3,7 +3,9 @@
 // What one index of every kernel computes, as functions of host and device: index arithmetic, borders, sums.
 // A body is a struct with its operands and operator()(i); queue_run() calls it for all i. The same bodies run
 // on the host in the tests (queue_host.cu), against the reference. Every body writes only what belongs to its
-// index, so no atomics are needed and the sums have a fixed order.
+// index, so no atomics are needed and the sums have a fixed order. T is what feature maps and what is
+// computed from them are stored in: float, or bf16 with sums in float. Maps of float are [N,C,D,H,W], of bf16
+// [N,D,H,W,C]: bodies named ..._last work on the latter.
 
 #ifndef ISOSLICE_CUDA_HOST_MATH_CUH
 #define ISOSLICE_CUDA_HOST_MATH_CUH
@@ -12,13 +14,9 @@ extern "C" {
 #include "sr_engine/ops.h"
 }
 
-#include <math.h>
+#include "cuda/bf16.cuh"
 
-#ifdef __CUDACC__
-#    define HOST_DEVICE __host__ __device__
-#else
-#    define HOST_DEVICE
-#endif
+#include <math.h>
 
 namespace host_math
 {
@@ -40,17 +38,17 @@ HOST_DEVICE inline int clamp(int i, int n)
 
 // ----------------------------------------------------------------------------------------- plain arrays
 
-struct add_body {
-    float *to;
-    const float *from;
+template <class T> struct add_body {
+    T *to;
+    const T *from;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        to[i] += from[i];
+        to[i] = to[i] + from[i];
     }
 };
 
-struct fill_body {
-    float *to;
+template <class T> struct fill_body {
+    T *to;
     float value;
     HOST_DEVICE void operator()(unsigned i) const
     {
@@ -58,9 +56,18 @@ struct fill_body {
     }
 };
 
+template <class T> struct round_body {
+    T *to;
+    const float *from;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        to[i] = from[i];
+    }
+};
+
 // x [rows,n] += bias [n], then with relu the maximum with 0.
-struct bias_body {
-    float *x;
+template <class T> struct bias_body {
+    T *x;
     const float *bias;
     unsigned n;
     bool relu;
@@ -72,9 +79,9 @@ struct bias_body {
 };
 
 // dx is zero where x is not positive.
-struct mask_body {
-    float *dx;
-    const float *x;
+template <class T> struct mask_body {
+    T *dx;
+    const T *x;
     HOST_DEVICE void operator()(unsigned i) const
     {
         if (!(x[i] > 0))
@@ -83,8 +90,8 @@ struct mask_body {
 };
 
 // [N,C,plane] to [N,plane,C]; index of the result.
-struct channels_last_body {
-    float *to;
+template <class T> struct channels_last_body {
+    T *to;
     const float *from;
     unsigned channels, plane;
     HOST_DEVICE void operator()(unsigned i) const
@@ -95,9 +102,9 @@ struct channels_last_body {
 };
 
 // [N,plane,C] to [N,C,plane]; index of the result.
-struct channels_first_body {
+template <class T> struct channels_first_body {
     float *to;
-    const float *from;
+    const T *from;
     unsigned channels, plane;
     HOST_DEVICE void operator()(unsigned i) const
     {
@@ -116,6 +123,34 @@ struct turn_kernels_body {
     {
         unsigned tap = i % 27, a = tap / 9, b = tap / 3 % 3, c = tap % 3;
         to[i] = from[i - tap + c * 9 + b * 3 + a];
+    }
+};
+
+// The same between the file and bf16's [out,z,y,x,in]; index of [out,in,tap] there, and of the result.
+HOST_DEVICE inline unsigned turned(unsigned tap)
+{
+    return tap % 3 * 9 + tap / 3 % 3 * 3 + tap / 9;
+}
+
+struct kernels_last_body {
+    bf16 *to;
+    const float *from;
+    unsigned c_in;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        unsigned in = i % c_in, tap = i / c_in % 27, out = i / c_in / 27;
+        to[i] = from[(out * c_in + in) * 27 + turned(tap)];
+    }
+};
+
+struct kernels_first_body {
+    float *to;
+    const bf16 *from;
+    unsigned c_in;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        unsigned tap = i % 27, in = i / 27 % c_in, out = i / 27 / c_in;
+        to[i] = from[(out * 27 + turned(tap)) * c_in + in];
     }
 };
 
@@ -147,6 +182,71 @@ struct channel_part_body {
                 sum += (double)from[at];
         }
         partial[i] = sum;
+    }
+};
+
+// The same over dy [voxels,C]; index [part,C].
+struct channel_part_last_body {
+    double *partial;
+    const bf16 *dy;
+    unsigned voxels, channels, parts;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        unsigned c = i % channels, part = i / channels;
+        double sum = 0;
+        for (size_t at = part; at < voxels; at += parts)
+            sum += (double)(float)dy[at * channels + c];
+        partial[(size_t)c * parts + part] = sum;
+    }
+};
+
+// A convolution of one channel, too thin for a tensor core: x [N,1,D,H,W] in fp32 to y [voxels,C] with bias,
+// weight [C,1,x,y,z] as in the file; with add += the old y, with relu the maximum with 0.
+struct thin_conv_body {
+    bf16 *y;
+    const float *x, *weight, *bias;
+    struct sr_extent e;
+    unsigned channels;
+    bool add, relu;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        unsigned c = i % channels;
+        int voxel = (int)(i / channels), w = voxel % e.w, h = voxel / e.w % e.h, d = voxel / e.w / e.h % e.d;
+        float sum = bias[c];
+        for (int tap = 0; tap < 27; tap++) {
+            int dw = tap / 9 - 1, dh = tap / 3 % 3 - 1, dd = tap % 3 - 1;
+            if (w + dw >= 0 && w + dw < e.w && h + dh >= 0 && h + dh < e.h && d + dd >= 0 && d + dd < e.d)
+                sum += weight[c * 27 + (unsigned)tap] * x[voxel + (dd * e.h + dh) * e.w + dw];
+        }
+        if (add)
+            sum += y[i];
+        y[i] = relu && sum < 0 ? 0 : sum;
+    }
+};
+
+// Its weight gradient: partial [C * 27,parts] in the order of the file, each over some rows of voxels. Index
+// [part,tap,C].
+struct thin_part_body {
+    double *partial;
+    const float *x;
+    const bf16 *dy;
+    struct sr_extent e;
+    unsigned channels, parts;
+    HOST_DEVICE void operator()(unsigned i) const
+    {
+        unsigned c = i % channels, tap = i / channels % 27, part = i / channels / 27;
+        int dw = (int)(tap / 9) - 1, dh = (int)(tap / 3 % 3) - 1, dd = (int)(tap % 3) - 1;
+        double sum = 0;
+        for (unsigned row = part; row < (unsigned)(e.n * e.d * e.h); row += parts) {
+            int h = (int)row % e.h + dh, d = (int)row / e.h % e.d + dd;
+            if (h < 0 || h >= e.h || d < 0 || d >= e.d)
+                continue;
+            int from = ((int)row + dd * e.h + dh) * e.w + dw;
+            const bf16 *to = dy + (size_t)row * (size_t)e.w * channels + c;
+            for (int w = dw < 0 ? 1 : 0; w < (dw > 0 ? e.w - 1 : e.w); w++)
+                sum += (double)(x[from + w] * to[(size_t)w * channels]);
+        }
+        partial[((size_t)c * 27 + tap) * parts + part] = sum;
     }
 };
 
@@ -227,10 +327,10 @@ HOST_DEVICE inline span sources_of(int at, int size, int offset, int first, int 
 }
 
 // z [count,C]: features between the two slices.
-struct interpolate_body {
+template <class T> struct interpolate_body {
     queries all;
-    const float *features; // [voxels,C]
-    float *z;
+    const T *features; // [voxels,C]
+    T *z;
     HOST_DEVICE void operator()(unsigned i) const
     {
         unsigned channels = (unsigned)all.channels, c = i % channels;
@@ -241,14 +341,14 @@ struct interpolate_body {
     }
 };
 
-// score [count,98]: x [count,C] times each neighbour's feature.
+// score [98,count]: x [count,C] times each neighbour's feature.
 struct score_body {
     queries all;
     const float *features, *x;
     float *score;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        int query = (int)(i / NET_WINDOW_SIZE), m = (int)(i % NET_WINDOW_SIZE);
+        int query = (int)i % all.count, m = (int)i / all.count;
         place p = place_of(all, query);
         const float *f = features + neighbour_of(all, p, m) * (size_t)all.channels;
         const float *row = x + (size_t)query * (size_t)all.channels;
@@ -259,36 +359,38 @@ struct score_body {
     }
 };
 
-// In place over rows of 98; index of the row.
+// In place over the columns of [98,count]; index of the column.
 struct softmax_body {
     float *score;
+    unsigned count;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        float *row = score + (size_t)i * NET_WINDOW_SIZE, top = row[0], total = 0;
-        for (int m = 1; m < NET_WINDOW_SIZE; m++)
-            top = row[m] > top ? row[m] : top;
-        for (int m = 0; m < NET_WINDOW_SIZE; m++) {
-            row[m] = expf(row[m] - top);
-            total += row[m];
+        const size_t end = (size_t)NET_WINDOW_SIZE * count;
+        float top = score[i], total = 0;
+        for (size_t m = i; m < end; m += count)
+            top = score[m] > top ? score[m] : top;
+        for (size_t m = i; m < end; m += count) {
+            score[m] = expf(score[m] - top);
+            total += score[m];
         }
-        for (int m = 0; m < NET_WINDOW_SIZE; m++)
-            row[m] /= total;
+        for (size_t m = i; m < end; m += count)
+            score[m] /= total;
     }
 };
 
-// da becomes ds = a (da - sum a da); index of the row.
+// da becomes ds = a (da - sum a da); index of the column.
 struct softmax_back_body {
     const float *a;
     float *da;
+    unsigned count;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        const float *weight = a + (size_t)i * NET_WINDOW_SIZE;
-        float *row = da + (size_t)i * NET_WINDOW_SIZE;
+        const size_t end = (size_t)NET_WINDOW_SIZE * count;
         float mean = 0;
-        for (int m = 0; m < NET_WINDOW_SIZE; m++)
-            mean += weight[m] * row[m];
-        for (int m = 0; m < NET_WINDOW_SIZE; m++)
-            row[m] = weight[m] * (row[m] - mean);
+        for (size_t m = i; m < end; m += count)
+            mean += a[m] * da[m];
+        for (size_t m = i; m < end; m += count)
+            da[m] = a[m] * (da[m] - mean);
     }
 };
 
@@ -301,10 +403,10 @@ struct weigh_body {
     {
         unsigned channels = (unsigned)all.channels, query = i / channels, c = i % channels;
         place p = place_of(all, (int)query);
-        const float *w = weight + (size_t)query * NET_WINDOW_SIZE;
         float sum = 0;
         for (int m = 0; m < NET_WINDOW_SIZE; m++)
-            sum += w[m] * features[neighbour_of(all, p, m) * channels + c];
+            sum += weight[(size_t)m * (size_t)all.count + query] *
+                   features[neighbour_of(all, p, m) * channels + c];
         out[i] = sum;
     }
 };
@@ -329,15 +431,34 @@ struct decode_finish_body {
 // dfeatures [voxels,C] += what these queries hand back to one voxel and channel: through the slice
 // interpolation (dz), the attention's sum (a, dcontext) and its scores (ds, key). Gathered: each voxel looks
 // for the queries whose window, clamped, holds it.
-struct gather_body {
+// n channels at a time; index [voxel,C / n].
+template <class T, int n> struct gather_body {
     queries all;
-    const float *dz, *a, *dcontext, *ds, *key;
+    const T *dz;
+    const float *a;
+    const T *dcontext;
+    const float *ds;
+    const T *key;
     float *dfeatures;
 
-    HOST_DEVICE float window_sum(int plane, int slot, int h, int w, unsigned c) const
+    HOST_DEVICE static lanes<T, n> row(const T *from, int query, unsigned group, unsigned groups)
+    {
+        return reinterpret_cast<const lanes<T, n> *>(from)[(size_t)query * groups + group];
+    }
+
+    HOST_DEVICE void add_query(int query, int m, unsigned group, float sum[n]) const
+    {
+        unsigned groups = (unsigned)all.channels / n;
+        size_t at = (size_t)m * (size_t)all.count + (size_t)query;
+        lanes<T, n> by_weight = row(dcontext, query, group, groups),
+                    by_score = row(key, query, group, groups);
+        for (int k = 0; k < n; k++)
+            sum[k] += a[at] * by_weight.at[k] + ds[at] * by_score.at[k];
+    }
+
+    HOST_DEVICE void add_window(int plane, int slot, int h, int w, unsigned group, float sum[n]) const
     {
         int area = all.window.rows * all.window.columns;
-        float sum = 0;
         for (int i = 0; i < NET_WINDOW; i++) {
             span rows =
                 sources_of(h, all.e.h, (i - NET_WINDOW / 2) * all.dilation, all.window.row, all.window.rows);
@@ -348,43 +469,42 @@ struct gather_body {
                     for (int column = columns.low; column <= columns.high; column++) {
                         int query = plane * area + (row - all.window.row) * all.window.columns + column -
                                     all.window.column - all.first;
-                        if (query < 0 || query >= all.count)
-                            continue;
-                        size_t m = (size_t)query * NET_WINDOW_SIZE +
-                                   (size_t)((slot * NET_WINDOW + i) * NET_WINDOW + j);
-                        size_t at = (size_t)query * (size_t)all.channels + c;
-                        sum += a[m] * dcontext[at] + ds[m] * key[at];
+                        if (query >= 0 && query < all.count)
+                            add_query(query, (slot * NET_WINDOW + i) * NET_WINDOW + j, group, sum);
                     }
                 }
         }
-        return sum;
     }
 
     HOST_DEVICE void operator()(unsigned i) const
     {
-        unsigned channels = (unsigned)all.channels, c = i % channels;
-        int voxel = (int)(i / channels), w = voxel % all.e.w, h = voxel / all.e.w % all.e.h;
-        int d = voxel / all.e.w / all.e.h % all.e.d, n = voxel / all.e.w / all.e.h / all.e.d;
+        unsigned groups = (unsigned)all.channels / n, group = i % groups;
+        int voxel = (int)(i / groups), w = voxel % all.e.w, h = voxel / all.e.w % all.e.h;
+        int d = voxel / all.e.w / all.e.h % all.e.d, stack = voxel / all.e.w / all.e.h / all.e.d;
         int area = all.window.rows * all.window.columns;
-        int row = h - all.window.row, column = w - all.window.column;
-        bool inside = row >= 0 && row < all.window.rows && column >= 0 && column < all.window.columns;
-        float sum = 0;
+        int h_in = h - all.window.row, w_in = w - all.window.column;
+        bool inside = h_in >= 0 && h_in < all.window.rows && w_in >= 0 && w_in < all.window.columns;
+        float sum[n] = {};
         for (int plane = all.first / area; plane <= (all.first + all.count - 1) / area; plane++) {
             const float *at = all.planes + (size_t)plane * SR_PLANE_FLOATS;
             int slice[2] = {(int)at[SR_PLANE_SLICE], clamp((int)at[SR_PLANE_SLICE] + 1, all.e.d)};
-            if ((int)at[SR_PLANE_STACK] != n)
+            if ((int)at[SR_PLANE_STACK] != stack)
                 continue;
-            int query = plane * area + row * all.window.columns + column - all.first;
+            int query = plane * area + h_in * all.window.columns + w_in - all.first;
             for (int slot = 0; slot < 2; slot++) {
                 if (slice[slot] != d)
                     continue;
-                sum += window_sum(plane, slot, h, w, c);
-                if (inside && query >= 0 && query < all.count)
-                    sum +=
-                        (slot == 0 ? 1 - at[SR_PLANE_T] : at[SR_PLANE_T]) * dz[(size_t)query * channels + c];
+                add_window(plane, slot, h, w, group, sum);
+                if (!inside || query < 0 || query >= all.count)
+                    continue;
+                lanes<T, n> direct = row(dz, query, group, groups);
+                float share = slot == 0 ? 1 - at[SR_PLANE_T] : at[SR_PLANE_T];
+                for (int k = 0; k < n; k++)
+                    sum[k] += share * direct.at[k];
             }
         }
-        dfeatures[i] += sum;
+        for (int k = 0; k < n; k++)
+            dfeatures[(size_t)i * n + (unsigned)k] += sum[k];
     }
 };
 
@@ -425,9 +545,9 @@ struct adam_body {
     }
 };
 
-struct average_body {
-    float *to;
-    const float *from;
+template <class T> struct average_body {
+    T *to;
+    const T *from;
     float keep;
     HOST_DEVICE void operator()(unsigned i) const
     {

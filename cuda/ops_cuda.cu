@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The CUDA backend: struct sr_ops over a queue (queue.cuh) and bodies (host_math.cuh), everything in fp32.
-// Buffers hold [N,C,D,H,W] as the host does; the decoder turns the features to [voxels,C] once a call.
-// Queries go through the decoder in chunks, so scratch memory does not grow with the number of planes, and
-// the backward pass computes each chunk again instead of keeping it. Attention is folded (no key and value
-// maps): with q the query, q' = Wk^T q scores the raw features and the value's matrix acts on their weighted
-// sum. Compiled a second time for the host, where the tests hold it against the reference (queue_host.cu).
+// The CUDA backends: struct sr_ops over a queue (queue.cuh) and bodies (host_math.cuh, attention.cuh). Two of
+// them, one source: T is what feature maps and the decoder's rows are stored in.
+//   cuda    float; feature maps [N,C,D,H,W] as the host has them.
+//   cuda16  bf16; feature maps [N,D,H,W,C], kernels [out,d,h,w,in]: what tensor cores take. Images, planes,
+//           targets, losses, softmax, parameters, moments and gradients of parameters stay fp32, as do all
+//           sums; prepare() makes bf16 copies of the parameters.
+// The decoder works on [voxels,C]. Queries go through it in chunks, so scratch memory does not grow with the
+// number of planes, and the backward pass computes each chunk again instead of keeping it. Attention is
+// folded (no key and value maps): with q the query, q' = Wk^T q scores the raw features and the value's
+// matrix acts on their weighted sum. Compiled a second time for the host, where the tests hold it against the
+// reference (queue_host.cu).
+#include "cuda/attention.cuh"
 #include "cuda/host_math.cuh"
 #include "cuda/queue.cuh"
 
@@ -13,6 +19,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <type_traits>
 
 using namespace host_math;
 using namespace QUEUE_NAMESPACE;
@@ -25,48 +32,60 @@ enum { CHUNK = 101, PARTS = 3 };
 enum { CHUNK = 1 << 16, PARTS = 512 };
 #endif
 
-enum { TAPS = 27, ALIGN = 64 }; // floats; cuDNN and cuBLAS are faster on aligned operands
+enum { TAPS = 27, ALIGN_BYTES = 256 }; // cuDNN and cuBLAS are faster on aligned operands
+
+template <class T> constexpr bool IS_BF16 = std::is_same<T, bf16>::value;
 
 struct sr_buffer {
     struct sr_extent extent;
     int channels;
-    size_t count;
-    float *data; // on the device, [N,C,D,H,W]
+    size_t count, bytes;
+    void *data; // on the device: a feature map is of T, with one channel it is of float
 };
 
 struct sr_device {
     struct net net;
     struct queue *queue;
     const float *parameters; // borrowed from the buffer given to prepare
-    float *kernels;          // all convolutions' kernels as [out,in,d,h,w]
+    bf16 *parameters16;      // the arena in bf16; float: NULL
+    void *kernels;           // of T, all convolutions', in the queue's order
     size_t kernels_at[NET_MAX_CONVS];
-    float *dkernels; // of one convolution
-    float *ones;     // [CHUNK]
-    float *partial;  // doubles of sums in parts
-    float *scratch;  // grows to what a call needs
-    size_t scratch_count;
+    void *dkernels;  // of T, of one convolution
+    void *ones;      // of T, [CHUNK]
+    double *partial; // of sums in parts
+    void *scratch;   // grows to what a call needs
+    size_t scratch_bytes;
 };
 
 // Memory within the scratch, handed out in order.
 struct bump {
-    float *base; // NULL: only counting
+    char *base; // NULL: only counting
     size_t used;
-    float *take(size_t n)
+    template <class T> void take(size_t n, T **to)
     {
-        float *at = base == NULL ? NULL : base + used;
-        used += (n + ALIGN - 1) / ALIGN * ALIGN;
-        return at;
+        *to = base == NULL ? NULL : (T *)(void *)(base + used);
+        used += (n * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
     }
 };
+
+template <class T> static T *map_of(const struct sr_buffer *buffer)
+{
+    return (T *)buffer->data;
+}
+
+static float *image_of(const struct sr_buffer *buffer)
+{
+    return (float *)buffer->data;
+}
 
 static size_t count_of(struct sr_extent e)
 {
     return (size_t)e.n * (size_t)e.d * (size_t)e.h * (size_t)e.w;
 }
 
-static int cuda_usable(struct fault_note *why)
+template <class T> static int cuda_usable(struct fault_note *why)
 {
-    return queue_usable(why);
+    return queue_usable<T>(why);
 }
 
 static void cuda_close(struct sr_device *device)
@@ -74,46 +93,64 @@ static void cuda_close(struct sr_device *device)
     if (device == NULL)
         return;
     if (device->queue != NULL) {
-        float *all[] = {device->kernels, device->dkernels, device->ones, device->partial, device->scratch};
-        for (float *data : all)
+        void *all[] = {device->parameters16, device->kernels, device->dkernels,
+                       device->ones,         device->partial, device->scratch};
+        for (void *data : all)
             queue_free(device->queue, data);
         queue_close(device->queue);
     }
     free(device);
 }
 
-static int open_memory(struct sr_device *device, struct fault_note *why)
+template <class T> static int open_memory(struct sr_device *device, struct fault_note *why)
 {
+    const size_t align = ALIGN_BYTES / sizeof(T);
     size_t total = 0, widest = 0;
     for (int i = 0; i < device->net.n_convs; i++) {
         size_t n = (size_t)device->net.convs[i].c_in * (size_t)device->net.convs[i].c_out * TAPS;
         device->kernels_at[i] = total;
-        total += (n + ALIGN - 1) / ALIGN * ALIGN;
+        total += (n + align - 1) / align * align;
         widest = n > widest ? n : widest;
     }
-    size_t channels = (size_t)device->net.config.channels;
-    int rc = queue_new(device->queue, total, &device->kernels, why);
+    T *kernels, *dkernels, *ones;
+    int rc = queue_new(device->queue, total, &kernels, why);
+    if (rc == 0) {
+        device->kernels = kernels;
+        rc = queue_new(device->queue, widest, &dkernels, why);
+    }
+    if (rc == 0) {
+        device->dkernels = dkernels;
+        rc = queue_new(device->queue, CHUNK, &ones, why);
+    }
+    if (rc == 0) {
+        device->ones = ones;
+        rc = queue_run(device->queue, "fill", CHUNK, fill_body<T>{ones, 1}, why);
+    }
+    size_t sums = (size_t)device->net.config.channels * (IS_BF16<T> ? TAPS : 1);
     if (rc == 0)
-        rc = queue_new(device->queue, widest, &device->dkernels, why);
-    if (rc == 0)
-        rc = queue_new(device->queue, CHUNK, &device->ones, why);
-    if (rc == 0)
-        rc = queue_run(device->queue, "fill", CHUNK, fill_body{device->ones, 1}, why);
-    if (rc == 0)
-        rc = queue_new(device->queue, 2 * PARTS * channels, &device->partial, why);
+        rc = queue_new(device->queue, PARTS * sums, &device->partial, why);
+    if (rc == 0 && IS_BF16<T>)
+        rc = queue_new(device->queue, device->net.n_parameters, &device->parameters16, why);
     return rc;
 }
 
+template <class T>
 static int cuda_open(const struct net *net, int threads, struct sr_device **device, struct fault_note *why)
 {
     (void)threads;
+    if (IS_BF16<T> && (net->config.channels % 8 != 0 || net->config.dilation > MOST_DILATION))
+        return fault_set(
+            why, FAULT_BACKEND,
+            "no backend 'cuda16' for a net of %d channels and dilation %d: it works on eights of "
+            "channels and a dilation of up to %d",
+            net->config.channels, net->config.dilation, MOST_DILATION);
     struct sr_device *made = (struct sr_device *)calloc(1, sizeof *made);
     if (made == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "no memory for the cuda backend");
     made->net = *net;
-    int rc = queue_open(&made->queue, why);
+    int rc = queue_open<T>(&made->queue, why);
     if (rc == 0)
-        rc = open_memory(made, why);
+        rc = open_memory<T>(made, why);
     if (rc != 0)
         cuda_close(made);
     else
@@ -133,6 +170,7 @@ static void cuda_buffer_free(struct sr_device *device, struct sr_buffer *buffer)
     free(buffer);
 }
 
+template <class T>
 static int cuda_buffer_new(struct sr_device *device, struct sr_extent extent, int channels,
                            struct sr_buffer **buffer, struct fault_note *why)
 {
@@ -147,7 +185,8 @@ static int cuda_buffer_new(struct sr_device *device, struct sr_extent extent, in
     made->extent = extent;
     made->channels = channels;
     made->count = count;
-    int rc = queue_new(device->queue, count, &made->data, why);
+    made->bytes = count * (channels > 1 ? sizeof(T) : sizeof(float));
+    int rc = queue_new_bytes(device->queue, made->bytes, &made->data, why);
     if (rc != 0)
         free(made);
     else
@@ -155,16 +194,54 @@ static int cuda_buffer_new(struct sr_device *device, struct sr_extent extent, in
     return rc;
 }
 
+static int reserve(struct sr_device *device, size_t bytes, struct fault_note *why)
+{
+    if (bytes <= device->scratch_bytes)
+        return 0;
+    queue_free(device->queue, device->scratch);
+    device->scratch = NULL;
+    device->scratch_bytes = 0;
+    int rc = queue_new_bytes(device->queue, bytes, &device->scratch, why);
+    if (rc == 0)
+        device->scratch_bytes = bytes;
+    return rc;
+}
+
+static unsigned plane_of(struct sr_extent e)
+{
+    return (unsigned)(count_of(e) / (size_t)e.n);
+}
+
+template <class T>
 static int cuda_upload(struct sr_device *device, struct sr_buffer *to, const float *from,
                        struct fault_note *why)
 {
-    return queue_upload(device->queue, to->data, from, to->count, why);
+    if (!IS_BF16<T> || to->channels == 1)
+        return queue_upload(device->queue, image_of(to), from, to->count, why);
+    int rc = reserve(device, to->count * sizeof(float), why);
+    if (rc == 0)
+        rc = queue_upload(device->queue, (float *)device->scratch, from, to->count, why);
+    if (rc != 0)
+        return rc;
+    return queue_run(device->queue, "channels_last", to->count,
+                     channels_last_body<T>{map_of<T>(to), (const float *)device->scratch,
+                                           (unsigned)to->channels, plane_of(to->extent)},
+                     why);
 }
 
+template <class T>
 static int cuda_download(struct sr_device *device, const struct sr_buffer *from, float *to,
                          struct fault_note *why)
 {
-    return queue_download(device->queue, from->data, to, from->count, why);
+    if (!IS_BF16<T> || from->channels == 1)
+        return queue_download(device->queue, image_of(from), to, from->count, why);
+    int rc = reserve(device, from->count * sizeof(float), why);
+    if (rc == 0)
+        rc = queue_run(device->queue, "channels_first", from->count,
+                       channels_first_body<T>{(float *)device->scratch, map_of<T>(from),
+                                              (unsigned)from->channels, plane_of(from->extent)},
+                       why);
+    return rc != 0 ? rc : queue_download(device->queue, (const float *)device->scratch, to, from->count, why);
 }
 
 static int cuda_synchronize(struct sr_device *device, struct fault_note *why)
@@ -174,31 +251,56 @@ static int cuda_synchronize(struct sr_device *device, struct fault_note *why)
 
 static int cuda_zero(struct sr_device *device, struct sr_buffer *to, struct fault_note *why)
 {
-    return queue_zero(device->queue, to->data, to->count, why);
+    return queue_zero(device->queue, to->data, to->bytes, why);
 }
 
 static int cuda_copy(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
                      struct fault_note *why)
 {
-    return queue_copy(device->queue, to->data, from->data, to->count, why);
+    return queue_copy(device->queue, to->data, from->data, to->bytes, why);
 }
 
+template <class T>
 static int cuda_add(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
                     struct fault_note *why)
 {
-    return queue_run(device->queue, "add", to->count, add_body{to->data, from->data}, why);
+    if (to->channels > 1)
+        return queue_run(device->queue, "add", to->count, add_body<T>{map_of<T>(to), map_of<T>(from)}, why);
+    return queue_run(device->queue, "add", to->count, add_body<float>{image_of(to), image_of(from)}, why);
 }
 
+template <class T> static T *kernels_of(const struct sr_device *device, int index)
+{
+    return (T *)device->kernels + device->kernels_at[index];
+}
+
+// What the matrix products read: the arena itself or its copy.
+template <class T> static const T *weights_of(const struct sr_device *device)
+{
+    if constexpr (IS_BF16<T>)
+        return device->parameters16;
+    else
+        return device->parameters;
+}
+
+template <class T>
 static int cuda_prepare(struct sr_device *device, const struct sr_buffer *parameters, struct fault_note *why)
 {
     int rc = 0;
-    device->parameters = parameters->data;
+    device->parameters = image_of(parameters);
+    if constexpr (IS_BF16<T>)
+        rc = queue_run(device->queue, "round", parameters->count,
+                       round_body<T>{device->parameters16, device->parameters}, why);
     for (int i = 0; rc == 0 && i < device->net.n_convs; i++) {
         const struct net_conv *conv = &device->net.convs[i];
-        rc = queue_run(
-            device->queue, "turn_kernels", (size_t)conv->c_in * (size_t)conv->c_out * TAPS,
-            turn_kernels_body{device->kernels + device->kernels_at[i], device->parameters + conv->weight},
-            why);
+        size_t n = (size_t)conv->c_in * (size_t)conv->c_out * TAPS;
+        const float *from = device->parameters + conv->weight;
+        if constexpr (IS_BF16<T>)
+            rc = queue_run(device->queue, "kernels_last", n,
+                           kernels_last_body{kernels_of<T>(device, i), from, (unsigned)conv->c_in}, why);
+        else
+            rc = queue_run(device->queue, "turn_kernels", n,
+                           turn_kernels_body{kernels_of<T>(device, i), from}, why);
     }
     return rc;
 }
@@ -216,194 +318,304 @@ static conv_shape shape_of(const struct net_conv *conv, struct sr_extent e)
     return conv_shape{e.n, conv->c_in, conv->c_out, e.d, e.h, e.w};
 }
 
+// Of one channel: by an own body, where there is nothing for a tensor core to do.
+static int thin_forward(struct sr_device *device, const struct net_conv *conv, const struct sr_buffer *x,
+                        unsigned flags, struct sr_buffer *y, struct fault_note *why)
+{
+    return queue_run(device->queue, "thin_conv", y->count,
+                     thin_conv_body{map_of<bf16>(y), image_of(x), device->parameters + conv->weight,
+                                    device->parameters + conv->bias, x->extent, (unsigned)conv->c_out,
+                                    (flags & SR_CONV_ADD) != 0, (flags & SR_CONV_RELU) != 0},
+                     why);
+}
+
+// Bias and ReLU follow the convolution in a pass of their own: cuDNN's header does not say whether
+// cudnnConvolutionBiasActivationForward takes three dimensions in bf16, and by its traffic the pass is about
+// a twentieth of what a layer costs a training step.
+template <class T>
+static int conv_finish(struct sr_device *device, const struct net_conv *conv, unsigned flags,
+                       struct sr_buffer *y, struct fault_note *why)
+{
+    const float *bias = device->parameters + conv->bias;
+    bool relu = (flags & SR_CONV_RELU) != 0;
+    if constexpr (IS_BF16<T>)
+        return queue_run(device->queue, "conv_finish", y->count,
+                         bias_body<T>{map_of<T>(y), bias, (unsigned)conv->c_out, relu}, why);
+    else
+        return queue_run(
+            device->queue, "conv_finish", y->count,
+            conv_finish_body{image_of(y), bias, (unsigned)conv->c_out, plane_of(y->extent), relu}, why);
+}
+
+template <class T>
 static int cuda_conv_forward(struct sr_device *device, int index, const struct sr_buffer *x, unsigned flags,
                              struct sr_buffer *y, struct fault_note *why)
 {
     const struct net_conv *conv = &device->net.convs[index];
-    unsigned plane = (unsigned)(count_of(x->extent) / (size_t)x->extent.n);
-    int rc = queue_conv_forward(device->queue, shape_of(conv, x->extent), x->data,
-                                device->kernels + device->kernels_at[index], flags & SR_CONV_ADD ? 1 : 0,
-                                y->data, why);
-    if (rc != 0)
-        return rc;
-    return queue_run(device->queue, "conv_finish", y->count,
-                     conv_finish_body{y->data, device->parameters + conv->bias, (unsigned)conv->c_out, plane,
-                                      (flags & SR_CONV_RELU) != 0},
-                     why);
+    if (IS_BF16<T> && conv->c_in == 1)
+        return thin_forward(device, conv, x, flags, y, why);
+    int rc = queue_conv_forward(device->queue, shape_of(conv, x->extent), (const T *)map_of<T>(x),
+                                (const T *)kernels_of<T>(device, index), flags & SR_CONV_ADD ? 1.0F : 0.0F,
+                                map_of<T>(y), why);
+    return rc != 0 ? rc : conv_finish<T>(device, conv, flags, y, why);
 }
 
+template <class T>
 static int conv_bias_gradient(struct sr_device *device, const struct net_conv *conv,
                               const struct sr_buffer *dy, float *to, struct fault_note *why)
 {
-    double *partial = (double *)(void *)device->partial;
     struct sr_extent e = dy->extent;
-    unsigned channels = (unsigned)conv->c_out, plane = (unsigned)(count_of(e) / (size_t)e.n);
-    int rc = queue_run(device->queue, "channel_part", (size_t)channels * PARTS,
-                       channel_part_body{partial, dy->data, (unsigned)e.n, channels, plane, PARTS}, why);
+    unsigned channels = (unsigned)conv->c_out;
+    int rc;
+    if constexpr (IS_BF16<T>)
+        rc = queue_run(
+            device->queue, "channel_part", (size_t)channels * PARTS,
+            channel_part_last_body{device->partial, map_of<T>(dy), (unsigned)count_of(e), channels, PARTS},
+            why);
+    else
+        rc = queue_run(
+            device->queue, "channel_part", (size_t)channels * PARTS,
+            channel_part_body{device->partial, image_of(dy), (unsigned)e.n, channels, plane_of(e), PARTS},
+            why);
     if (rc != 0)
         return rc;
-    return queue_run(device->queue, "sum_parts", channels, sum_parts_body{to, partial, PARTS, 1}, why);
+    return queue_run(device->queue, "sum_parts", channels, sum_parts_body{to, device->partial, PARTS, 1},
+                     why);
 }
 
+static int thin_gradient(struct sr_device *device, const struct net_conv *conv, const struct sr_buffer *x,
+                         const struct sr_buffer *dy, float *to, struct fault_note *why)
+{
+    size_t n = (size_t)conv->c_out * TAPS;
+    int rc = queue_run(device->queue, "thin_part", n * PARTS,
+                       thin_part_body{device->partial, image_of(x), map_of<bf16>(dy), x->extent,
+                                      (unsigned)conv->c_out, PARTS},
+                       why);
+    if (rc != 0)
+        return rc;
+    return queue_run(device->queue, "sum_parts", n, sum_parts_body{to, device->partial, PARTS, 1}, why);
+}
+
+// In bf16 the kernels' gradient is summed in fp32 and rounded once, to 0.4 % of each value: cuDNN offers no
+// other result for bf16 operands (PSEUDO_BFLOAT16_CONFIG of cudnnConvolutionBackwardFilter).
+template <class T>
+static int conv_gradient(struct sr_device *device, const struct net_conv *conv, const struct sr_buffer *x,
+                         const struct sr_buffer *dy, float *to, struct fault_note *why)
+{
+    T *dkernels = (T *)device->dkernels;
+    size_t n = (size_t)conv->c_in * (size_t)conv->c_out * TAPS;
+    if (IS_BF16<T> && conv->c_in == 1)
+        return thin_gradient(device, conv, x, dy, to, why);
+    int rc = queue_conv_kernels(device->queue, shape_of(conv, x->extent), (const T *)map_of<T>(x),
+                                (const T *)map_of<T>(dy), dkernels, why);
+    if (rc != 0)
+        return rc;
+    if constexpr (IS_BF16<T>)
+        return queue_run(device->queue, "kernels_first", n,
+                         kernels_first_body{to, dkernels, (unsigned)conv->c_in}, why);
+    else
+        return queue_run(device->queue, "turn_kernels", n, turn_kernels_body{to, dkernels}, why);
+}
+
+template <class T>
 static int cuda_conv_backward(struct sr_device *device, int index, const struct sr_buffer *x,
                               const struct sr_buffer *dy, unsigned flags, struct sr_buffer *dx,
                               struct sr_buffer *gradients, struct fault_note *why)
 {
     const struct net_conv *conv = &device->net.convs[index];
-    conv_shape shape = shape_of(conv, x->extent);
-    size_t n_kernels = (size_t)conv->c_in * (size_t)conv->c_out * TAPS;
-    int rc = conv_bias_gradient(device, conv, dy, gradients->data + conv->bias, why);
+    int rc = conv_bias_gradient<T>(device, conv, dy, image_of(gradients) + conv->bias, why);
     if (rc == 0)
-        rc = queue_conv_kernels(device->queue, shape, x->data, dy->data, device->dkernels, why);
-    if (rc == 0)
-        rc = queue_run(device->queue, "turn_kernels", n_kernels,
-                       turn_kernels_body{gradients->data + conv->weight, device->dkernels}, why);
+        rc = conv_gradient<T>(device, conv, x, dy, image_of(gradients) + conv->weight, why);
     if (rc != 0 || dx == NULL)
         return rc;
-    rc = queue_conv_data(device->queue, shape, dy->data, device->kernels + device->kernels_at[index],
-                         flags & SR_CONV_ADD ? 1 : 0, dx->data, why);
+    if (IS_BF16<T> && conv->c_in == 1)
+        return fault_set(why, FAULT_INTERNAL, "the cuda16 backend has no gradient of an image");
+    rc = queue_conv_data(device->queue, shape_of(conv, x->extent), (const T *)map_of<T>(dy),
+                         (const T *)kernels_of<T>(device, index), flags & SR_CONV_ADD ? 1.0F : 0.0F,
+                         map_of<T>(dx), why);
     if (rc == 0 && flags & SR_CONV_MASK_X)
-        rc = queue_run(device->queue, "mask", dx->count, mask_body{dx->data, x->data}, why);
+        rc = queue_run(device->queue, "mask", dx->count, mask_body<T>{map_of<T>(dx), map_of<T>(x)}, why);
     return rc;
 }
 
 // ----------------------------------------------------------------------------------------- decoding
 
 // A chunk of queries on its way, rows of channels or hidden units; the second half only for the way back.
-struct decoding {
-    float *features;                           // [voxels,C]
-    float *z, *q, *key, *weight, *context, *g; // key: q', weight: [CHUNK,98]
-    float *hidden[NET_MAX_LINEARS];            // outputs of the layers, the last without its bias
-    float *dfeatures;                          // [voxels,C]
-    float *dhidden[2], *dcontext, *dweight, *dkey, *dq, *dz;
+template <class T> struct decoding {
+    const T *features;            // [voxels,C]
+    T *turned;                    // the features' memory where the map is not in that order
+    T *z, *q, *key, *context, *g; // key: q'
+    float *weight;                // [98,CHUNK]
+    T *hidden[NET_MAX_LINEARS];   // outputs of the layers but the last
+    float *residual;              // of the last, without its bias
+    float *dfeatures;             // [voxels,C]
+    T *dy, *dhidden[2], *dcontext, *dkey, *dq, *dz;
+    float *dweight;
 };
 
-static int widest_of(const struct net *net)
+template <class T>
+static decoding<T> lay_out(bump *memory, const struct net *net, size_t voxels, size_t n, bool back)
 {
-    return most(net->config.hidden, net->config.channels);
-}
-
-static decoding lay_out(bump *memory, const struct net *net, size_t voxels, size_t n, bool back)
-{
-    size_t c = (size_t)net->config.channels, widest = (size_t)widest_of(net);
-    decoding to = {};
-    to.features = memory->take(voxels * c);
-    float **rows[] = {&to.z, &to.q, &to.key, &to.context, &to.g};
-    for (float **row : rows)
-        *row = memory->take(n * c);
-    to.weight = memory->take(n * NET_WINDOW_SIZE);
-    for (int i = 0; i < net->n_linears; i++) // without a way back two take turns
-        to.hidden[i] = back || i < 2 ? memory->take(n * widest) : to.hidden[i - 2];
+    size_t c = (size_t)net->config.channels, widest = (size_t)most(net->config.hidden, net->config.channels);
+    decoding<T> to = {};
+    if (!IS_BF16<T>)
+        memory->take(voxels * c, &to.turned);
+    T **rows[] = {&to.z, &to.q, &to.key, &to.context, &to.g};
+    for (T **row : rows)
+        memory->take(n * c, row);
+    memory->take(n * NET_WINDOW_SIZE, &to.weight);
+    for (int i = 0; i + 1 < net->n_linears; i++) // without a way back two take turns
+        if (back || i < 2)
+            memory->take(n * widest, &to.hidden[i]);
+        else
+            to.hidden[i] = to.hidden[i - 2];
+    memory->take(n, &to.residual);
     if (!back)
         return to;
-    to.dfeatures = memory->take(voxels * c);
-    float **back_rows[] = {&to.dcontext, &to.dkey, &to.dq, &to.dz};
-    for (float **row : back_rows)
-        *row = memory->take(n * c);
-    to.dweight = memory->take(n * NET_WINDOW_SIZE);
-    for (float *&row : to.dhidden)
-        row = memory->take(n * widest);
+    memory->take(voxels * c, &to.dfeatures);
+    T **back_rows[] = {&to.dcontext, &to.dkey, &to.dq, &to.dz};
+    for (T **row : back_rows)
+        memory->take(n * c, row);
+    memory->take(n * NET_WINDOW_SIZE, &to.dweight);
+    memory->take(n, &to.dy);
+    for (T *&row : to.dhidden)
+        memory->take(n * widest, &row);
     return to;
 }
 
+template <class T>
 static size_t cuda_scratch_bytes(const struct sr_device *device, struct sr_extent encode, size_t n_queries,
                                  int keep)
 {
     bump memory = {};
-    lay_out(&memory, &device->net, count_of(encode), n_queries < (size_t)CHUNK ? n_queries : (size_t)CHUNK,
-            keep != 0);
-    return memory.used * sizeof(float) + QUEUE_WORKSPACE_BYTES;
+    lay_out<T>(&memory, &device->net, count_of(encode), n_queries < (size_t)CHUNK ? n_queries : (size_t)CHUNK,
+               keep != 0);
+    return memory.used + QUEUE_WORKSPACE_BYTES;
 }
 
-static int reserve(struct sr_device *device, size_t count, struct fault_note *why)
-{
-    if (count <= device->scratch_count)
-        return 0;
-    queue_free(device->queue, device->scratch);
-    device->scratch = NULL;
-    device->scratch_count = 0;
-    int rc = queue_new(device->queue, count, &device->scratch, why);
-    if (rc == 0)
-        device->scratch_count = count;
-    return rc;
-}
-
-static int linear_forward(struct sr_device *device, const struct net_linear *linear, int n, const float *x,
-                          float beta, float *y, struct fault_note *why)
+template <class T, class Out>
+static int linear_forward(struct sr_device *device, const struct net_linear *linear, int n, const T *x,
+                          float beta, Out *y, struct fault_note *why)
 {
     return queue_gemm(device->queue, false, true, n, linear->n_out, linear->n_in, x,
-                      device->parameters + linear->weight, beta, y, why);
+                      weights_of<T>(device) + linear->weight, beta, y, why);
 }
 
-static int add_bias(struct sr_device *device, const struct net_linear *linear, int n, bool relu, float *y,
+template <class T>
+static int add_bias(struct sr_device *device, const struct net_linear *linear, int n, bool relu, T *y,
                     struct fault_note *why)
 {
     return queue_run(device->queue, "bias", (size_t)n * (size_t)linear->n_out,
-                     bias_body{y, device->parameters + linear->bias, (unsigned)linear->n_out, relu}, why);
+                     bias_body<T>{y, device->parameters + linear->bias, (unsigned)linear->n_out, relu}, why);
 }
 
 // dW += dy^T x, db += the column sums of dy.
-static int linear_gradients(struct sr_device *device, const struct net_linear *linear, int n, const float *x,
-                            const float *dy, float *gradients, struct fault_note *why)
+template <class T>
+static int linear_gradients(struct sr_device *device, const struct net_linear *linear, int n, const T *x,
+                            const T *dy, float *gradients, struct fault_note *why)
 {
     int rc = queue_gemm(device->queue, true, false, linear->n_out, linear->n_in, n, dy, x, 1,
                         gradients + linear->weight, why);
     if (rc != 0)
         return rc;
-    return queue_gemm(device->queue, false, false, 1, linear->n_out, n, device->ones, dy, 1,
+    return queue_gemm(device->queue, false, false, 1, linear->n_out, n, (const T *)device->ones, dy, 1,
                       gradients + linear->bias, why);
 }
 
 // dx = dy W + beta dx.
-static int linear_backward(struct sr_device *device, const struct net_linear *linear, int n, const float *dy,
-                           float beta, float *dx, struct fault_note *why)
+template <class T>
+static int linear_backward(struct sr_device *device, const struct net_linear *linear, int n, const T *dy,
+                           float beta, T *dx, struct fault_note *why)
 {
     return queue_gemm(device->queue, false, false, n, linear->n_in, linear->n_out, dy,
-                      device->parameters + linear->weight, beta, dx, why);
+                      weights_of<T>(device) + linear->weight, beta, dx, why);
 }
 
-static int attend(struct sr_device *device, const queries &all, const decoding &to, struct fault_note *why)
+// A tile's shared memory holds 16 channels where they are a multiple of that.
+template <int n>
+static int score_tiles(struct sr_device *device, const queries &all, const bf16 *features, const bf16 *x,
+                       float *score, struct fault_note *why)
+{
+    tiling over = tiling_of(all);
+    return queue_run_tiles(device->queue, "score", (size_t)over.count() * 2,
+                           score_tile_body<n>{over, features, x, score}, why);
+}
+
+template <class T>
+static int run_score(struct sr_device *device, const queries &all, const T *features, const T *x,
+                     float *score, struct fault_note *why)
+{
+    if constexpr (IS_BF16<T>)
+        return all.channels % 16 == 0 ? score_tiles<2>(device, all, features, x, score, why)
+                                      : score_tiles<1>(device, all, features, x, score, why);
+    else
+        return queue_run(device->queue, "score", (size_t)all.count * NET_WINDOW_SIZE,
+                         score_body{all, features, x, score}, why);
+}
+
+template <int n>
+static int weigh_tiles(struct sr_device *device, const queries &all, const bf16 *features,
+                       const float *weight, bf16 *out, struct fault_note *why)
+{
+    weigh_tile_body<n> body = {tiling_of(all), features, weight, out};
+    return queue_run_tiles(device->queue, "weigh", (size_t)body.over.count() * body.n_shares(), body, why);
+}
+
+template <class T>
+static int run_weigh(struct sr_device *device, const queries &all, const T *features, const float *weight,
+                     T *out, struct fault_note *why)
+{
+    if constexpr (IS_BF16<T>)
+        return all.channels % 16 == 0 ? weigh_tiles<2>(device, all, features, weight, out, why)
+                                      : weigh_tiles<1>(device, all, features, weight, out, why);
+    else
+        return queue_run(device->queue, "weigh", (size_t)all.count * (size_t)all.channels,
+                         weigh_body{all, features, weight, out}, why);
+}
+
+template <class T>
+static int attend(struct sr_device *device, const queries &all, const decoding<T> &to, struct fault_note *why)
 {
     const struct net *net = &device->net;
     struct queue *queue = device->queue;
     int n = all.count, c = all.channels;
     size_t rows = (size_t)n, values = rows * (size_t)c;
-    int rc = queue_run(queue, "interpolate", values, interpolate_body{all, to.features, to.z}, why);
+    int rc = queue_run(queue, "interpolate", values, interpolate_body<T>{all, to.features, to.z}, why);
     if (rc == 0)
-        rc = linear_forward(device, &net->query, n, to.z, 0, to.q, why);
+        rc = linear_forward<T>(device, &net->query, n, to.z, 0, to.q, why);
     if (rc == 0)
         rc = add_bias(device, &net->query, n, false, to.q, why);
     if (rc == 0)
-        rc = linear_backward(device, &net->key, n, to.q, 0, to.key, why); // q' = Wk^T q
+        rc = linear_backward<T>(device, &net->key, n, to.q, 0, to.key, why); // q' = Wk^T q
     if (rc == 0)
-        rc = queue_run(queue, "score", rows * NET_WINDOW_SIZE,
-                       score_body{all, to.features, to.key, to.weight}, why);
+        rc = run_score<T>(device, all, to.features, to.key, to.weight, why);
     if (rc == 0)
-        rc = queue_run(queue, "softmax", rows, softmax_body{to.weight}, why);
+        rc = queue_run(queue, "softmax", rows, softmax_body{to.weight, (unsigned)n}, why);
     if (rc == 0)
-        rc = queue_run(queue, "weigh", values, weigh_body{all, to.features, to.weight, to.context}, why);
+        rc = run_weigh<T>(device, all, to.features, to.weight, to.context, why);
     if (rc == 0)
-        rc = queue_copy(queue, to.g, to.z, values, why);
+        rc = queue_copy(queue, to.g, to.z, values * sizeof(T), why);
     if (rc == 0)
-        rc = linear_forward(device, &net->value, n, to.context, 1, to.g, why);
+        rc = linear_forward<T>(device, &net->value, n, to.context, 1, to.g, why);
     if (rc == 0)
         rc = add_bias(device, &net->value, n, false, to.g, why);
     return rc;
 }
 
-static int decode_chunk(struct sr_device *device, const queries &all, const decoding &to,
+template <class T>
+static int decode_chunk(struct sr_device *device, const queries &all, const decoding<T> &to,
                         struct fault_note *why)
 {
     const struct net *net = &device->net;
-    int rc = attend(device, all, to, why);
-    const float *x = to.g;
-    for (int i = 0; rc == 0 && i < net->n_linears; i++) {
-        rc = linear_forward(device, &net->linears[i], all.count, x, 0, to.hidden[i], why);
-        if (rc == 0 && i + 1 < net->n_linears)
+    int rc = attend(device, all, to, why), last = net->n_linears - 1;
+    const T *x = to.g;
+    for (int i = 0; rc == 0 && i < last; i++) {
+        rc = linear_forward<T>(device, &net->linears[i], all.count, x, 0, to.hidden[i], why);
+        if (rc == 0)
             rc = add_bias(device, &net->linears[i], all.count, true, to.hidden[i], why);
         x = to.hidden[i];
     }
-    return rc;
+    return rc != 0 ? rc : linear_forward<T>(device, &net->linears[last], all.count, x, 0, to.residual, why);
 }
 
 static int check_planes(const struct sr_buffer *planes, struct sr_window window, struct fault_note *why)
@@ -419,7 +631,7 @@ static queries queries_of(const struct sr_device *device, const struct sr_buffer
                           const struct sr_buffer *planes, struct sr_window window)
 {
     queries all = {};
-    all.planes = planes->data;
+    all.planes = image_of(planes);
     all.e = features->extent;
     all.window = window;
     all.channels = device->net.config.channels;
@@ -428,24 +640,29 @@ static queries queries_of(const struct sr_device *device, const struct sr_buffer
     return all;
 }
 
-// Scratch memory for a decode of n points at a time, with the features turned into it.
+// Scratch memory for a decode of n points at a time, with the features in the decoder's order.
+template <class T>
 static int start_decoding(struct sr_device *device, const struct sr_buffer *features, size_t n, bool back,
-                          decoding *to, struct fault_note *why)
+                          decoding<T> *to, struct fault_note *why)
 {
     size_t voxels = count_of(features->extent);
     bump memory = {};
-    lay_out(&memory, &device->net, voxels, n, back);
+    lay_out<T>(&memory, &device->net, voxels, n, back);
     int rc = reserve(device, memory.used, why);
     if (rc != 0)
         return rc;
-    memory = bump{device->scratch, 0};
-    *to = lay_out(&memory, &device->net, voxels, n, back);
-    unsigned channels = (unsigned)device->net.config.channels,
-             plane = (unsigned)(voxels / (size_t)features->extent.n);
+    memory = bump{(char *)device->scratch, 0};
+    *to = lay_out<T>(&memory, &device->net, voxels, n, back);
+    to->features = IS_BF16<T> ? map_of<T>(features) : to->turned;
+    if (IS_BF16<T>)
+        return 0;
     return queue_run(device->queue, "channels_last", features->count,
-                     channels_last_body{to->features, features->data, channels, plane}, why);
+                     channels_last_body<T>{to->turned, image_of(features),
+                                           (unsigned)device->net.config.channels, plane_of(features->extent)},
+                     why);
 }
 
+template <class T>
 static int cuda_decode_forward(struct sr_device *device, const struct sr_buffer *features,
                                const struct sr_buffer *stack, const struct sr_buffer *planes,
                                struct sr_window window, int keep, struct sr_buffer *y, struct fault_note *why)
@@ -453,7 +670,7 @@ static int cuda_decode_forward(struct sr_device *device, const struct sr_buffer 
     (void)keep; // nothing is: the backward pass computes it again
     const struct net *net = &device->net;
     const struct net_linear *last = &net->linears[net->n_linears - 1];
-    decoding to;
+    decoding<T> to;
     int rc = check_planes(planes, window, why);
     if (rc != 0)
         return rc;
@@ -465,68 +682,76 @@ static int cuda_decode_forward(struct sr_device *device, const struct sr_buffer 
         rc = decode_chunk(device, all, to, why);
         if (rc == 0)
             rc = queue_run(device->queue, "decode_finish", (size_t)all.count,
-                           decode_finish_body{all, to.hidden[net->n_linears - 1],
-                                              device->parameters + last->bias,
-                                              stack == NULL ? NULL : stack->data, y->data},
+                           decode_finish_body{all, to.residual, device->parameters + last->bias,
+                                              stack == NULL ? NULL : image_of(stack), image_of(y)},
                            why);
     }
     return rc;
 }
 
 // Back through the MLP: gradients added to; *dg is where the gradient of g lies.
-static int layers_backward(struct sr_device *device, const queries &all, const decoding &to, const float *dy,
-                           float *gradients, float **dg, struct fault_note *why)
+template <class T>
+static int layers_backward(struct sr_device *device, const queries &all, const decoding<T> &to,
+                           const float *dy, float *gradients, const T **dg, struct fault_note *why)
 {
     const struct net *net = &device->net;
-    const float *dout = dy;
-    int rc = 0, n = all.count;
+    const T *dout = to.dy;
+    int n = all.count, rc = queue_run(device->queue, "round", (size_t)n, round_body<T>{to.dy, dy}, why);
     for (int i = net->n_linears - 1; rc == 0 && i >= 0; i--) {
         const struct net_linear *linear = &net->linears[i];
-        const float *x = i == 0 ? to.g : to.hidden[i - 1];
-        float *dx = to.dhidden[i % 2];
+        const T *x = i == 0 ? to.g : to.hidden[i - 1];
+        T *dx = to.dhidden[i % 2];
         rc = linear_gradients(device, linear, n, x, dout, gradients, why);
         if (rc == 0)
             rc = linear_backward(device, linear, n, dout, 0, dx, why);
         if (rc == 0 && i > 0)
-            rc = queue_run(device->queue, "mask", (size_t)n * (size_t)linear->n_in, mask_body{dx, x}, why);
+            rc = queue_run(device->queue, "mask", (size_t)n * (size_t)linear->n_in, mask_body<T>{dx, x}, why);
         dout = dx;
-        *dg = dx;
     }
+    *dg = dout;
     return rc;
 }
 
-static int attend_backward(struct sr_device *device, const queries &all, const decoding &to, const float *dg,
+template <class T>
+static int run_gather(struct sr_device *device, const queries &all, const decoding<T> &to,
+                      struct fault_note *why)
+{
+    const int n = IS_BF16<T> ? 8 : 1;
+    return queue_run(device->queue, "gather", count_of(all.e) * (size_t)(all.channels / n),
+                     gather_body<T, n>{all, to.dz, to.weight, to.dcontext, to.dweight, to.key, to.dfeatures},
+                     why);
+}
+
+template <class T>
+static int attend_backward(struct sr_device *device, const queries &all, const decoding<T> &to, const T *dg,
                            float *gradients, struct fault_note *why)
 {
     const struct net *net = &device->net;
     struct queue *queue = device->queue;
     int n = all.count, c = all.channels;
-    size_t rows = (size_t)n, values = rows * (size_t)c, voxels = count_of(all.e);
-    int rc = linear_gradients(device, &net->value, n, to.context, dg, gradients, why);
+    size_t rows = (size_t)n, values = rows * (size_t)c;
+    int rc = linear_gradients<T>(device, &net->value, n, to.context, dg, gradients, why);
     if (rc == 0)
         rc = linear_backward(device, &net->value, n, dg, 0, to.dcontext, why);
     if (rc == 0)
-        rc = queue_run(queue, "score", rows * NET_WINDOW_SIZE,
-                       score_body{all, to.features, to.dcontext, to.dweight}, why);
+        rc = run_score<T>(device, all, to.features, to.dcontext, to.dweight, why);
     if (rc == 0)
-        rc = queue_run(queue, "softmax_back", rows, softmax_back_body{to.weight, to.dweight}, why);
+        rc = queue_run(queue, "softmax_back", rows, softmax_back_body{to.weight, to.dweight, (unsigned)n},
+                       why);
     if (rc == 0)
-        rc = queue_run(queue, "weigh", values, weigh_body{all, to.features, to.dweight, to.dkey}, why);
+        rc = run_weigh<T>(device, all, to.features, to.dweight, to.dkey, why);
     if (rc == 0) // dWk += q dq'^T
-        rc = queue_gemm(queue, true, false, c, c, n, to.q, to.dkey, 1, gradients + net->key.weight, why);
+        rc = queue_gemm(queue, true, false, c, c, n, (const T *)to.q, (const T *)to.dkey, 1,
+                        gradients + net->key.weight, why);
     if (rc == 0)
-        rc = linear_forward(device, &net->key, n, to.dkey, 0, to.dq, why); // dq = Wk dq'
+        rc = linear_forward<T>(device, &net->key, n, to.dkey, 0, to.dq, why); // dq = Wk dq'
     if (rc == 0)
-        rc = linear_gradients(device, &net->query, n, to.z, to.dq, gradients, why);
+        rc = linear_gradients<T>(device, &net->query, n, to.z, to.dq, gradients, why);
     if (rc == 0)
-        rc = queue_copy(queue, to.dz, dg, values, why);
+        rc = queue_copy(queue, to.dz, dg, values * sizeof(T), why);
     if (rc == 0)
-        rc = linear_backward(device, &net->query, n, to.dq, 1, to.dz, why);
-    if (rc == 0)
-        rc =
-            queue_run(queue, "gather", voxels * (size_t)c,
-                      gather_body{all, to.dz, to.weight, to.dcontext, to.dweight, to.key, to.dfeatures}, why);
-    return rc;
+        rc = linear_backward<T>(device, &net->query, n, to.dq, 1, to.dz, why);
+    return rc != 0 ? rc : run_gather(device, all, to, why);
 }
 
 static int clear_gradients(struct sr_device *device, float *gradients, struct fault_note *why)
@@ -539,19 +764,34 @@ static int clear_gradients(struct sr_device *device, float *gradients, struct fa
                                           : i == 2 ? &net->value
                                                    : &net->linears[i - 3];
         rc = queue_zero(device->queue, gradients + linear->weight,
-                        (size_t)linear->n_in * (size_t)linear->n_out, why);
+                        (size_t)linear->n_in * (size_t)linear->n_out * sizeof *gradients, why);
         if (rc == 0)
-            rc = queue_zero(device->queue, gradients + linear->bias, (size_t)linear->n_out, why);
+            rc = queue_zero(device->queue, gradients + linear->bias,
+                            (size_t)linear->n_out * sizeof *gradients, why);
     }
     return rc;
 }
 
+template <class T>
+static int finish_dfeatures(struct sr_device *device, const float *from, struct sr_buffer *to,
+                            struct fault_note *why)
+{
+    if constexpr (IS_BF16<T>)
+        return queue_run(device->queue, "round", to->count, round_body<T>{map_of<T>(to), from}, why);
+    else
+        return queue_run(device->queue, "channels_first", to->count,
+                         channels_first_body<T>{image_of(to), from, (unsigned)device->net.config.channels,
+                                                plane_of(to->extent)},
+                         why);
+}
+
+template <class T>
 static int cuda_decode_backward(struct sr_device *device, const struct sr_buffer *features,
                                 const struct sr_buffer *planes, struct sr_window window,
                                 const struct sr_buffer *dy, struct sr_buffer *dfeatures,
                                 struct sr_buffer *gradients, struct fault_note *why)
 {
-    decoding to;
+    decoding<T> to;
     int rc = check_planes(planes, window, why);
     if (rc != 0)
         return rc;
@@ -559,24 +799,19 @@ static int cuda_decode_backward(struct sr_device *device, const struct sr_buffer
     int total = all.count;
     rc = start_decoding(device, features, (size_t)least(total, CHUNK), true, &to, why);
     if (rc == 0)
-        rc = clear_gradients(device, gradients->data, why);
+        rc = clear_gradients(device, image_of(gradients), why);
     if (rc == 0)
-        rc = queue_zero(device->queue, to.dfeatures, features->count, why);
+        rc = queue_zero(device->queue, to.dfeatures, features->count * sizeof *to.dfeatures, why);
     for (all.first = 0; rc == 0 && all.first < total; all.first += all.count) {
-        float *dg = NULL;
+        const T *dg = NULL;
         all.count = least(CHUNK, total - all.first);
         rc = decode_chunk(device, all, to, why);
         if (rc == 0)
-            rc = layers_backward(device, all, to, dy->data + all.first, gradients->data, &dg, why);
+            rc = layers_backward(device, all, to, image_of(dy) + all.first, image_of(gradients), &dg, why);
         if (rc == 0)
-            rc = attend_backward(device, all, to, dg, gradients->data, why);
+            rc = attend_backward(device, all, to, dg, image_of(gradients), why);
     }
-    if (rc != 0)
-        return rc;
-    unsigned channels = (unsigned)device->net.config.channels,
-             plane = (unsigned)(count_of(features->extent) / (size_t)features->extent.n);
-    return queue_run(device->queue, "channels_first", dfeatures->count,
-                     channels_first_body{dfeatures->data, to.dfeatures, channels, plane}, why);
+    return rc != 0 ? rc : finish_dfeatures<T>(device, to.dfeatures, dfeatures, why);
 }
 
 // ----------------------------------------------------------------------------------------- training
@@ -584,13 +819,14 @@ static int cuda_decode_backward(struct sr_device *device, const struct sr_buffer
 static int cuda_loss_l1(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
                         struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why)
 {
-    double *partial = (double *)(void *)device->partial;
-    int rc = queue_run(device->queue, "loss", PARTS,
-                       loss_body{y->data, target->data, dy->data, partial, y->count, PARTS}, why);
+    int rc = queue_run(
+        device->queue, "loss", PARTS,
+        loss_body{image_of(y), image_of(target), image_of(dy), device->partial, y->count, PARTS}, why);
     if (rc != 0)
         return rc;
     return queue_run(device->queue, "sum_parts", 1,
-                     sum_parts_body{losses->data + index, partial, PARTS, 1 / (double)y->count}, why);
+                     sum_parts_body{image_of(losses) + index, device->partial, PARTS, 1 / (double)y->count},
+                     why);
 }
 
 static int cuda_adam(struct sr_device *device, struct sr_adam adam, const struct sr_buffer *gradients,
@@ -600,10 +836,10 @@ static int cuda_adam(struct sr_device *device, struct sr_adam adam, const struct
     double correct1 = 1 - pow((double)adam.beta1, adam.step),
            correct2 = 1 - pow((double)adam.beta2, adam.step);
     adam_body body = {};
-    body.gradients = gradients->data + adam.first;
-    body.moment1 = moment1->data + adam.first;
-    body.moment2 = moment2->data + adam.first;
-    body.parameters = parameters->data + adam.first;
+    body.gradients = image_of(gradients) + adam.first;
+    body.moment1 = image_of(moment1) + adam.first;
+    body.moment2 = image_of(moment2) + adam.first;
+    body.parameters = image_of(parameters) + adam.first;
     body.beta1 = adam.beta1;
     body.rest1 = (float)(1 - (double)adam.beta1);
     body.beta2 = adam.beta2;
@@ -614,10 +850,15 @@ static int cuda_adam(struct sr_device *device, struct sr_adam adam, const struct
     return queue_run(device->queue, "adam", parameters->count - adam.first, body, why);
 }
 
+template <class T>
 static int cuda_average(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
                         float keep, struct fault_note *why)
 {
-    return queue_run(device->queue, "average", to->count, average_body{to->data, from->data, keep}, why);
+    if (to->channels > 1)
+        return queue_run(device->queue, "average", to->count,
+                         average_body<T>{map_of<T>(to), map_of<T>(from), keep}, why);
+    return queue_run(device->queue, "average", to->count,
+                     average_body<float>{image_of(to), image_of(from), keep}, why);
 }
 
 static int cuda_cut(struct sr_device *device, const struct sr_buffer *volume, const struct sr_cut *cuts,
@@ -629,8 +870,8 @@ static int cuda_cut(struct sr_device *device, const struct sr_buffer *volume, co
     int rc = 0;
     for (int i = 0; rc == 0 && i < n; i++) {
         double sigma = (double)cuts[i].fwhm / (2 * sqrt(2 * log(2.0)));
-        cut_view view = {volume->data, volume->extent, cuts[i], i, n_targets, e};
-        cut_stack_body blur = {view, stack->data, 0, 0};
+        cut_view view = {image_of(volume), volume->extent, cuts[i], i, n_targets, e};
+        cut_stack_body blur = {view, image_of(stack), 0, 0};
         if (sigma > 0) {
             blur.slope = (float)(-0.5 / (sigma * sigma));
             blur.reach = (int)floor(3 * sigma + 0.5);
@@ -638,54 +879,61 @@ static int cuda_cut(struct sr_device *device, const struct sr_buffer *volume, co
         rc = queue_run(device->queue, "cut_stack", (size_t)e.d * area, blur, why);
         if (rc == 0)
             rc = queue_run(device->queue, "cut_target", (size_t)(e.d - 1) * (size_t)n_targets * area,
-                           cut_target_body{view, planes->data, target->data}, why);
+                           cut_target_body{view, image_of(planes), image_of(target)}, why);
     }
     return rc;
 }
 
-static struct sr_ops make_table(const char *name)
+template <class T> static struct sr_ops make_table(const char *name)
 {
     struct sr_ops table = {};
     table.name = name;
-    table.usable = cuda_usable;
-    table.open = cuda_open;
+    table.usable = cuda_usable<T>;
+    table.open = cuda_open<T>;
     table.close = cuda_close;
     table.describe = cuda_describe;
-    table.buffer_new = cuda_buffer_new;
+    table.buffer_new = cuda_buffer_new<T>;
     table.buffer_free = cuda_buffer_free;
-    table.scratch_bytes = cuda_scratch_bytes;
-    table.upload = cuda_upload;
-    table.download = cuda_download;
+    table.scratch_bytes = cuda_scratch_bytes<T>;
+    table.upload = cuda_upload<T>;
+    table.download = cuda_download<T>;
     table.synchronize = cuda_synchronize;
     table.zero = cuda_zero;
     table.copy = cuda_copy;
-    table.add = cuda_add;
-    table.prepare = cuda_prepare;
+    table.add = cuda_add<T>;
+    table.prepare = cuda_prepare<T>;
     table.step_begin = cuda_step;
     table.step_end = cuda_step;
-    table.conv_forward = cuda_conv_forward;
-    table.conv_backward = cuda_conv_backward;
-    table.decode_forward = cuda_decode_forward;
-    table.decode_backward = cuda_decode_backward;
+    table.conv_forward = cuda_conv_forward<T>;
+    table.conv_backward = cuda_conv_backward<T>;
+    table.decode_forward = cuda_decode_forward<T>;
+    table.decode_backward = cuda_decode_backward<T>;
     table.loss_l1 = cuda_loss_l1;
     table.adam = cuda_adam;
-    table.average = cuda_average;
+    table.average = cuda_average<T>;
     table.cut = cuda_cut;
     return table;
 }
 
 #ifdef ISOSLICE_CUDA_ON_HOST
-extern "C" const struct sr_ops *ops_cuda_on_host(void);
-
-extern "C" const struct sr_ops *ops_cuda_on_host(void)
-{
-    static const struct sr_ops table = make_table("cuda_on_host");
-    return &table;
-}
+#    define TABLE(call) call##_on_host
+#    define NAME(name)  name "_on_host"
 #else
-extern "C" const struct sr_ops *ops_cuda(void)
+#    define TABLE(call) call
+#    define NAME(name)  name
+#endif
+
+extern "C" const struct sr_ops *TABLE(ops_cuda)(void);
+extern "C" const struct sr_ops *TABLE(ops_cuda16)(void);
+
+extern "C" const struct sr_ops *TABLE(ops_cuda)(void)
 {
-    static const struct sr_ops table = make_table("cuda");
+    static const struct sr_ops table = make_table<float>(NAME("cuda"));
     return &table;
 }
-#endif
+
+extern "C" const struct sr_ops *TABLE(ops_cuda16)(void)
+{
+    static const struct sr_ops table = make_table<bf16>(NAME("cuda16"));
+    return &table;
+}

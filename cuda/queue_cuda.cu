@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The queue on a GPU: one stream, cuBLAS for matrix products, cuDNN for convolutions, all in fp32 without
-// TF32. Both libraries are loaded when the backend is first asked for: a program that does not use it starts
-// without them, and quickly. Convolution algorithms come from cuDNN's heuristics, not from timing, and only
-// repeatable ones are taken, so that two runs give the same bits.
+// The queue on a GPU: one stream, cuBLAS for matrix products, cuDNN for convolutions. Opened for float, all
+// in fp32 without TF32; for bf16, operands in bf16 on tensor cores with sums in fp32. Both libraries are
+// loaded when the backend is first asked for: a program that does not use it starts without them, and
+// quickly. Convolution algorithms come from cuDNN's heuristics, not from timing, and only repeatable ones are
+// taken, so that two runs give the same bits.
 #include "cuda/host_math.cuh"
 #include "cuda/queue.cuh"
 
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <type_traits>
 
 #define TEXT_OF_(x) #x
 #define TEXT_OF(x)  TEXT_OF_(x)
@@ -33,6 +35,7 @@ static_assert((size_t)CONV_BYTES + CUBLAS_BYTES <= QUEUE_WORKSPACE_BYTES, "the w
 #define CUBLAS_CALLS(X)                                                                                      \
     X(cublasCreate_v2)                                                                                       \
     X(cublasDestroy_v2)                                                                                      \
+    X(cublasGemmEx_64)                                                                                       \
     X(cublasGetStatusString)                                                                                 \
     X(cublasSetMathMode)                                                                                     \
     X(cublasSetStream_v2)                                                                                    \
@@ -63,7 +66,7 @@ static_assert((size_t)CONV_BYTES + CUBLAS_BYTES <= QUEUE_WORKSPACE_BYTES, "the w
     X(cudnnSetConvolutionNdDescriptor)                                                                       \
     X(cudnnSetFilterNdDescriptor)                                                                            \
     X(cudnnSetStream)                                                                                        \
-    X(cudnnSetTensorNdDescriptor)
+    X(cudnnSetTensorNdDescriptorEx)
 
 struct libraries {
     char absent[256]; // why there are none; empty: all are there
@@ -173,6 +176,7 @@ struct conv_plan {
 };
 
 struct queue {
+    bool is_bf16; // what it was opened for
     cudaStream_t stream;
     cublasHandle_t cublas;
     cudnnHandle_t cudnn;
@@ -183,45 +187,54 @@ struct queue {
     char description[320];
 };
 
-static int no_backend(struct fault_note *why, const char *cause)
+template <class T> constexpr bool IS_BF16 = std::is_same<T, bf16>::value;
+
+static int no_backend(struct fault_note *why, bool is_bf16, const char *cause)
 {
-    fault_set(why, FAULT_BACKEND, "no backend 'cuda': %s", cause);
+    fault_set(why, FAULT_BACKEND, "no backend '%s': %s", is_bf16 ? "cuda16" : "cuda", cause);
     return 0;
 }
 
-int queue_usable(struct fault_note *why)
+template <class T> int queue_usable(struct fault_note *why)
 {
+    const bool is_bf16 = IS_BF16<T>;
+    const int least_major = 8; // the first with bf16 in its tensor cores
     char cause[400];
     int driver = 0, n_devices = 0, major = 0, minor = 0;
     if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
-        return no_backend(why, "there is no NVIDIA driver");
+        return no_backend(why, is_bf16, "there is no NVIDIA driver");
     cudaError_t status = cudaGetDeviceCount(&n_devices);
     if (status == cudaErrorInsufficientDriver) {
         snprintf(cause, sizeof cause, "the NVIDIA driver is for CUDA %d.%d, this program needs %d.%d",
                  driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-        return no_backend(why, cause);
+        return no_backend(why, is_bf16, cause);
     }
     if (status == cudaErrorNoDevice || (status == cudaSuccess && n_devices == 0))
-        return no_backend(why, "there is no GPU");
+        return no_backend(why, is_bf16, "there is no GPU");
     if (status == cudaSuccess)
         status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
     if (status == cudaSuccess)
         status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
     cudaFuncAttributes attributes;
     if (status == cudaSuccess)
-        status = cudaFuncGetAttributes(&attributes, (const void *)run_body<host_math::fill_body>);
+        status = cudaFuncGetAttributes(&attributes, (const void *)run_body<host_math::fill_body<T>>);
     if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
         cudaGetLastError();
         snprintf(cause, sizeof cause, "this program holds no code for a GPU of compute capability %d.%d",
                  major, minor);
-        return no_backend(why, cause);
+        return no_backend(why, is_bf16, cause);
     }
     if (status != cudaSuccess) {
         cudaGetLastError();
         snprintf(cause, sizeof cause, "%s: %s", cudaGetErrorName(status), cudaGetErrorString(status));
-        return no_backend(why, cause);
+        return no_backend(why, is_bf16, cause);
     }
-    return lib().absent[0] == '\0' ? 1 : no_backend(why, lib().absent);
+    if (is_bf16 && major < least_major) {
+        snprintf(cause, sizeof cause, "the GPU has compute capability %d.%d, bf16 needs %d.0", major, minor,
+                 least_major);
+        return no_backend(why, is_bf16, cause);
+    }
+    return lib().absent[0] == '\0' ? 1 : no_backend(why, is_bf16, lib().absent);
 }
 
 static int open_handles(struct queue *queue, struct fault_note *why)
@@ -235,8 +248,9 @@ static int open_handles(struct queue *queue, struct fault_note *why)
         rc = CUBLAS(cublasSetStream_v2, queue->cublas, queue->stream);
     if (rc == 0) // a workspace of our own: products are then repeatable
         rc = CUBLAS(cublasSetWorkspace_v2, queue->cublas, queue->cublas_workspace, CUBLAS_BYTES);
-    if (rc == 0) // no TF32, no emulation
-        rc = CUBLAS(cublasSetMathMode, queue->cublas, CUBLAS_PEDANTIC_MATH);
+    if (rc == 0) // fp32: no TF32, no emulation; bf16: sums stay fp32 to their end
+        rc = CUBLAS(cublasSetMathMode, queue->cublas,
+                    queue->is_bf16 ? CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION : CUBLAS_PEDANTIC_MATH);
     if (rc == 0)
         rc = CUDNN(cudnnCreate, &queue->cudnn);
     if (rc == 0)
@@ -249,17 +263,19 @@ static void describe(struct queue *queue)
     cudaDeviceProp properties;
     size_t version = lib().cudnnGetVersion();
     const char *name = cudaGetDeviceProperties(&properties, 0) == cudaSuccess ? properties.name : "a GPU";
-    snprintf(queue->description, sizeof queue->description, "cuda (%s, cuDNN %zu.%zu.%zu, fp32)", name,
-             version / 10000, version / 100 % 100, version % 100);
+    snprintf(queue->description, sizeof queue->description, "%s (%s, cuDNN %zu.%zu.%zu, %s)",
+             queue->is_bf16 ? "cuda16" : "cuda", name, version / 10000, version / 100 % 100, version % 100,
+             queue->is_bf16 ? "bf16" : "fp32");
 }
 
-int queue_open(struct queue **queue, struct fault_note *why)
+template <class T> int queue_open(struct queue **queue, struct fault_note *why)
 {
-    if (!queue_usable(why))
+    if (!queue_usable<T>(why))
         return FAULT_BACKEND;
     struct queue *made = (struct queue *)calloc(1, sizeof *made);
     if (made == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "no memory for a queue");
+    made->is_bf16 = IS_BF16<T>;
     int rc = open_handles(made, why);
     if (rc != 0) {
         queue_close(made);
@@ -322,11 +338,11 @@ int queue_launched(const char *what, struct fault_note *why)
     return cuda_fault(status, call, why);
 }
 
-int queue_new(struct queue *queue, size_t n, float **data, struct fault_note *why)
+int queue_new_bytes(struct queue *queue, size_t bytes, void **data, struct fault_note *why)
 {
     void *memory = NULL;
     char call[64];
-    size_t bytes = (n ? n : 1) * sizeof(float);
+    bytes = bytes != 0 ? bytes : 1;
     snprintf(call, sizeof call, "cudaMalloc of %zu MB", bytes >> 20);
     int rc = cuda_fault(cudaMalloc(&memory, bytes), call, why);
     if (rc == 0)
@@ -335,11 +351,11 @@ int queue_new(struct queue *queue, size_t n, float **data, struct fault_note *wh
         cudaFree(memory);
         return rc;
     }
-    *data = (float *)memory;
+    *data = memory;
     return 0;
 }
 
-void queue_free(struct queue *queue, float *data)
+void queue_free(struct queue *queue, void *data)
 {
     if (data == NULL)
         return;
@@ -347,14 +363,14 @@ void queue_free(struct queue *queue, float *data)
     cudaFree(data);
 }
 
-int queue_zero(struct queue *queue, float *to, size_t n, struct fault_note *why)
+int queue_zero(struct queue *queue, void *to, size_t bytes, struct fault_note *why)
 {
-    return CUDA(cudaMemsetAsync, to, 0, n * sizeof *to, queue->stream);
+    return CUDA(cudaMemsetAsync, to, 0, bytes, queue->stream);
 }
 
-int queue_copy(struct queue *queue, float *to, const float *from, size_t n, struct fault_note *why)
+int queue_copy(struct queue *queue, void *to, const void *from, size_t bytes, struct fault_note *why)
 {
-    return CUDA(cudaMemcpyAsync, to, from, n * sizeof *to, cudaMemcpyDeviceToDevice, queue->stream);
+    return CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDeviceToDevice, queue->stream);
 }
 
 int queue_upload(struct queue *queue, float *to, const float *from, size_t n, struct fault_note *why)
@@ -374,48 +390,56 @@ int queue_synchronize(struct queue *queue, struct fault_note *why)
     return CUDA(cudaStreamSynchronize, queue->stream);
 }
 
-int queue_gemm(struct queue *queue, bool transpose_a, bool transpose_b, int m, int n, int k, const float *a,
-               const float *b, float beta, float *c, struct fault_note *why)
+template <class T, class Out>
+int queue_gemm(struct queue *queue, bool transpose_a, bool transpose_b, int m, int n, int k, const T *a,
+               const T *b, float beta, Out *c, struct fault_note *why)
 {
     const float one = 1;
     // cuBLAS reads columns where we write rows: it is asked for the transposed product
-    return CUBLAS(cublasSgemm_v2, queue->cublas, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
-                  transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &one, b, transpose_b ? k : n, a,
-                  transpose_a ? m : k, &beta, c, n);
+    const cublasOperation_t first = transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+                            second = transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const int first_stride = transpose_b ? k : n, second_stride = transpose_a ? m : k;
+    if constexpr (IS_BF16<T>)
+        return CUBLAS(cublasGemmEx_64, queue->cublas, first, second, n, m, k, &one, b, CUDA_R_16BF,
+                      first_stride, a, CUDA_R_16BF, second_stride, &beta, c,
+                      IS_BF16<Out> ? CUDA_R_16BF : CUDA_R_32F, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    else
+        return CUBLAS(cublasSgemm_v2, queue->cublas, first, second, n, m, k, &one, b, first_stride, a,
+                      second_stride, &beta, c, n);
 }
 
 // ----------------------------------------------------------------------------------------- convolution
 
-static int describe_tensor(cudnnTensorDescriptor_t *to, const conv_shape &s, int channels,
+static int describe_tensor(cudnnTensorDescriptor_t *to, bool is_bf16, const conv_shape &s, int channels,
                            struct fault_note *why)
 {
     const int size[5] = {s.n, channels, s.d, s.h, s.w};
-    int stride[5] = {1, 1, 1, 1, 1};
-    for (int i = 3; i >= 0; i--)
-        stride[i] = stride[i + 1] * size[i + 1];
     int rc = CUDNN(cudnnCreateTensorDescriptor, to);
-    return rc != 0 ? rc : CUDNN(cudnnSetTensorNdDescriptor, *to, CUDNN_DATA_FLOAT, 5, size, stride);
+    return rc != 0 ? rc
+                   : CUDNN(cudnnSetTensorNdDescriptorEx, *to, is_bf16 ? CUDNN_TENSOR_NHWC : CUDNN_TENSOR_NCHW,
+                           is_bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT, 5, size);
 }
 
-static int fill_plan(conv_plan *plan, const conv_shape &s, struct fault_note *why)
+static int fill_plan(conv_plan *plan, bool is_bf16, const conv_shape &s, struct fault_note *why)
 {
     const int kernels[5] = {s.c_out, s.c_in, 3, 3, 3}, ones[3] = {1, 1, 1};
     plan->shape = s;
-    int rc = describe_tensor(&plan->x, s, s.c_in, why);
+    int rc = describe_tensor(&plan->x, is_bf16, s, s.c_in, why);
     if (rc == 0)
-        rc = describe_tensor(&plan->y, s, s.c_out, why);
+        rc = describe_tensor(&plan->y, is_bf16, s, s.c_out, why);
     if (rc == 0)
         rc = CUDNN(cudnnCreateFilterDescriptor, &plan->kernels);
     if (rc == 0)
         rc =
-            CUDNN(cudnnSetFilterNdDescriptor, plan->kernels, CUDNN_DATA_FLOAT, CUDNN_TENSOR_NCHW, 5, kernels);
+            CUDNN(cudnnSetFilterNdDescriptor, plan->kernels, is_bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT,
+                  is_bf16 ? CUDNN_TENSOR_NHWC : CUDNN_TENSOR_NCHW, 5, kernels);
     if (rc == 0)
         rc = CUDNN(cudnnCreateConvolutionDescriptor, &plan->conv);
     if (rc == 0)
         rc = CUDNN(cudnnSetConvolutionNdDescriptor, plan->conv, 3, ones, ones, ones, CUDNN_CROSS_CORRELATION,
                    CUDNN_DATA_FLOAT);
-    if (rc == 0) // no TF32
-        rc = CUDNN(cudnnSetConvolutionMathType, plan->conv, CUDNN_FMA_MATH);
+    if (rc == 0) // fp32: no TF32
+        rc = CUDNN(cudnnSetConvolutionMathType, plan->conv, is_bf16 ? CUDNN_TENSOR_OP_MATH : CUDNN_FMA_MATH);
     plan->used = rc == 0;
     if (rc != 0)
         drop_plan(plan);
@@ -433,25 +457,25 @@ static int find_plan(struct queue *queue, const conv_shape &s, conv_plan **found
     queue->next_plan = (queue->next_plan + 1) % MAX_PLANS;
     drop_plan(plan);
     *found = plan;
-    return fill_plan(plan, s, why);
+    return fill_plan(plan, queue->is_bf16, s, why);
 }
 
-// The first algorithm on cuDNN's list, the fastest by its estimate, that is repeatable, works in fp32 and
-// keeps to the limit of memory.
+// The first algorithm on cuDNN's list, the fastest by its estimate, that is repeatable, works in fp32 where
+// that is asked for, and keeps to the limit of memory.
 template <class Performance, class Algorithm>
-static int choose(const Performance *list, int n, const conv_shape &s, const char *what, Algorithm *algorithm,
-                  struct fault_note *why)
+static int choose(const Performance *list, int n, bool is_bf16, const conv_shape &s, const char *what,
+                  Algorithm *algorithm, struct fault_note *why)
 {
     for (int i = 0; i < n; i++)
         if (list[i].status == CUDNN_STATUS_SUCCESS && list[i].determinism == CUDNN_DETERMINISTIC &&
-            (list[i].mathType == CUDNN_FMA_MATH || list[i].mathType == CUDNN_DEFAULT_MATH) &&
+            (is_bf16 || list[i].mathType == CUDNN_FMA_MATH || list[i].mathType == CUDNN_DEFAULT_MATH) &&
             list[i].memory <= (size_t)CONV_BYTES) {
             *algorithm = list[i].algo;
             return 0;
         }
     return fault_set(why, FAULT_DEVICE,
-                     "cuDNN has no repeatable fp32 algorithm for %s of %dx%dx%dx%d, %d to %d", what, s.n, s.d,
-                     s.h, s.w, s.c_in, s.c_out);
+                     "cuDNN has no repeatable %s algorithm for %s of %dx%dx%dx%d, %d to %d",
+                     is_bf16 ? "bf16" : "fp32", what, s.n, s.d, s.h, s.w, s.c_in, s.c_out);
 }
 
 static int reserve_workspace(struct queue *queue, size_t bytes, struct fault_note *why)
@@ -469,8 +493,9 @@ static int reserve_workspace(struct queue *queue, size_t bytes, struct fault_not
     return rc;
 }
 
-int queue_conv_forward(struct queue *queue, conv_shape shape, const float *x, const float *kernels,
-                       float beta, float *y, struct fault_note *why)
+template <class T>
+int queue_conv_forward(struct queue *queue, conv_shape shape, const T *x, const T *kernels, float beta, T *y,
+                       struct fault_note *why)
 {
     const float one = 1;
     conv_plan *plan;
@@ -481,7 +506,7 @@ int queue_conv_forward(struct queue *queue, conv_shape shape, const float *x, co
         rc = CUDNN(cudnnGetConvolutionForwardAlgorithm_v7, queue->cudnn, plan->x, plan->kernels, plan->conv,
                    plan->y, MAX_ALGORITHMS, &n, list);
         if (rc == 0)
-            rc = choose(list, n, shape, "convolution", &plan->forward, why);
+            rc = choose(list, n, queue->is_bf16, shape, "convolution", &plan->forward, why);
         if (rc == 0)
             rc = CUDNN(cudnnGetConvolutionForwardWorkspaceSize, queue->cudnn, plan->x, plan->kernels,
                        plan->conv, plan->y, plan->forward, &plan->forward_bytes);
@@ -495,8 +520,9 @@ int queue_conv_forward(struct queue *queue, conv_shape shape, const float *x, co
     return rc;
 }
 
-int queue_conv_data(struct queue *queue, conv_shape shape, const float *dy, const float *kernels, float beta,
-                    float *dx, struct fault_note *why)
+template <class T>
+int queue_conv_data(struct queue *queue, conv_shape shape, const T *dy, const T *kernels, float beta, T *dx,
+                    struct fault_note *why)
 {
     const float one = 1;
     conv_plan *plan;
@@ -507,7 +533,7 @@ int queue_conv_data(struct queue *queue, conv_shape shape, const float *dy, cons
         rc = CUDNN(cudnnGetConvolutionBackwardDataAlgorithm_v7, queue->cudnn, plan->kernels, plan->y,
                    plan->conv, plan->x, MAX_ALGORITHMS, &n, list);
         if (rc == 0)
-            rc = choose(list, n, shape, "the data gradient", &plan->data, why);
+            rc = choose(list, n, queue->is_bf16, shape, "the data gradient", &plan->data, why);
         if (rc == 0)
             rc = CUDNN(cudnnGetConvolutionBackwardDataWorkspaceSize, queue->cudnn, plan->kernels, plan->y,
                        plan->conv, plan->x, plan->data, &plan->data_bytes);
@@ -521,8 +547,9 @@ int queue_conv_data(struct queue *queue, conv_shape shape, const float *dy, cons
     return rc;
 }
 
-int queue_conv_kernels(struct queue *queue, conv_shape shape, const float *x, const float *dy,
-                       float *dkernels, struct fault_note *why)
+template <class T>
+int queue_conv_kernels(struct queue *queue, conv_shape shape, const T *x, const T *dy, T *dkernels,
+                       struct fault_note *why)
 {
     const float one = 1, zero = 0;
     conv_plan *plan;
@@ -533,7 +560,7 @@ int queue_conv_kernels(struct queue *queue, conv_shape shape, const float *x, co
         rc = CUDNN(cudnnGetConvolutionBackwardFilterAlgorithm_v7, queue->cudnn, plan->x, plan->y, plan->conv,
                    plan->kernels, MAX_ALGORITHMS, &n, list);
         if (rc == 0)
-            rc = choose(list, n, shape, "the weight gradient", &plan->by_kernels, why);
+            rc = choose(list, n, queue->is_bf16, shape, "the weight gradient", &plan->by_kernels, why);
         if (rc == 0)
             rc = CUDNN(cudnnGetConvolutionBackwardFilterWorkspaceSize, queue->cudnn, plan->x, plan->y,
                        plan->conv, plan->kernels, plan->by_kernels, &plan->kernels_bytes);
@@ -547,5 +574,10 @@ int queue_conv_kernels(struct queue *queue, conv_shape shape, const float *x, co
                    dkernels);
     return rc;
 }
+
+INSTANTIATE_QUEUE(float)
+INSTANTIATE_QUEUE(bf16)
+template int queue_gemm(struct queue *, bool, bool, int, int, int, const bf16 *, const bf16 *, float, float *,
+                        struct fault_note *);
 
 } // namespace QUEUE_NAMESPACE

@@ -41,7 +41,7 @@ const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base",
 #define SR_MEMORY_MOST ((size_t)3 << 30)
 
 struct sr_options {
-    const char *backend;      // "auto", "cpu", "cuda" or "ref"
+    const char *backend;      // "auto", "cpu", "cuda", "cuda16" or "ref"
     const char *weights_path; // safetensors file, see weights.h
     int finetune;             // non-zero: adapt to this subject (stage 3)
     int choose;          // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when

@@ -69,7 +69,7 @@ enum {
 };
 
 struct sr_ops {
-    const char *name; // "ref", "cpu", "cuda"
+    const char *name; // "ref", "cpu", "cuda", "cuda16"
 
     // 1 when the backend can work on this machine; otherwise 0 and why (BACKEND) with a sentence.
     int (*usable)(struct fault_note *why);
@@ -159,8 +159,8 @@ struct sr_ops {
                struct fault_note *why);
 };
 
-// The backend called `name`: "ref", "cpu", "cuda", or "auto": cpu where usable, else ref; cuda only by name
-// until a GPU has verified it (cuda/UNVERIFIED.md). Owner: *ops is static. Errors: BACKEND with a sentence.
+// The backend called `name`: "ref", "cpu", "cuda" (fp32), "cuda16" (feature maps in bf16), or "auto": cpu where
+// usable, else ref; those of CUDA only by name until a GPU has verified them (cuda/UNVERIFIED.md). Owner: *ops is static. Errors: BACKEND with a sentence.
 int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why);
 
 // Has the cuda backend see GPU `number` alone, counted as nvidia-smi counts; a negative one: as the
@@ -168,11 +168,12 @@ int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why
 // Programming Guide, environment variables.
 int ops_use_gpu(int number, struct fault_note *why);
 
-// The fillers. ops_cuda exists where CUDA and cuDNN were found (see ops_registry.c).
+// The fillers. ops_cuda and ops_cuda16 exist where CUDA and cuDNN were found (see ops_registry.c).
 const struct sr_ops *ops_ref(void);
 const struct sr_ops *ops_ref64(void); // the same loops in double precision, for finite differences
 const struct sr_ops *ops_cpu(void);
 const struct sr_ops *ops_cuda(void);
+const struct sr_ops *ops_cuda16(void);
 
 // The buffer's own memory of the reference in double precision: [N,C,D,H,W]. Owner: borrowed.
 double *ops_ref64_data(struct sr_buffer *buffer);

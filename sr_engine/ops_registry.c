@@ -24,8 +24,10 @@ static const struct backend backends[] = {
 // line of cuda/UNVERIFIED.md that concerns results is gone.
 #if ISOSLICE_HAVE_CUDA
     {"cuda", ops_cuda, NULL, 1},
+    {"cuda16", ops_cuda16, NULL, 1},
 #else
     {"cuda", NULL, "this program was built without CUDA", 1},
+    {"cuda16", NULL, "this program was built without CUDA", 1},
 #endif
     {"cpu", ops_cpu, NULL, 0},
     {"ref", ops_ref, NULL, 0},
@@ -61,5 +63,5 @@ int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why
         if (!is_auto)
             return FAULT_BACKEND;
     }
-    return fault_set(why, FAULT_BACKEND, "no backend '%.40s': it is auto, cpu, cuda or ref", name);
+    return fault_set(why, FAULT_BACKEND, "no backend '%.40s': it is auto, cpu, cuda, cuda16 or ref", name);
 }

@@ -103,7 +103,7 @@ static void faults(void)
     write_start();
     options.backend = "abacus";
     CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_BACKEND);
-    CHECK_CONTAINS(why.text, "no backend 'abacus': it is auto, cpu, cuda or ref");
+    CHECK_CONTAINS(why.text, "no backend 'abacus': it is auto, cpu, cuda, cuda16 or ref");
 #if !ISOSLICE_HAVE_CUDA
     options.backend = "cuda";
     CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_BACKEND);

@@ -43,7 +43,7 @@ static void errors_name_place_and_range(void)
         {"nod:\n  port: 104\n", "c.yaml:1:1: unknown key 'nod' in 'top level'"},
         {"receive: {quiet_s: soon}\n", "bad 'quiet_s': 'soon' is not a number from 0.1 to 86400"},
         {"receive: {quiet_s: nan}\n", "bad 'quiet_s': 'nan' is not a number"},
-        {"work: {backend: gpu}\n", "bad 'backend': 'gpu' is not one of auto|cpu|cuda|ref"},
+        {"work: {backend: gpu}\n", "bad 'backend': 'gpu' is not one of auto|cpu|cuda|cuda16|ref"},
         {"work: {backend: cp}\n", "bad 'backend': 'cp' is not one of"},
         {"work: {finetune: maybe}\n", "bad 'finetune': 'maybe' is not true or false"},
         {"work: {spacing: 99}\n", "bad 'spacing': '99' is not isotropic, recur, or 0.05 to 20 (mm)"},
