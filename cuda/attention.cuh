@@ -10,13 +10,6 @@
 
 #include "cuda/host_math.cuh"
 
-// The compiler keeps an array in registers where it knows every index.
-#ifdef __CUDA_ARCH__
-#    define UNROLL _Pragma("unroll")
-#else
-#    define UNROLL
-#endif
-
 namespace host_math
 {
 

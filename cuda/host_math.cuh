@@ -5,7 +5,7 @@
 // on the host in the tests (queue_host.cu), against the reference. Every body writes only what belongs to its
 // index, so no atomics are needed and the sums have a fixed order. T is what feature maps and what is
 // computed from them are stored in: float, or bf16 with sums in float. Maps of float are [N,C,D,H,W], of bf16
-// [N,D,H,W,C]: bodies named ..._last work on the latter.
+// [N,D,H,W,C]: bodies named ..._last work on the latter. Bodies with an n take n values of a row at an index.
 
 #ifndef ISOSLICE_CUDA_HOST_MATH_CUH
 #define ISOSLICE_CUDA_HOST_MATH_CUH
@@ -17,6 +17,15 @@ extern "C" {
 #include "cuda/bf16.cuh"
 
 #include <math.h>
+
+// An array stays in registers where the compiler knows every index, and loads run ahead of a sum.
+#ifdef __CUDA_ARCH__
+#    define UNROLL    _Pragma("unroll")
+#    define UNROLL_16 _Pragma("unroll 16")
+#else
+#    define UNROLL
+#    define UNROLL_16
+#endif
 
 namespace host_math
 {
@@ -38,12 +47,25 @@ HOST_DEVICE inline int clamp(int i, int n)
 
 // ----------------------------------------------------------------------------------------- plain arrays
 
-template <class T> struct add_body {
+template <class T, int n> HOST_DEVICE inline lanes<T, n> *lanes_at(T *values, size_t i)
+{
+    return reinterpret_cast<lanes<T, n> *>(values) + i;
+}
+
+template <class T, int n> HOST_DEVICE inline const lanes<T, n> *lanes_at(const T *values, size_t i)
+{
+    return reinterpret_cast<const lanes<T, n> *>(values) + i;
+}
+
+template <class T, int n> struct add_body {
     T *to;
     const T *from;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        to[i] = to[i] + from[i];
+        lanes<T, n> sum = *lanes_at<T, n>(to, i), more = *lanes_at<T, n>(from, i);
+        for (int k = 0; k < n; k++)
+            sum.at[k] = sum.at[k] + more.at[k];
+        *lanes_at<T, n>(to, i) = sum;
     }
 };
 
@@ -65,27 +87,35 @@ template <class T> struct round_body {
     }
 };
 
-// x [rows,n] += bias [n], then with relu the maximum with 0.
-template <class T> struct bias_body {
+// x [rows,columns] += bias [columns], then with relu the maximum with 0.
+template <class T, int n> struct bias_body {
     T *x;
     const float *bias;
-    unsigned n;
+    unsigned columns;
     bool relu;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        float sum = x[i] + bias[i % n];
-        x[i] = relu && sum < 0 ? 0 : sum;
+        unsigned first = i % (columns / n) * n;
+        lanes<T, n> row = *lanes_at<T, n>(x, i);
+        for (int k = 0; k < n; k++) {
+            float sum = row.at[k] + bias[first + (unsigned)k];
+            row.at[k] = relu && sum < 0 ? 0 : sum;
+        }
+        *lanes_at<T, n>(x, i) = row;
     }
 };
 
 // dx is zero where x is not positive.
-template <class T> struct mask_body {
+template <class T, int n> struct mask_body {
     T *dx;
     const T *x;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        if (!(x[i] > 0))
-            dx[i] = 0;
+        lanes<T, n> row = *lanes_at<T, n>(dx, i), by = *lanes_at<T, n>(x, i);
+        for (int k = 0; k < n; k++)
+            if (!(by.at[k] > 0))
+                row.at[k] = 0;
+        *lanes_at<T, n>(dx, i) = row;
     }
 };
 
@@ -194,6 +224,7 @@ struct channel_part_last_body {
     {
         unsigned c = i % channels, part = i / channels;
         double sum = 0;
+        UNROLL_16
         for (size_t at = part; at < voxels; at += parts)
             sum += (double)(float)dy[at * channels + c];
         partial[(size_t)c * parts + part] = sum;
@@ -202,7 +233,7 @@ struct channel_part_last_body {
 
 // A convolution of one channel, too thin for a tensor core: x [N,1,D,H,W] in fp32 to y [voxels,C] with bias,
 // weight [C,1,x,y,z] as in the file; with add += the old y, with relu the maximum with 0.
-struct thin_conv_body {
+template <int n> struct thin_conv_body {
     bf16 *y;
     const float *x, *weight, *bias;
     struct sr_extent e;
@@ -210,17 +241,24 @@ struct thin_conv_body {
     bool add, relu;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        unsigned c = i % channels;
-        int voxel = (int)(i / channels), w = voxel % e.w, h = voxel / e.w % e.h, d = voxel / e.w / e.h % e.d;
-        float sum = bias[c];
+        unsigned c = i % (channels / n) * n;
+        int voxel = (int)(i / (channels / n));
+        int w = voxel % e.w, h = voxel / e.w % e.h, d = voxel / e.w / e.h % e.d;
+        float sum[n];
+        lanes<bf16, n> row = *lanes_at<bf16, n>(y, i);
+        for (int k = 0; k < n; k++)
+            sum[k] = bias[c + (unsigned)k] + (add ? (float)row.at[k] : 0.0F);
         for (int tap = 0; tap < 27; tap++) {
             int dw = tap / 9 - 1, dh = tap / 3 % 3 - 1, dd = tap % 3 - 1;
-            if (w + dw >= 0 && w + dw < e.w && h + dh >= 0 && h + dh < e.h && d + dd >= 0 && d + dd < e.d)
-                sum += weight[c * 27 + (unsigned)tap] * x[voxel + (dd * e.h + dh) * e.w + dw];
+            if (w + dw < 0 || w + dw >= e.w || h + dh < 0 || h + dh >= e.h || d + dd < 0 || d + dd >= e.d)
+                continue;
+            float at = x[voxel + (dd * e.h + dh) * e.w + dw];
+            for (int k = 0; k < n; k++)
+                sum[k] += weight[(c + (unsigned)k) * 27 + (unsigned)tap] * at;
         }
-        if (add)
-            sum += y[i];
-        y[i] = relu && sum < 0 ? 0 : sum;
+        for (int k = 0; k < n; k++)
+            row.at[k] = relu && sum[k] < 0 ? 0 : sum[k];
+        *lanes_at<bf16, n>(y, i) = row;
     }
 };
 
@@ -259,6 +297,7 @@ struct sum_parts_body {
     HOST_DEVICE void operator()(unsigned i) const
     {
         double sum = 0;
+        UNROLL_16
         for (unsigned k = 0; k < parts; k++)
             sum += partial[(size_t)i * parts + k];
         to[i] = (float)(sum * factor);
@@ -327,17 +366,21 @@ HOST_DEVICE inline span sources_of(int at, int size, int offset, int first, int 
 }
 
 // z [count,C]: features between the two slices.
-template <class T> struct interpolate_body {
+template <class T, int n> struct interpolate_body {
     queries all;
     const T *features; // [voxels,C]
     T *z;
     HOST_DEVICE void operator()(unsigned i) const
     {
-        unsigned channels = (unsigned)all.channels, c = i % channels;
-        place p = place_of(all, (int)(i / channels));
+        unsigned groups = (unsigned)all.channels / n, group = i % groups;
+        place p = place_of(all, (int)(i / groups));
         size_t a = voxel_of(all.e, p.n, p.slice[0], p.row, p.column),
                b = voxel_of(all.e, p.n, p.slice[1], p.row, p.column);
-        z[i] = (1 - p.t) * features[a * channels + c] + p.t * features[b * channels + c];
+        lanes<T, n> low = *lanes_at<T, n>(features, a * groups + group),
+                    high = *lanes_at<T, n>(features, b * groups + group);
+        for (int k = 0; k < n; k++)
+            low.at[k] = (1 - p.t) * low.at[k] + p.t * high.at[k];
+        *lanes_at<T, n>(z, i) = low;
     }
 };
 
@@ -443,7 +486,7 @@ template <class T, int n> struct gather_body {
 
     HOST_DEVICE static lanes<T, n> row(const T *from, int query, unsigned group, unsigned groups)
     {
-        return reinterpret_cast<const lanes<T, n> *>(from)[(size_t)query * groups + group];
+        return *lanes_at<T, n>(from, (size_t)query * groups + group);
     }
 
     HOST_DEVICE void add_query(int query, int m, unsigned group, float sum[n]) const

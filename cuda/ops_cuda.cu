@@ -207,6 +207,16 @@ static int reserve(struct sr_device *device, size_t bytes, struct fault_note *wh
     return rc;
 }
 
+// run(n) with n values of a row at a time, as a type: eight in bf16 where the rows divide so.
+template <class T, class Run> static int by_lanes(int columns, Run run)
+{
+    if constexpr (IS_BF16<T>)
+        if (columns % 8 == 0)
+            return run(std::integral_constant<int, 8>());
+    (void)columns;
+    return run(std::integral_constant<int, 1>());
+}
+
 static unsigned plane_of(struct sr_extent e)
 {
     return (unsigned)(count_of(e) / (size_t)e.n);
@@ -264,9 +274,35 @@ template <class T>
 static int cuda_add(struct sr_device *device, struct sr_buffer *to, const struct sr_buffer *from,
                     struct fault_note *why)
 {
-    if (to->channels > 1)
-        return queue_run(device->queue, "add", to->count, add_body<T>{map_of<T>(to), map_of<T>(from)}, why);
-    return queue_run(device->queue, "add", to->count, add_body<float>{image_of(to), image_of(from)}, why);
+    if (to->channels == 1)
+        return queue_run(device->queue, "add", to->count, add_body<float, 1>{image_of(to), image_of(from)},
+                         why);
+    return by_lanes<T>(to->channels, [&](auto n) {
+        return queue_run(device->queue, "add", to->count / n,
+                         add_body<T, decltype(n)::value>{map_of<T>(to), map_of<T>(from)}, why);
+    });
+}
+
+// x [rows,columns] += bias, then with relu the maximum with 0.
+template <class T>
+static int run_bias(struct sr_device *device, size_t rows, int columns, const float *bias, bool relu, T *x,
+                    struct fault_note *why)
+{
+    return by_lanes<T>(columns, [&](auto n) {
+        return queue_run(device->queue, "bias", rows * (size_t)columns / n,
+                         bias_body<T, decltype(n)::value>{x, bias, (unsigned)columns, relu}, why);
+    });
+}
+
+// dx [rows,columns] is zero where x is not positive.
+template <class T>
+static int run_mask(struct sr_device *device, size_t rows, int columns, T *dx, const T *x,
+                    struct fault_note *why)
+{
+    return by_lanes<T>(columns, [&](auto n) {
+        return queue_run(device->queue, "mask", rows * (size_t)columns / n,
+                         mask_body<T, decltype(n)::value>{dx, x}, why);
+    });
 }
 
 template <class T> static T *kernels_of(const struct sr_device *device, int index)
@@ -322,10 +358,11 @@ static conv_shape shape_of(const struct net_conv *conv, struct sr_extent e)
 static int thin_forward(struct sr_device *device, const struct net_conv *conv, const struct sr_buffer *x,
                         unsigned flags, struct sr_buffer *y, struct fault_note *why)
 {
-    return queue_run(device->queue, "thin_conv", y->count,
-                     thin_conv_body{map_of<bf16>(y), image_of(x), device->parameters + conv->weight,
-                                    device->parameters + conv->bias, x->extent, (unsigned)conv->c_out,
-                                    (flags & SR_CONV_ADD) != 0, (flags & SR_CONV_RELU) != 0},
+    const int n = 8;
+    return queue_run(device->queue, "thin_conv", y->count / n,
+                     thin_conv_body<n>{map_of<bf16>(y), image_of(x), device->parameters + conv->weight,
+                                       device->parameters + conv->bias, x->extent, (unsigned)conv->c_out,
+                                       (flags & SR_CONV_ADD) != 0, (flags & SR_CONV_RELU) != 0},
                      why);
 }
 
@@ -339,8 +376,7 @@ static int conv_finish(struct sr_device *device, const struct net_conv *conv, un
     const float *bias = device->parameters + conv->bias;
     bool relu = (flags & SR_CONV_RELU) != 0;
     if constexpr (IS_BF16<T>)
-        return queue_run(device->queue, "conv_finish", y->count,
-                         bias_body<T>{map_of<T>(y), bias, (unsigned)conv->c_out, relu}, why);
+        return run_bias(device, count_of(y->extent), conv->c_out, bias, relu, map_of<T>(y), why);
     else
         return queue_run(
             device->queue, "conv_finish", y->count,
@@ -434,7 +470,7 @@ static int cuda_conv_backward(struct sr_device *device, int index, const struct 
                          (const T *)kernels_of<T>(device, index), flags & SR_CONV_ADD ? 1.0F : 0.0F,
                          map_of<T>(dx), why);
     if (rc == 0 && flags & SR_CONV_MASK_X)
-        rc = queue_run(device->queue, "mask", dx->count, mask_body<T>{map_of<T>(dx), map_of<T>(x)}, why);
+        rc = run_mask<T>(device, count_of(x->extent), conv->c_in, map_of<T>(dx), map_of<T>(x), why);
     return rc;
 }
 
@@ -505,8 +541,7 @@ template <class T>
 static int add_bias(struct sr_device *device, const struct net_linear *linear, int n, bool relu, T *y,
                     struct fault_note *why)
 {
-    return queue_run(device->queue, "bias", (size_t)n * (size_t)linear->n_out,
-                     bias_body<T>{y, device->parameters + linear->bias, (unsigned)linear->n_out, relu}, why);
+    return run_bias(device, (size_t)n, linear->n_out, device->parameters + linear->bias, relu, y, why);
 }
 
 // dW += dy^T x, db += the column sums of dy.
@@ -580,7 +615,10 @@ static int attend(struct sr_device *device, const queries &all, const decoding<T
     struct queue *queue = device->queue;
     int n = all.count, c = all.channels;
     size_t rows = (size_t)n, values = rows * (size_t)c;
-    int rc = queue_run(queue, "interpolate", values, interpolate_body<T>{all, to.features, to.z}, why);
+    int rc = by_lanes<T>(c, [&](auto n_lanes) {
+        return queue_run(queue, "interpolate", values / n_lanes,
+                         interpolate_body<T, decltype(n_lanes)::value>{all, to.features, to.z}, why);
+    });
     if (rc == 0)
         rc = linear_forward<T>(device, &net->query, n, to.z, 0, to.q, why);
     if (rc == 0)
@@ -705,7 +743,7 @@ static int layers_backward(struct sr_device *device, const queries &all, const d
         if (rc == 0)
             rc = linear_backward(device, linear, n, dout, 0, dx, why);
         if (rc == 0 && i > 0)
-            rc = queue_run(device->queue, "mask", (size_t)n * (size_t)linear->n_in, mask_body<T>{dx, x}, why);
+            rc = run_mask<T>(device, (size_t)n, linear->n_in, dx, x, why);
         dout = dx;
     }
     *dg = dout;
