@@ -501,26 +501,50 @@ static void gpu_is_chosen(void)
 }
 
 // Built without it, no driver, no device, no library: one sentence each, and nothing breaks.
-static void cuda_says_why_not(void)
+static void check_why_not(const char *name)
 {
     const struct sr_ops *ops = NULL;
     struct fault_note why = {0};
-    if (ops_find("cuda", &ops, &why) == 0) {
-        CHECK_STR(ops->name, "cuda");
+    char start[32];
+    if (ops_find(name, &ops, &why) == 0) {
+        CHECK_STR(ops->name, name);
         return;
     }
+    snprintf(start, sizeof start, "no backend '%s': ", name);
     CHECK_INT(why.fault, FAULT_BACKEND);
-    CHECK_CONTAINS(why.text, "no backend 'cuda': ");
-    CHECK(strlen(why.text) > strlen("no backend 'cuda': "));
+    CHECK_CONTAINS(why.text, start);
+    CHECK(strlen(why.text) > strlen(start));
     printf("%s\n", why.text);
 #if ISOSLICE_HAVE_CUDA
     struct net net;
     struct sr_device *device = NULL;
+    const struct sr_ops *table = is_bf16(name) ? ops_cuda16() : ops_cuda();
     net_init(&net, net_config_p0());
-    CHECK(!ops_cuda()->usable(NULL));
-    CHECK_FAULT(ops_cuda()->open(&net, 0, &device, &why), FAULT_BACKEND);
+    CHECK(!table->usable(NULL));
+    CHECK_FAULT(table->open(&net, 0, &device, &why), FAULT_BACKEND);
     CHECK(device == NULL);
 #endif
+}
+
+static void cuda_says_why_not(void)
+{
+    check_why_not("cuda");
+    check_why_not("cuda16");
+}
+
+// cuda16 reads eights of channels and has room for the window of a small dilation only.
+static void cuda16_refuses_odd_nets(void)
+{
+    static const struct net_config odd[] = {{12, 1, 16, 1, 2}, {8, 1, 16, 1, 4}};
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        struct fault_note why = {0};
+        struct net net;
+        struct sr_device *device = NULL;
+        net_init(&net, odd[i]);
+        CHECK_FAULT(ops_cuda16_on_host()->open(&net, 0, &device, &why), FAULT_BACKEND);
+        CHECK_CONTAINS(why.text, "eights of channels");
+        CHECK(device == NULL);
+    }
 }
 
 #define RUN(op, backend, i)                                                                                  \
@@ -574,6 +598,7 @@ static const struct test tests[] = {
     NAME_ALL(cpu) NAME_ALL(cuda) NAME_ALL(cuda_on_host) NAME_ALL(cuda16)
         NAME_ALL(cuda16_on_host){"unit.ops.auto_passes_cuda_over", auto_passes_cuda_over},
     {"unit.ops.cuda_says_why_not", cuda_says_why_not},
+    {"unit.ops.cuda16_refuses_odd_nets", cuda16_refuses_odd_nets},
     {"unit.ops.gpu_is_chosen", gpu_is_chosen}};
 
 TEST_MAIN(tests)
