@@ -88,9 +88,9 @@ template <class T> struct round_body {
 };
 
 // x [rows,columns] += bias [columns], then with relu the maximum with 0.
-template <class T, int n> struct bias_body {
+template <class T, int n, class Bias = float> struct bias_body {
     T *x;
-    const float *bias;
+    const Bias *bias;
     unsigned columns;
     bool relu;
     HOST_DEVICE void operator()(unsigned i) const

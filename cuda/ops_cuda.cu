@@ -529,19 +529,23 @@ static size_t cuda_scratch_bytes(const struct sr_device *device, struct sr_exten
     return memory.used + QUEUE_WORKSPACE_BYTES;
 }
 
-template <class T, class Out>
+// y = W x + bias, plus add where there is one, then with relu the maximum with 0.
+template <class T>
 static int linear_forward(struct sr_device *device, const struct net_linear *linear, int n, const T *x,
-                          float beta, Out *y, struct fault_note *why)
+                          const T *add, bool relu, T *y, struct fault_note *why)
 {
-    return queue_gemm(device->queue, false, true, n, linear->n_out, linear->n_in, x,
-                      weights_of<T>(device) + linear->weight, beta, y, why);
+    const T *weights = weights_of<T>(device);
+    return queue_linear(device->queue, n, linear->n_in, linear->n_out, x, weights + linear->weight,
+                        weights + linear->bias, add, relu, y, why);
 }
 
-template <class T>
-static int add_bias(struct sr_device *device, const struct net_linear *linear, int n, bool relu, T *y,
-                    struct fault_note *why)
+// y = W x
+template <class T, class Out>
+static int linear_product(struct sr_device *device, const struct net_linear *linear, int n, const T *x,
+                          Out *y, struct fault_note *why)
 {
-    return run_bias(device, (size_t)n, linear->n_out, device->parameters + linear->bias, relu, y, why);
+    return queue_gemm(device->queue, false, true, n, linear->n_out, linear->n_in, x,
+                      weights_of<T>(device) + linear->weight, 0, y, why);
 }
 
 // dW += dy^T x, db += the column sums of dy.
@@ -620,9 +624,7 @@ static int attend(struct sr_device *device, const queries &all, const decoding<T
                          interpolate_body<T, decltype(n_lanes)::value>{all, to.features, to.z}, why);
     });
     if (rc == 0)
-        rc = linear_forward<T>(device, &net->query, n, to.z, 0, to.q, why);
-    if (rc == 0)
-        rc = add_bias(device, &net->query, n, false, to.q, why);
+        rc = linear_forward<T>(device, &net->query, n, to.z, NULL, false, to.q, why);
     if (rc == 0)
         rc = linear_backward<T>(device, &net->key, n, to.q, 0, to.key, why); // q' = Wk^T q
     if (rc == 0)
@@ -632,11 +634,7 @@ static int attend(struct sr_device *device, const queries &all, const decoding<T
     if (rc == 0)
         rc = run_weigh<T>(device, all, to.features, to.weight, to.context, why);
     if (rc == 0)
-        rc = queue_copy(queue, to.g, to.z, values * sizeof(T), why);
-    if (rc == 0)
-        rc = linear_forward<T>(device, &net->value, n, to.context, 1, to.g, why);
-    if (rc == 0)
-        rc = add_bias(device, &net->value, n, false, to.g, why);
+        rc = linear_forward<T>(device, &net->value, n, to.context, to.z, false, to.g, why);
     return rc;
 }
 
@@ -648,12 +646,10 @@ static int decode_chunk(struct sr_device *device, const queries &all, const deco
     int rc = attend(device, all, to, why), last = net->n_linears - 1;
     const T *x = to.g;
     for (int i = 0; rc == 0 && i < last; i++) {
-        rc = linear_forward<T>(device, &net->linears[i], all.count, x, 0, to.hidden[i], why);
-        if (rc == 0)
-            rc = add_bias(device, &net->linears[i], all.count, true, to.hidden[i], why);
+        rc = linear_forward<T>(device, &net->linears[i], all.count, x, NULL, true, to.hidden[i], why);
         x = to.hidden[i];
     }
-    return rc != 0 ? rc : linear_forward<T>(device, &net->linears[last], all.count, x, 0, to.residual, why);
+    return rc != 0 ? rc : linear_product(device, &net->linears[last], all.count, x, to.residual, why);
 }
 
 static int check_planes(const struct sr_buffer *planes, struct sr_window window, struct fault_note *why)
@@ -782,7 +778,7 @@ static int attend_backward(struct sr_device *device, const queries &all, const d
         rc = queue_gemm(queue, true, false, c, c, n, (const T *)to.q, (const T *)to.dkey, 1,
                         gradients + net->key.weight, why);
     if (rc == 0)
-        rc = linear_forward<T>(device, &net->key, n, to.dkey, 0, to.dq, why); // dq = Wk dq'
+        rc = linear_product<T>(device, &net->key, n, to.dkey, to.dq, why); // dq = Wk dq'
     if (rc == 0)
         rc = linear_gradients<T>(device, &net->query, n, to.z, to.dq, gradients, why);
     if (rc == 0)

@@ -73,6 +73,12 @@ template <class T, class Out>
 int queue_gemm(struct queue *queue, bool transpose_a, bool transpose_b, int m, int n, int k, const T *a,
                const T *b, float beta, Out *c, struct fault_note *why);
 
+// y [rows,n_out] = x [rows,n_in] weight^T + bias [n_out], plus add [rows,n_out] where there is one, then with
+// relu the maximum with 0. weight [n_out,n_in]. In bf16 y is rounded once.
+template <class T>
+int queue_linear(struct queue *queue, int rows, int n_in, int n_out, const T *x, const T *weight,
+                 const T *bias, const T *add, bool relu, T *y, struct fault_note *why);
+
 // y = conv(x) + beta y, without bias.
 template <class T>
 int queue_conv_forward(struct queue *queue, conv_shape shape, const T *x, const T *kernels, float beta, T *y,
@@ -92,6 +98,8 @@ int queue_conv_kernels(struct queue *queue, conv_shape shape, const T *x, const 
     template int queue_open<T>(struct queue **, struct fault_note *);                                        \
     template int queue_gemm(struct queue *, bool, bool, int, int, int, const T *, const T *, float, T *,     \
                             struct fault_note *);                                                            \
+    template int queue_linear(struct queue *, int, int, int, const T *, const T *, const T *, const T *,     \
+                              bool, T *, struct fault_note *);                                               \
     template int queue_conv_forward(struct queue *, conv_shape, const T *, const T *, float, T *,            \
                                     struct fault_note *);                                                    \
     template int queue_conv_data(struct queue *, conv_shape, const T *, const T *, float, T *,               \

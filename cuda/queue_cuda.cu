@@ -9,6 +9,7 @@
 #include "cuda/queue.cuh"
 
 #include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cudnn.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -42,6 +43,20 @@ static_assert((size_t)CONV_BYTES + CUBLAS_BYTES <= QUEUE_WORKSPACE_BYTES, "the w
     X(cublasSetWorkspace_v2)                                                                                 \
     X(cublasSgemm_v2)
 
+#define CUBLASLT_CALLS(X)                                                                                    \
+    X(cublasLtCreate)                                                                                        \
+    X(cublasLtDestroy)                                                                                       \
+    X(cublasLtMatmul)                                                                                        \
+    X(cublasLtMatmulAlgoGetHeuristic)                                                                        \
+    X(cublasLtMatmulDescCreate)                                                                              \
+    X(cublasLtMatmulDescDestroy)                                                                             \
+    X(cublasLtMatmulDescSetAttribute)                                                                        \
+    X(cublasLtMatmulPreferenceCreate)                                                                        \
+    X(cublasLtMatmulPreferenceDestroy)                                                                       \
+    X(cublasLtMatmulPreferenceSetAttribute)                                                                  \
+    X(cublasLtMatrixLayoutCreate)                                                                            \
+    X(cublasLtMatrixLayoutDestroy)
+
 #define CUDNN_CALLS(X)                                                                                       \
     X(cudnnConvolutionBackwardData)                                                                          \
     X(cudnnConvolutionBackwardFilter)                                                                        \
@@ -72,6 +87,7 @@ struct libraries {
     char absent[256]; // why there are none; empty: all are there
 #define POINTER(call) decltype(&::call) call;
     CUBLAS_CALLS(POINTER)
+    CUBLASLT_CALLS(POINTER)
     CUDNN_CALLS(POINTER)
 #undef POINTER
 };
@@ -104,13 +120,18 @@ static libraries load_libraries()
 {
     libraries all = {};
     void *cublas = open_library("libcublas.so." TEXT_OF(CUBLAS_VER_MAJOR), all.absent);
-    void *cudnn = cublas == NULL ? NULL : open_library("libcudnn.so." TEXT_OF(CUDNN_MAJOR), all.absent);
+    void *cublaslt =
+        cublas == NULL ? NULL : open_library("libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR), all.absent);
+    void *cudnn = cublaslt == NULL ? NULL : open_library("libcudnn.so." TEXT_OF(CUDNN_MAJOR), all.absent);
 #define FIND(library, name) all.name = (decltype(all.name))find_call(library, #name, all.absent);
 #define FIND_CUBLAS(name)   FIND(cublas, name)
+#define FIND_CUBLASLT(name) FIND(cublaslt, name)
 #define FIND_CUDNN(name)    FIND(cudnn, name)
     CUBLAS_CALLS(FIND_CUBLAS)
+    CUBLASLT_CALLS(FIND_CUBLASLT)
     CUDNN_CALLS(FIND_CUDNN)
 #undef FIND_CUBLAS
+#undef FIND_CUBLASLT
 #undef FIND_CUDNN
 #undef FIND
     return all;
@@ -175,15 +196,33 @@ struct conv_plan {
     size_t forward_bytes, data_bytes, kernels_bytes;
 };
 
+// A fused layer of the decoder in bf16: what cuBLASLt needs to know about one shape.
+struct linear_shape {
+    int rows, n_in, n_out;
+    bool has_add, relu;
+    uint32_t alignment; // bytes, of all operands
+};
+
+struct linear_plan {
+    bool used, refused; // refused: cuBLASLt has nothing for this shape
+    linear_shape shape;
+    cublasLtMatmulDesc_t product;
+    cublasLtMatrixLayout_t weight, x, y;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
 struct queue {
     bool is_bf16; // what it was opened for
     cudaStream_t stream;
     cublasHandle_t cublas;
+    cublasLtHandle_t cublaslt;
     cudnnHandle_t cudnn;
     void *cublas_workspace, *conv_workspace;
     size_t conv_workspace_bytes;
     conv_plan plans[MAX_PLANS];
     int next_plan; // to be replaced when all are used
+    linear_plan linears[MAX_PLANS];
+    int next_linear;
     char description[320];
 };
 
@@ -251,6 +290,8 @@ static int open_handles(struct queue *queue, struct fault_note *why)
     if (rc == 0) // fp32: no TF32, no emulation; bf16: sums stay fp32 to their end
         rc = CUBLAS(cublasSetMathMode, queue->cublas,
                     queue->is_bf16 ? CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION : CUBLAS_PEDANTIC_MATH);
+    if (rc == 0 && queue->is_bf16)
+        rc = CUBLAS(cublasLtCreate, &queue->cublaslt);
     if (rc == 0)
         rc = CUDNN(cudnnCreate, &queue->cudnn);
     if (rc == 0)
@@ -299,6 +340,17 @@ static void drop_plan(conv_plan *plan)
     *plan = conv_plan{};
 }
 
+static void drop_linear(linear_plan *plan)
+{
+    cublasLtMatrixLayout_t layouts[] = {plan->weight, plan->x, plan->y};
+    if (plan->product != NULL)
+        lib().cublasLtMatmulDescDestroy(plan->product);
+    for (cublasLtMatrixLayout_t layout : layouts)
+        if (layout != NULL)
+            lib().cublasLtMatrixLayoutDestroy(layout);
+    *plan = linear_plan{};
+}
+
 void queue_close(struct queue *queue)
 {
     if (queue == NULL)
@@ -307,8 +359,12 @@ void queue_close(struct queue *queue)
         cudaStreamSynchronize(queue->stream);
     for (conv_plan &plan : queue->plans)
         drop_plan(&plan);
+    for (linear_plan &plan : queue->linears)
+        drop_linear(&plan);
     if (queue->cudnn != NULL)
         lib().cudnnDestroy(queue->cudnn);
+    if (queue->cublaslt != NULL)
+        lib().cublasLtDestroy(queue->cublaslt);
     if (queue->cublas != NULL)
         lib().cublasDestroy_v2(queue->cublas);
     cudaFree(queue->conv_workspace);
@@ -406,6 +462,155 @@ int queue_gemm(struct queue *queue, bool transpose_a, bool transpose_b, int m, i
     else
         return CUBLAS(cublasSgemm_v2, queue->cublas, first, second, n, m, k, &one, b, first_stride, a,
                       second_stride, &beta, c, n);
+}
+
+// ----------------------------------------------------------------------------------------- fused layers
+
+static int describe_linear(linear_plan *plan, const linear_shape &s, struct fault_note *why)
+{
+    const cublasOperation_t transpose = CUBLAS_OP_T;
+    const cublasLtEpilogue_t epilogue = s.relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
+    const uint64_t rows = (uint64_t)s.rows, n_in = (uint64_t)s.n_in, n_out = (uint64_t)s.n_out;
+    int rc = CUBLAS(cublasLtMatmulDescCreate, &plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (rc == 0) // columns where we write rows: y^T = weight x^T
+        rc = CUBLAS(cublasLtMatmulDescSetAttribute, plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
+                    sizeof transpose);
+    if (rc == 0)
+        rc = CUBLAS(cublasLtMatmulDescSetAttribute, plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                    sizeof epilogue);
+    if (rc == 0)
+        rc = CUBLAS(cublasLtMatrixLayoutCreate, &plan->weight, CUDA_R_16BF, n_in, n_out, s.n_in);
+    if (rc == 0)
+        rc = CUBLAS(cublasLtMatrixLayoutCreate, &plan->x, CUDA_R_16BF, n_in, rows, s.n_in);
+    if (rc == 0)
+        rc = CUBLAS(cublasLtMatrixLayoutCreate, &plan->y, CUDA_R_16BF, n_out, rows, s.n_out);
+    return rc;
+}
+
+static int point_at_bias(const linear_plan *plan, const void *bias, struct fault_note *why)
+{
+    return CUBLAS(cublasLtMatmulDescSetAttribute, plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                  sizeof bias);
+}
+
+// What an algorithm may use and rely on. Without partial sums of its own: the same bits each time.
+static int describe_preference(cublasLtMatmulPreference_t preference, uint32_t alignment,
+                               struct fault_note *why)
+{
+    const uint64_t bytes = CUBLAS_BYTES;
+    const uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
+    const cublasLtMatmulPreferenceAttributes_t operands[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    int rc = CUBLAS(cublasLtMatmulPreferenceSetAttribute, preference,
+                    CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
+    if (rc == 0)
+        rc = CUBLAS(cublasLtMatmulPreferenceSetAttribute, preference,
+                    CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &scheme, sizeof scheme);
+    for (cublasLtMatmulPreferenceAttributes_t operand : operands)
+        if (rc == 0)
+            rc = CUBLAS(cublasLtMatmulPreferenceSetAttribute, preference, operand, &alignment,
+                        sizeof alignment);
+    return rc;
+}
+
+// The fastest by cuBLASLt's estimate, not by timing.
+static int choose_linear(struct queue *queue, linear_plan *plan, struct fault_note *why)
+{
+    cublasLtMatmulPreference_t preference = NULL;
+    cublasLtMatmulHeuristicResult_t result;
+    int n = 0, rc = CUBLAS(cublasLtMatmulPreferenceCreate, &preference);
+    if (rc == 0)
+        rc = describe_preference(preference, plan->shape.alignment, why);
+    if (rc == 0) {
+        cublasStatus_t status =
+            lib().cublasLtMatmulAlgoGetHeuristic(queue->cublaslt, plan->product, plan->weight, plan->x,
+                                                 plan->y, plan->y, preference, 1, &result, &n);
+        plan->refused = status == CUBLAS_STATUS_NOT_SUPPORTED ||
+                        (status == CUBLAS_STATUS_SUCCESS && (n == 0 || result.state != status));
+        if (!plan->refused)
+            rc = cublas_fault(status, "cublasLtMatmulAlgoGetHeuristic", why);
+    }
+    if (rc == 0 && !plan->refused)
+        plan->algorithm = result.algo;
+    if (preference != NULL)
+        lib().cublasLtMatmulPreferenceDestroy(preference);
+    return rc;
+}
+
+static bool is_same(const linear_shape &a, const linear_shape &b)
+{
+    return a.rows == b.rows && a.n_in == b.n_in && a.n_out == b.n_out && a.has_add == b.has_add &&
+           a.relu == b.relu && a.alignment == b.alignment;
+}
+
+// The plan for a shape, set for this bias.
+static int find_linear(struct queue *queue, const linear_shape &s, const void *bias, linear_plan **found,
+                       struct fault_note *why)
+{
+    for (linear_plan &plan : queue->linears)
+        if (plan.used && is_same(plan.shape, s)) {
+            *found = &plan;
+            return point_at_bias(&plan, bias, why);
+        }
+    linear_plan *plan = &queue->linears[queue->next_linear];
+    queue->next_linear = (queue->next_linear + 1) % MAX_PLANS;
+    drop_linear(plan);
+    plan->shape = s;
+    int rc = describe_linear(plan, s, why);
+    if (rc == 0)
+        rc = point_at_bias(plan, bias, why);
+    if (rc == 0)
+        rc = choose_linear(queue, plan, why);
+    plan->used = rc == 0;
+    if (rc != 0)
+        drop_linear(plan);
+    *found = plan;
+    return rc;
+}
+
+// The largest power of two, up to 256, that divides all addresses.
+static uint32_t alignment_of(const void *const *addresses, int n)
+{
+    uintptr_t all = 256;
+    for (int i = 0; i < n; i++)
+        all |= (uintptr_t)addresses[i];
+    return (uint32_t)(all & (~all + 1));
+}
+
+// Product, then bias and ReLU in a pass of their own.
+template <class T>
+static int linear_in_parts(struct queue *queue, const linear_shape &s, const T *x, const T *weight,
+                           const T *bias, const T *add, T *y, struct fault_note *why)
+{
+    size_t n = (size_t)s.rows * (size_t)s.n_out;
+    int rc = add != NULL ? queue_copy(queue, y, add, n * sizeof *y, why) : 0;
+    if (rc == 0)
+        rc = queue_gemm(queue, false, true, s.rows, s.n_out, s.n_in, x, weight, add != NULL ? 1.0F : 0.0F, y,
+                        why);
+    if (rc == 0)
+        rc = queue_run(queue, "bias", n, host_math::bias_body<T, 1, T>{y, bias, (unsigned)s.n_out, s.relu},
+                       why);
+    return rc;
+}
+
+template <class T>
+int queue_linear(struct queue *queue, int rows, int n_in, int n_out, const T *x, const T *weight,
+                 const T *bias, const T *add, bool relu, T *y, struct fault_note *why)
+{
+    const float one = 1, by_add = add != NULL ? 1.0F : 0.0F;
+    const T *c = add != NULL ? add : y;
+    const void *const operands[] = {x, weight, bias, c, y};
+    const linear_shape shape = {rows, n_in, n_out, add != NULL, relu, alignment_of(operands, 5)};
+    linear_plan *plan = NULL;
+    int rc = IS_BF16<T> ? find_linear(queue, shape, bias, &plan, why) : 0;
+    if (rc == 0 && (plan == NULL || plan->refused))
+        return linear_in_parts(queue, shape, x, weight, bias, add, y, why);
+    if (rc == 0)
+        rc = CUBLAS(cublasLtMatmul, queue->cublaslt, plan->product, &one, weight, plan->weight, x, plan->x,
+                    &by_add, c, plan->y, y, plan->y, &plan->algorithm, queue->cublas_workspace, CUBLAS_BYTES,
+                    queue->stream);
+    return rc;
 }
 
 // ----------------------------------------------------------------------------------------- convolution

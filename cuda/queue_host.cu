@@ -104,6 +104,22 @@ int queue_gemm(struct queue *queue, bool transpose_a, bool transpose_b, int m, i
     return 0;
 }
 
+template <class T>
+int queue_linear(struct queue *queue, int rows, int n_in, int n_out, const T *x, const T *weight,
+                 const T *bias, const T *add, bool relu, T *y, struct fault_note *why)
+{
+    (void)queue, (void)why;
+    size_t depth = (size_t)n_in, columns = (size_t)n_out;
+    for (size_t i = 0; i < (size_t)rows; i++)
+        for (size_t j = 0; j < columns; j++) {
+            double sum = (double)(float)bias[j] + (add != NULL ? (double)(float)add[i * columns + j] : 0);
+            for (size_t l = 0; l < depth; l++)
+                sum += (double)(float)x[i * depth + l] * (double)(float)weight[j * depth + l];
+            y[i * columns + j] = relu && sum < 0 ? 0 : (float)sum;
+        }
+    return 0;
+}
+
 // Calls visit(x's voxel, y's voxel, tap) for every product of a convolution within one pair of channels.
 template <class Visit> static void each_product(const conv_shape &s, Visit visit)
 {

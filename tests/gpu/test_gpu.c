@@ -9,7 +9,7 @@
 const struct sr_ops *ops_cuda_on_host(void);
 const struct sr_ops *ops_cuda16_on_host(void);
 
-enum { N = 2, D = 3, H = 5, W = 9, STEPS = 3, LONG_STEPS = 60, GPU_CHUNK = 1 << 16 };
+enum { N = 2, D = 3, H = 5, W = 9, STEPS = 3, LONG_STEPS = 60, STARTS = 5, GPU_CHUNK = 1 << 16 };
 
 static int is_on_host(const char *name)
 {
@@ -46,15 +46,15 @@ static float *make_volume(struct sr_extent e, int is_pattern)
     size_t n = (size_t)e.d * (size_t)e.h * (size_t)e.w;
     float *voxels = support_random(4, n, 0, 1);
     for (size_t i = 0; is_pattern && i < n; i++) {
-        double w = (double)(i % (size_t)e.w), h = (double)(i / (size_t)e.w % (size_t)e.h),
-               d = (double)(i / (size_t)e.w / (size_t)e.h);
+        size_t row = i / (size_t)e.w, slice = row / (size_t)e.h;
+        double w = (double)(i % (size_t)e.w), h = (double)(row % (size_t)e.h), d = (double)slice;
         voxels[i] = (float)(0.5 + 0.25 * sin(1.1 * d + 0.4 * h) + 0.25 * cos(0.9 * w - 0.7 * h));
     }
     return voxels;
 }
 
 // A few steps over noise, each with other samples, or many over one pair of samples that can be learnt.
-static struct trained train(const struct sr_ops *ops, struct net_config config, int steps)
+static struct trained train(const struct sr_ops *ops, struct net_config config, int steps, uint64_t start)
 {
     int is_long = steps > STEPS;
     struct fault_note why = {0};
@@ -63,7 +63,7 @@ static struct trained train(const struct sr_ops *ops, struct net_config config, 
     struct trained out = {0};
     struct sr_extent whole = {1, 14, 17, 19}, batch = {N, D, H, W};
     CHECK_OK(model_open(&model, ops, config, 0, &why));
-    float *parameters = support_parameters(&model.net, 3), *voxels = make_volume(whole, is_long);
+    float *parameters = support_parameters(&model.net, start), *voxels = make_volume(whole, is_long);
     CHECK_OK(model_set_parameters(&model, parameters, &why));
     CHECK_OK(trainer_open(&trainer, &model, batch, 2, steps, &why));
     struct sr_buffer *volume = support_buffer(ops, model.device, whole, 1, voxels);
@@ -108,8 +108,8 @@ static void free_trained(struct trained *trained)
 // Parameters have a wider limit: Adam makes a whole step of a gradient that is zero but for its rounding.
 static void check_training(const char *name)
 {
-    struct trained got = train(backend(name), small_net(), STEPS),
-                   want = train(support_ops("ref"), small_net(), STEPS);
+    struct trained got = train(backend(name), small_net(), STEPS, 3),
+                   want = train(support_ops("ref"), small_net(), STEPS, 3);
     CHECK_INT(got.n_parameters, want.n_parameters);
     support_close("losses", got.losses, want.losses, STEPS, 1e-4, 0);
     support_close("y", got.y, want.y, got.n_y, 1e-4, 0);
@@ -137,8 +137,8 @@ static double cosine(const float *a, const float *b, size_t n)
 // pass their gradient, so gradients are off by sqrt(2 * 0.02) = 0.2 of their length: a cosine of 0.98.
 static void check_training16(const char *name)
 {
-    struct trained got = train(backend(name), small_net(), STEPS),
-                   want = train(support_ops("ref"), small_net(), STEPS);
+    struct trained got = train(backend(name), small_net(), STEPS, 3),
+                   want = train(support_ops("ref"), small_net(), STEPS, 3);
     support_close("losses", got.losses, want.losses, STEPS, 0.005, 0);
     support_close("y", got.y, want.y, got.n_y, 0.005, 0);
     CHECK(support_differ(got.y, want.y, got.n_y)); // else nothing was rounded
@@ -151,23 +151,34 @@ static void check_training16(const char *name)
     free_trained(&want);
 }
 
-// Sixty steps: the loss falls as far as fp32's, to a twentieth of the fall.
+// Sixty steps from each of five starts: the loss falls as far as fp32's. From one start they come to differ
+// by a tenth of the fall either way, as steps of this rate do that are ever so slightly disturbed; of the
+// mean of five twice the standard deviation is again a tenth.
 static void check_learning(const char *name)
 {
-    struct trained got = train(backend(name), small_net(), LONG_STEPS),
-                   want = train(support_ops("ref"), small_net(), LONG_STEPS);
-    double first = want.losses[0], last = want.losses[LONG_STEPS - 1], got_last = got.losses[LONG_STEPS - 1];
-    printf("fp32 %.6f to %.6f, here %.6f to %.6f\n", first, last, (double)got.losses[0], got_last);
-    CHECK(last < 0.8 * first);
-    CHECK_NEAR(got_last, last, 0.05 * (first - last));
-    free_trained(&got);
-    free_trained(&want);
+    enum { LAST = 10 };
+    double first = 0, want_last = 0, got_last = 0;
+    for (int start = 3; start < 3 + STARTS; start++) {
+        struct trained got = train(backend(name), small_net(), LONG_STEPS, (uint64_t)start),
+                       want = train(support_ops("ref"), small_net(), LONG_STEPS, (uint64_t)start);
+        CHECK_NEAR(got.losses[0], want.losses[0], 0.005 * (double)want.losses[0]);
+        first += (double)want.losses[0] / STARTS;
+        for (int i = LONG_STEPS - LAST; i < LONG_STEPS; i++) {
+            want_last += (double)want.losses[i] / STARTS / LAST;
+            got_last += (double)got.losses[i] / STARTS / LAST;
+        }
+        free_trained(&got);
+        free_trained(&want);
+    }
+    printf("loss %.6f to %.6f with fp32, %.6f here\n", first, want_last, got_last);
+    CHECK(want_last < 0.8 * first);
+    CHECK_NEAR(got_last, want_last, 0.1 * (first - want_last));
 }
 
 static void check_repeatable(const char *name)
 {
     struct net_config config = is_on_host(name) ? small_net() : net_config_p0();
-    struct trained a = train(backend(name), config, STEPS), b = train(backend(name), config, STEPS);
+    struct trained a = train(backend(name), config, STEPS, 3), b = train(backend(name), config, STEPS, 3);
     support_equal("losses", a.losses, b.losses, STEPS);
     support_equal("gradients", a.gradients, b.gradients, a.n_parameters);
     support_equal("parameters", a.parameters, b.parameters, a.n_parameters);
