@@ -101,7 +101,8 @@ static const struct conf_key keys[] = {
     {"receive", "commitment", TYPE_BOOL, FIELD(commitment), 0, 0, "true", NULL,
      "Answer senders that ask whether their images are kept (storage commitment). They are for keep_days."},
 
-    {"work", "backend", TYPE_CHOICE, FIELD(backend), 0, 0, "auto", "auto|cpu|cuda|cuda16|ref", "What computes."},
+    {"work", "backend", TYPE_CHOICE, FIELD(backend), 0, 0, "auto", "auto|cpu|cuda|cuda16|ref",
+     "What computes."},
     {"work", "gpu", TYPE_INT, FIELD(gpu), -1, 63, "-1", NULL,
      "Which GPU, numbered as nvidia-smi does; -1: the first. With several, a worker for each, with a "
      "configuration of its own."},

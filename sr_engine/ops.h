@@ -159,8 +159,9 @@ struct sr_ops {
                struct fault_note *why);
 };
 
-// The backend called `name`: "ref", "cpu", "cuda" (fp32), "cuda16" (feature maps in bf16), or "auto": cpu where
-// usable, else ref; those of CUDA only by name until a GPU has verified them (cuda/UNVERIFIED.md). Owner: *ops is static. Errors: BACKEND with a sentence.
+// The backend called `name`: "ref", "cpu", "cuda" (fp32), "cuda16" (feature maps in bf16), or "auto": cpu
+// where usable, else ref; those of CUDA only by name until a GPU has verified them (cuda/UNVERIFIED.md).
+// Owner: *ops is static. Errors: BACKEND with a sentence.
 int ops_find(const char *name, const struct sr_ops **ops, struct fault_note *why);
 
 // Has the cuda backend see GPU `number` alone, counted as nvidia-smi counts; a negative one: as the
