@@ -7,10 +7,10 @@
 //           targets, losses, softmax, parameters, moments and gradients of parameters stay fp32, as do all
 //           sums; prepare() makes bf16 copies of the parameters.
 // The decoder works on [voxels,C]. Queries go through it in chunks, so scratch memory does not grow with the
-// number of planes, and the backward pass computes each chunk again instead of keeping it. Attention is
-// folded (no key and value maps): with q the query, q' = Wk^T q scores the raw features and the value's
-// matrix acts on their weighted sum. Compiled a second time for the host, where the tests hold it against the
-// reference (queue_host.cu).
+// number of planes; for a backward pass all chunks are kept where KEEP_BYTES hold them, else it computes each
+// again. Attention is folded (no key and value maps): with q the query, q' = Wk^T q scores the raw features
+// and the value's matrix acts on their weighted sum. Compiled a second time for the host, where the tests
+// hold it against the reference (queue_host.cu).
 #include "cuda/attention.cuh"
 #include "cuda/host_math.cuh"
 #include "cuda/queue.cuh"
@@ -24,12 +24,12 @@
 using namespace host_math;
 using namespace QUEUE_NAMESPACE;
 
-// Points that go through the decoder at a time, and shares of a long sum. Small on the host, so that its
-// tests have several chunks.
+// Points that go through the decoder at a time, shares of a long sum, and most memory for what a backward
+// pass finds ready. Small on the host, so that its tests have several chunks, and some that are not kept.
 #ifdef ISOSLICE_CUDA_ON_HOST
-enum { CHUNK = 101, PARTS = 3 };
+enum { CHUNK = 101, PARTS = 3, KEEP_BYTES = 2 << 20 };
 #else
-enum { CHUNK = 1 << 16, PARTS = 512 };
+enum { CHUNK = 1 << 16, PARTS = 512, KEEP_BYTES = 2000 << 20 };
 #endif
 
 enum { TAPS = 27, ALIGN_BYTES = 256 }; // cuDNN and cuBLAS are faster on aligned operands
@@ -41,6 +41,12 @@ struct sr_buffer {
     int channels;
     size_t count, bytes;
     void *data; // on the device: a feature map is of T, with one channel it is of float
+};
+
+// The decode whose chunks lie in the scratch; features NULL: none.
+struct kept_decode {
+    const struct sr_buffer *features, *planes;
+    struct sr_window window;
 };
 
 struct sr_device {
@@ -55,6 +61,7 @@ struct sr_device {
     double *partial; // of sums in parts
     void *scratch;   // grows to what a call needs
     size_t scratch_bytes;
+    struct kept_decode kept;
 };
 
 // Memory within the scratch, handed out in order.
@@ -194,8 +201,10 @@ static int cuda_buffer_new(struct sr_device *device, struct sr_extent extent, in
     return rc;
 }
 
+// What was in the scratch is lost.
 static int reserve(struct sr_device *device, size_t bytes, struct fault_note *why)
 {
+    device->kept.features = NULL;
     if (bytes <= device->scratch_bytes)
         return 0;
     queue_free(device->queue, device->scratch);
@@ -476,7 +485,7 @@ static int cuda_conv_backward(struct sr_device *device, int index, const struct 
 
 // ----------------------------------------------------------------------------------------- decoding
 
-// A chunk of queries on its way, rows of channels or hidden units; the second half only for the way back.
+// Queries on their way, rows of channels or hidden units; the second half only for the way back, one chunk.
 template <class T> struct decoding {
     const T *features;            // [voxels,C]
     T *turned;                    // the features' memory where the map is not in that order
@@ -489,44 +498,87 @@ template <class T> struct decoding {
     float *dweight;
 };
 
-template <class T>
-static decoding<T> lay_out(bump *memory, const struct net *net, size_t voxels, size_t n, bool back)
+static size_t widest_of(const struct net *net)
 {
-    size_t c = (size_t)net->config.channels, widest = (size_t)most(net->config.hidden, net->config.channels);
+    return (size_t)most(net->config.hidden, net->config.channels);
+}
+
+// How a decode uses the scratch.
+struct scratch_plan {
+    size_t voxels;
+    size_t n_kept; // rows of what the way back needs: all, or one chunk
+    size_t n;      // rows of the rest: one chunk
+    bool back;     // there is a way back
+};
+
+template <class T> static decoding<T> lay_out(bump *memory, const struct net *net, const scratch_plan &plan)
+{
+    size_t c = (size_t)net->config.channels, widest = widest_of(net);
     decoding<T> to = {};
     if (!IS_BF16<T>)
-        memory->take(voxels * c, &to.turned);
+        memory->take(plan.voxels * c, &to.turned);
     T **rows[] = {&to.z, &to.q, &to.key, &to.context, &to.g};
     for (T **row : rows)
-        memory->take(n * c, row);
-    memory->take(n * NET_WINDOW_SIZE, &to.weight);
+        memory->take(plan.n_kept * c, row);
+    memory->take(plan.n_kept * NET_WINDOW_SIZE, &to.weight);
     for (int i = 0; i + 1 < net->n_linears; i++) // without a way back two take turns
-        if (back || i < 2)
-            memory->take(n * widest, &to.hidden[i]);
+        if (plan.back || i < 2)
+            memory->take(plan.n_kept * widest, &to.hidden[i]);
         else
             to.hidden[i] = to.hidden[i - 2];
-    memory->take(n, &to.residual);
-    if (!back)
+    memory->take(plan.n_kept, &to.residual);
+    if (!plan.back)
         return to;
-    memory->take(voxels * c, &to.dfeatures);
+    memory->take(plan.voxels * c, &to.dfeatures);
     T **back_rows[] = {&to.dcontext, &to.dkey, &to.dq, &to.dz};
     for (T **row : back_rows)
-        memory->take(n * c, row);
-    memory->take(n * NET_WINDOW_SIZE, &to.dweight);
-    memory->take(n, &to.dy);
+        memory->take(plan.n * c, row);
+    memory->take(plan.n * NET_WINDOW_SIZE, &to.dweight);
+    memory->take(plan.n, &to.dy);
     for (T *&row : to.dhidden)
-        memory->take(n * widest, &row);
+        memory->take(plan.n * widest, &row);
     return to;
+}
+
+// Where the kept rows of the chunk from `first` on lie.
+template <class T> static decoding<T> from_row(decoding<T> to, const struct net *net, size_t first)
+{
+    T **rows[] = {&to.z, &to.q, &to.key, &to.context, &to.g};
+    for (T **row : rows)
+        *row += first * (size_t)net->config.channels;
+    to.weight += first * NET_WINDOW_SIZE;
+    for (int i = 0; i + 1 < net->n_linears; i++)
+        to.hidden[i] += first * widest_of(net);
+    to.residual += first;
+    return to;
+}
+
+template <class T> static size_t bytes_of(const struct net *net, const scratch_plan &plan)
+{
+    bump memory = {};
+    lay_out<T>(&memory, net, plan);
+    return memory.used;
+}
+
+// With all rows kept where that is wanted and possible; *keeps says whether.
+template <class T>
+static scratch_plan plan_scratch(const struct net *net, size_t voxels, size_t n_queries, bool back, bool keep,
+                                 bool *keeps)
+{
+    size_t n = n_queries < (size_t)CHUNK ? n_queries : (size_t)CHUNK;
+    scratch_plan plan = {voxels, n_queries, n, true};
+    *keeps = keep && bytes_of<T>(net, plan) <= (size_t)KEEP_BYTES;
+    return *keeps ? plan : scratch_plan{voxels, n, n, back};
 }
 
 template <class T>
 static size_t cuda_scratch_bytes(const struct sr_device *device, struct sr_extent encode, size_t n_queries,
                                  int keep)
 {
-    bump memory = {};
-    lay_out<T>(&memory, &device->net, count_of(encode), n_queries < (size_t)CHUNK ? n_queries : (size_t)CHUNK,
-               keep != 0);
-    return memory.used + QUEUE_WORKSPACE_BYTES;
+    bool keeps;
+    scratch_plan plan =
+        plan_scratch<T>(&device->net, count_of(encode), n_queries, keep != 0, keep != 0, &keeps);
+    return bytes_of<T>(&device->net, plan) + QUEUE_WORKSPACE_BYTES;
 }
 
 // y = W x + bias, plus add where there is one, then with relu the maximum with 0.
@@ -674,20 +726,25 @@ static queries queries_of(const struct sr_device *device, const struct sr_buffer
     return all;
 }
 
-// Scratch memory for a decode of n points at a time, with the features in the decoder's order.
 template <class T>
-static int start_decoding(struct sr_device *device, const struct sr_buffer *features, size_t n, bool back,
-                          decoding<T> *to, struct fault_note *why)
+static decoding<T> find_rows(const struct sr_device *device, const struct sr_buffer *features,
+                             const scratch_plan &plan)
 {
-    size_t voxels = count_of(features->extent);
-    bump memory = {};
-    lay_out<T>(&memory, &device->net, voxels, n, back);
-    int rc = reserve(device, memory.used, why);
+    bump memory = {(char *)device->scratch, 0};
+    decoding<T> to = lay_out<T>(&memory, &device->net, plan);
+    to.features = IS_BF16<T> ? map_of<T>(features) : to.turned;
+    return to;
+}
+
+// Scratch memory for a decode, with the features in the decoder's order.
+template <class T>
+static int start_decoding(struct sr_device *device, const struct sr_buffer *features,
+                          const scratch_plan &plan, decoding<T> *to, struct fault_note *why)
+{
+    int rc = reserve(device, bytes_of<T>(&device->net, plan), why);
     if (rc != 0)
         return rc;
-    memory = bump{(char *)device->scratch, 0};
-    *to = lay_out<T>(&memory, &device->net, voxels, n, back);
-    to->features = IS_BF16<T> ? map_of<T>(features) : to->turned;
+    *to = find_rows<T>(device, features, plan);
     if (IS_BF16<T>)
         return 0;
     return queue_run(device->queue, "channels_last", features->count,
@@ -701,17 +758,20 @@ static int cuda_decode_forward(struct sr_device *device, const struct sr_buffer 
                                const struct sr_buffer *stack, const struct sr_buffer *planes,
                                struct sr_window window, int keep, struct sr_buffer *y, struct fault_note *why)
 {
-    (void)keep; // nothing is: the backward pass computes it again
     const struct net *net = &device->net;
     const struct net_linear *last = &net->linears[net->n_linears - 1];
-    decoding<T> to;
+    decoding<T> rows;
+    bool keeps;
     int rc = check_planes(planes, window, why);
     if (rc != 0)
         return rc;
     queries all = queries_of(device, features, planes, window);
     int total = all.count;
-    rc = start_decoding(device, features, (size_t)least(total, CHUNK), false, &to, why);
+    scratch_plan plan =
+        plan_scratch<T>(net, count_of(features->extent), (size_t)total, false, keep != 0, &keeps);
+    rc = start_decoding(device, features, plan, &rows, why);
     for (all.first = 0; rc == 0 && all.first < total; all.first += all.count) {
+        decoding<T> to = keeps ? from_row(rows, net, (size_t)all.first) : rows;
         all.count = least(CHUNK, total - all.first);
         rc = decode_chunk(device, all, to, why);
         if (rc == 0)
@@ -720,6 +780,8 @@ static int cuda_decode_forward(struct sr_device *device, const struct sr_buffer 
                                               stack == NULL ? NULL : image_of(stack), image_of(y)},
                            why);
     }
+    if (rc == 0 && keeps)
+        device->kept = kept_decode{features, planes, window};
     return rc;
 }
 
@@ -819,33 +881,50 @@ static int finish_dfeatures(struct sr_device *device, const float *from, struct 
                          why);
 }
 
+static bool is_kept(const struct sr_device *device, const struct sr_buffer *features,
+                    const struct sr_buffer *planes, struct sr_window window)
+{
+    const struct kept_decode *kept = &device->kept;
+    return kept->features == features && kept->planes == planes && kept->window.row == window.row &&
+           kept->window.column == window.column && kept->window.rows == window.rows &&
+           kept->window.columns == window.columns;
+}
+
 template <class T>
 static int cuda_decode_backward(struct sr_device *device, const struct sr_buffer *features,
                                 const struct sr_buffer *planes, struct sr_window window,
                                 const struct sr_buffer *dy, struct sr_buffer *dfeatures,
                                 struct sr_buffer *gradients, struct fault_note *why)
 {
-    decoding<T> to;
+    const struct net *net = &device->net;
+    decoding<T> rows;
+    bool kept = is_kept(device, features, planes, window);
     int rc = check_planes(planes, window, why);
     if (rc != 0)
         return rc;
     queries all = queries_of(device, features, planes, window);
     int total = all.count;
-    rc = start_decoding(device, features, (size_t)least(total, CHUNK), true, &to, why);
+    scratch_plan plan = plan_scratch<T>(net, count_of(features->extent), (size_t)total, true, kept, &kept);
+    if (kept)
+        rows = find_rows<T>(device, features, plan);
+    else
+        rc = start_decoding(device, features, plan, &rows, why);
     if (rc == 0)
         rc = clear_gradients(device, image_of(gradients), why);
     if (rc == 0)
-        rc = queue_zero(device->queue, to.dfeatures, features->count * sizeof *to.dfeatures, why);
+        rc = queue_zero(device->queue, rows.dfeatures, features->count * sizeof *rows.dfeatures, why);
     for (all.first = 0; rc == 0 && all.first < total; all.first += all.count) {
+        decoding<T> to = kept ? from_row(rows, net, (size_t)all.first) : rows;
         const T *dg = NULL;
         all.count = least(CHUNK, total - all.first);
-        rc = decode_chunk(device, all, to, why);
+        if (!kept)
+            rc = decode_chunk(device, all, to, why);
         if (rc == 0)
             rc = layers_backward(device, all, to, image_of(dy) + all.first, image_of(gradients), &dg, why);
         if (rc == 0)
             rc = attend_backward(device, all, to, dg, image_of(gradients), why);
     }
-    return rc != 0 ? rc : finish_dfeatures<T>(device, to.dfeatures, dfeatures, why);
+    return rc != 0 ? rc : finish_dfeatures<T>(device, rows.dfeatures, dfeatures, why);
 }
 
 // ----------------------------------------------------------------------------------------- training
