@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one sender may take, and a disk that runs full: on a real file system that small, at every stage of an object."""
+import re
 import sqlite3
 
 from objects import *
@@ -32,8 +33,15 @@ def answer_of(sender):
 
 
 def wait_indexed(node):
-    wait_for('all indexed', 10, lambda: not glob.glob(node.spool + '/incoming/*/*.dcm'))
-    time.sleep(0.5)  # the round's end, when it says what is used
+    wait_for('all indexed', 30, lambda: not glob.glob(node.spool + '/incoming/*/*.dcm'))
+    # every association has been told: that comes at the end of the indexer's round
+    wait_for('usage of %d bytes said' % kept_bytes(node), 30, lambda: all(b >= kept_bytes(node) for b in said_bytes(node)))
+
+
+def said_bytes(node):
+    """What each open association has been told that its sender uses."""
+    said = [open(path).read() for path in glob.glob(node.spool + '/incoming/*/usage')]
+    return [int(re.search(r'^bytes (\d+)$', text, re.M).group(1)) for text in said]
 
 
 def kept_bytes(node):
