@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,9 +25,11 @@ static void start(struct child *child, const char *folder, const char *config)
     char path[CONF_PATH_SIZE + 32];
     snprintf(path, sizeof path, "%s/%s", folder, child->name);
     child->not_before_s = clock_monotonic_s() + restart_s;
+    pid_t parent = getpid();
     child->pid = fork();
     if (child->pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGTERM); // nothing of ours outlives the node
+        if (!daemon_follows(parent)) // nothing of ours outlives the node
+            _exit(0);
         execl(path, child->name, "--config", config, (char *)NULL);
         log_error("cannot start '%s'", path);
         _exit(127);

@@ -10,6 +10,8 @@
 #include "core/log.h"
 #include "core/user.h"
 
+#include <sys/types.h>
+
 // Set by SIGTERM or SIGINT once daemon_init has run.
 extern volatile int daemon_stop;
 
@@ -23,6 +25,10 @@ void daemon_init(void);
 // 1 when SIGHUP came since the last call. It is never delivered, so it interrupts nothing; every process asks
 // for its own.
 int daemon_reload_asked(void);
+
+// In a process that `parent` has just forked: it gets SIGTERM when that ends. 0 when it has ended already, and no
+// signal will come.
+int daemon_follows(pid_t parent);
 
 // What daemon_main needs of the configuration.
 struct daemon_settings {

@@ -56,6 +56,7 @@ int user_become(const struct user *user, struct fault_note *why)
     int signal_at_death = 0;
     if (!user->is_other)
         return 0;
+    pid_t parent = getppid();
     prctl(PR_GET_PDEATHSIG, &signal_at_death);
     // initgroups is setgroups with the groups that the system lists for the user: a GPU's device may need
     // one.
@@ -67,6 +68,8 @@ int user_become(const struct user *user, struct fault_note *why)
     // The kernel takes both away with the change. A process of this user from its start would have them.
     prctl(PR_SET_PDEATHSIG, signal_at_death);
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    if (signal_at_death != 0 && getppid() != parent)
+        return fault_set(why, FAULT_CANCELLED, "the process that started this one has ended");
     return 0;
 }
 

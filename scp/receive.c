@@ -25,7 +25,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -75,13 +74,6 @@ static int listen_at(const struct conf *conf, int64_t port, struct fault_note *w
     return fd;
 }
 
-static void become_child(int stop_with_parent)
-{
-    signal(SIGCHLD, SIG_DFL);
-    if (stop_with_parent)
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-}
-
 static void close_listening(struct listener *listener)
 {
     if (listener->fd >= 0)
@@ -93,11 +85,14 @@ static void close_listening(struct listener *listener)
 
 static void start_indexer(struct listener *listener)
 {
+    pid_t parent = getpid();
     listener->indexer = fork();
     if (listener->indexer != 0)
         return;
     struct fault_note why;
-    become_child(1);
+    if (!daemon_follows(parent))
+        _exit(0);
+    signal(SIGCHLD, SIG_DFL);
     close_listening(listener);
     credentials_free(listener->keeper.credentials); // it has no use for a key
     setpriority(PRIO_PROCESS, 0, INDEXER_NICE);     // rows can wait, senders should not
@@ -171,7 +166,7 @@ static void accept_one(struct listener *listener, int is_tls)
     };
     pid_t pid = fork();
     if (pid == 0) {
-        become_child(0);
+        signal(SIGCHLD, SIG_DFL);
         signal(SIGTERM, SIG_DFL); // an association in flight is finished; the parent ends it after a grace
         signal(SIGINT, SIG_IGN);
         close_listening(listener);

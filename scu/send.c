@@ -15,7 +15,6 @@
 
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,11 +39,13 @@ static const char *const reports_name = "commitment reports";
 static void start(const struct conf *conf, struct sender *sender)
 {
     sender->not_before_s = clock_monotonic_s() + RESTART_S;
+    pid_t parent = getpid();
     sender->pid = fork();
     if (sender->pid != 0)
         return;
     struct fault_note why;
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (!daemon_follows(parent))
+        _exit(0);
     int rc;
     if (sender->asks)
         rc = ask_run(conf, sender->destination, &sender->keeper, daemon_reload_asked, &daemon_stop, &why);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/clock.h"
+#include "core/daemon.h"
 #include "core/fault.h"
 #include "core/file.h"
 #include "core/quote.h"
@@ -7,6 +8,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -134,6 +137,53 @@ static void quote_escapes(void)
     free(text);
 }
 
+// A process between this one and a child of its own, which says what daemon_follows gave it and waits; the
+// middle one ends before that, or after. Returns what was said; the pipe's end is left in *fd.
+static int said_below(int dies_first, int *fd)
+{
+    int said[2], go[2];
+    char answer = 0;
+    CHECK(pipe(said) == 0 && pipe(go) == 0);
+    pid_t middle = fork();
+    if (middle == 0) {
+        pid_t parent = getpid();
+        if (fork() == 0) {
+            close(go[0]);
+            close(go[1]);
+            while (dies_first && getppid() == parent)
+                usleep(1000);
+            answer = daemon_follows(parent) ? 'y' : 'n';
+            CHECK(write(said[1], &answer, 1) == 1);
+            while (answer == 'y')
+                pause();
+            _exit(0);
+        }
+        close(go[1]);
+        CHECK(dies_first || read(go[0], &answer, 1) == 0);
+        _exit(0);
+    }
+    close(said[1]);
+    close(go[0]);
+    CHECK(middle > 0 && read(said[0], &answer, 1) == 1);
+    close(go[1]);
+    CHECK(waitpid(middle, NULL, 0) == middle);
+    *fd = said[0];
+    return answer;
+}
+
+// Nothing outlives the process that started it, not even when that ended before it could be followed.
+static void daemon_follows_the_living(void)
+{
+    int fd;
+    char more;
+    CHECK_INT(said_below(0, &fd), 'y');
+    struct pollfd ended = {.fd = fd, .events = POLLIN};
+    CHECK(poll(&ended, 1, 20000) == 1 && read(fd, &more, 1) == 0); // it got its signal
+    close(fd);
+    CHECK_INT(said_below(1, &fd), 'n');
+    close(fd);
+}
+
 static const struct test tests[] = {
     {"unit.fault.rows_are_unique", fault_rows_are_unique},
     {"unit.fault.dimse_statuses", fault_dimse_statuses},
@@ -142,5 +192,6 @@ static const struct test tests[] = {
     {"crash.file.atomic_survives_every_crash", file_atomic_survives_every_crash},
     {"unit.clock.formats", clock_formats},
     {"unit.quote.escapes", quote_escapes},
+    {"unit.daemon.follows_the_living", daemon_follows_the_living},
 };
 TEST_MAIN(tests)
