@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 256 }; // pixels at a time: all slices' sums of them stay in the cache
+enum {
+    CHUNK = 256, // pixels at a time: all slices' sums of them stay in the cache
+    MOST_DETAILS = 1 << 17,
+};
 
 // Two planes of one place, such as acquired slices that are asked for twice, give A A^T no new rank; this
 // much on its diagonal keeps it invertible and changes no digit that is delivered.
@@ -144,38 +147,42 @@ static double misfit_of(const struct projector *a, const float *stack, size_t pl
     return count > 0 ? sum / count : 0;
 }
 
+static int projector_open(struct projector *a, int depth, const struct sr_plane *planes, size_t n_planes,
+                          double profile, struct fault_note *why)
+{
+    size_t n = (size_t)depth;
+    *a = (struct projector){.depth = depth, .n_planes = n_planes};
+    a->weights = malloc(n * n_planes * sizeof *a->weights);
+    a->cholesky = calloc(n * n, sizeof *a->cholesky);
+    if (a->weights == NULL || a->cholesky == NULL)
+        return fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu planes with %d slices", n_planes,
+                         depth);
+    fill_weights(a, planes, profile);
+    if (!factorise(a))
+        return fault_set(why, FAULT_NOT_FINITE, "%zu planes do not determine what %d slices should be",
+                         n_planes, depth);
+    return 0;
+}
+
 int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
                       size_t n_planes, double profile, double noise, double *share, float *residual,
                       struct fault_note *why)
 {
-    struct projector a = {.depth = depth, .n_planes = n_planes};
-    size_t n = (size_t)depth;
-    a.weights = malloc(n * n_planes * sizeof *a.weights);
-    a.cholesky = calloc(n * n, sizeof *a.cholesky);
-    double *values = malloc(n * CHUNK * sizeof *values);
-    int rc = 0;
-    if (a.weights == NULL || a.cholesky == NULL || values == NULL) {
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu planes with %d slices", n_planes,
-                       depth);
-        goto out;
-    }
-    fill_weights(&a, planes, profile);
-    if (!factorise(&a)) {
-        rc = fault_set(why, FAULT_NOT_FINITE, "%zu planes do not determine what %d slices should be",
-                       n_planes, depth);
-        goto out;
-    }
-    if (noise > 0) {
+    struct projector a;
+    double *values = malloc((size_t)depth * CHUNK * sizeof *values);
+    int rc = projector_open(&a, depth, planes, n_planes, profile, why);
+    if (rc == 0 && values == NULL)
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to correct %d slices", depth);
+    if (rc == 0 && noise > 0) {
         double misfit = misfit_of(&a, stack, plane_size, planes, residual, values);
         *share *= misfit > noise * noise ? 1 - noise * noise / misfit : 0;
     }
-    for (size_t first = 0; *share > 0 && first < plane_size; first += CHUNK) {
+    for (size_t first = 0; rc == 0 && *share > 0 && first < plane_size; first += CHUNK) {
         size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
         find_missing(&a, stack, plane_size, planes, residual, first, count, values);
         solve(&a, count, values);
         add_back(&a, values, plane_size, first, count, *share, residual);
     }
-out:
     projector_close(&a);
     free(values);
     return rc;
@@ -187,38 +194,63 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-// Details of 2 x 2 blocks, every stride-th block that is no background; returns how many.
-static size_t take_details(const float *values, int depth, int height, int width, size_t stride, double least,
-                           float *details)
+// Details of 2 x 2 blocks of values, every stride-th block of those where the stack is no background; returns
+// how many.
+static size_t take_details(const float *values, const float *stack, int depth, int height, int width,
+                           size_t stride, double least, float *details)
 {
     size_t n = 0, seen = 0, line = (size_t)width;
     for (int z = 0; z < depth; z++)
         for (int row = 0; row + 1 < height; row += 2)
             for (int column = 0; column + 1 < width; column += 2) {
-                const float *at = values + ((size_t)z * (size_t)height + (size_t)row) * line + (size_t)column;
+                size_t at = ((size_t)z * (size_t)height + (size_t)row) * line + (size_t)column;
+                const float *v = values + at, *tissue = stack + at;
                 if (seen++ % stride != 0)
                     continue;
-                if ((double)at[0] > least && (double)at[1] > least && (double)at[line] > least &&
-                    (double)at[line + 1] > least)
-                    details[n++] = fabsf(at[0] - at[1] - at[line] + at[line + 1]) / 2;
+                if ((double)tissue[0] > least && (double)tissue[1] > least && (double)tissue[line] > least &&
+                    (double)tissue[line + 1] > least)
+                    details[n++] = fabsf(v[0] - v[1] - v[line] + v[line + 1]) / 2;
             }
     return n;
 }
 
-int consistency_noise(const float *values, int depth, int height, int width, double *sigma,
+static double median_detail(const float *misfit, const float *stack, int depth, int height, int width,
+                            float *details)
+{
+    size_t n_voxels = (size_t)depth * (size_t)height * (size_t)width,
+           stride = n_voxels / 4 / MOST_DETAILS + 1;
+    double least = 0;
+    for (size_t i = 0; i < n_voxels; i++)
+        least = fmax(least, foreground * (double)stack[i]);
+    size_t n = take_details(misfit, stack, depth, height, width, stride, least, details);
+    qsort(details, n, sizeof *details, by_size);
+    return n > 0 ? (double)details[n / 2] : 0;
+}
+
+int consistency_noise(const float *stack, int depth, int height, int width, const struct sr_plane *planes,
+                      size_t n_planes, double profile, const float *residual, double *sigma,
                       struct fault_note *why)
 {
-    enum { MOST = 1 << 17 };
-    size_t n_voxels = (size_t)depth * (size_t)height * (size_t)width, stride = n_voxels / 4 / MOST + 1;
-    double least = 0;
-    float *details = malloc((n_voxels / 4 / stride + 2) * sizeof *details);
-    if (details == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory to estimate the noise");
-    for (size_t i = 0; i < n_voxels; i++)
-        least = fmax(least, foreground * (double)values[i]);
-    size_t n = take_details(values, depth, height, width, stride, least, details);
-    qsort(details, n, sizeof *details, by_size);
-    *sigma = n > 0 ? normal_median * (double)details[n / 2] : 0;
+    struct projector a;
+    size_t plane_size = (size_t)height * (size_t)width, n = (size_t)depth;
+    double *values = malloc(n * CHUNK * sizeof *values);
+    float *misfit = malloc(n * plane_size * sizeof *misfit),
+          *details = malloc((MOST_DETAILS + 2) * 2 * sizeof *details);
+    int rc = projector_open(&a, depth, planes, n_planes, profile, why);
+    if (rc == 0 && (values == NULL || misfit == NULL || details == NULL))
+        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to estimate the noise");
+    for (size_t first = 0; rc == 0 && first < plane_size; first += CHUNK) {
+        size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
+        find_missing(&a, stack, plane_size, planes, residual, first, count, values);
+        for (size_t d = 0; d < n; d++)
+            for (size_t i = 0; i < count; i++)
+                misfit[d * plane_size + first + i] = (float)values[d * CHUNK + i];
+    }
+    if (rc == 0)
+        *sigma = normal_median * median_detail(misfit, stack, depth, height, width, details);
+    projector_close(&a);
+    free(values);
+    free(misfit);
     free(details);
-    return 0;
+    return rc;
 }

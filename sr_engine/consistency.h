@@ -14,18 +14,21 @@
 
 #include <stddef.h>
 
-// Standard deviation of the noise in values [depth,height,width]: 1.4826 times the median size of the
-// diagonal detail (a - b - c + d) / 2 of 2 x 2 pixels, all of which are above a twentieth of the largest
-// value. Fine texture counts as noise. 0 where no such pixels are. Errors: NO_MEMORY. Source: Donoho,
-// Johnstone, Biometrika 81, 1994.
-int consistency_noise(const float *values, int depth, int height, int width, double *sigma,
+// Standard deviation of what is noise in the misfit of residual [n_planes,height,width], which stands on top
+// of linear interpolation of stack [depth,height,width]: 1.4826 times the median size of the diagonal detail
+// (a - b - c + d) / 2 of 2 x 2 pixels of the misfit where all four of the stack are above a twentieth of its
+// largest value. What the network got wrong has the shapes of tissue and little such detail; noise is all
+// detail. 0 where no such pixels are. `profile` as below. Errors: NO_MEMORY, NOT_FINITE. Source of the
+// estimator: Donoho, Johnstone, Biometrika 81, 1994.
+int consistency_noise(const float *stack, int depth, int height, int width, const struct sr_plane *planes,
+                      size_t n_planes, double profile, const float *residual, double *sigma,
                       struct fault_note *why);
 
 // Adds the correction, times `share`, to residual [n_planes,plane_size], which stands on top of linear
 // interpolation of stack [depth,plane_size]; *share becomes share times w. `profile`: FWHM of the Gaussian
 // slice profile as a share of the slice distance; its weights over the planes within 3 sigma are divided by
-// their sum. Slices whose profile meets no plane are left out. `noise`: standard deviation of the noise of
-// the stack; 0: w is 1. Errors: NO_MEMORY; NOT_FINITE when the planes determine no correction.
+// their sum. Slices whose profile meets no plane are left out. `noise`: of the misfit, as above; 0: w is 1.
+// Errors: NO_MEMORY; NOT_FINITE when the planes determine no correction.
 int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
                       size_t n_planes, double profile, double noise, double *share, float *residual,
                       struct fault_note *why);

@@ -151,7 +151,8 @@ static int agree(struct run *run, struct fault_note *why)
     double noise, share = run->recipe.consistency, profile = pairs_profile(stack);
     if (!(share > 0) || profile > widest_to_agree)
         return 0;
-    int rc = consistency_noise(run->normalised, stack->depth, stack->height, stack->width, &noise, why);
+    int rc = consistency_noise(run->normalised, stack->depth, stack->height, stack->width, run->planes,
+                               run->n_planes, profile, run->residual, &noise, why);
     if (rc == 0)
         rc = consistency_apply(run->normalised, stack->depth, run->plane_size, run->planes, run->n_planes,
                                profile, noise, &share, run->residual, why);

@@ -873,7 +873,7 @@ static void agrees_with_the_slices(void)
         voxels[i] = (float)(((double)voxels[i] - report.range_low) / scale);
     for (int i = 0; i < ALL; i++)
         bare[i] = (float)((double)bare[i] / scale);
-    CHECK_OK(consistency_noise(voxels, D, H, W, &noise, &why));
+    CHECK_OK(consistency_noise(voxels, D, H, W, planes, N, 1, bare, &noise, &why));
     CHECK_OK(consistency_apply(voxels, D, SIZE, planes, N, 1, noise, &share, bare, &why));
     printf("noise %.3g, %.3g of the correction\n", noise, share);
     CHECK(share > 0.1 && share < 0.5);
