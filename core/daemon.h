@@ -26,8 +26,8 @@ void daemon_init(void);
 // for its own.
 int daemon_reload_asked(void);
 
-// In a process that `parent` has just forked: it gets SIGTERM when that ends. 0 when it has ended already, and no
-// signal will come.
+// In a process that `parent` has just forked: it gets SIGTERM when that ends. 0 when it has ended already,
+// and no signal will come.
 int daemon_follows(pid_t parent);
 
 // What daemon_main needs of the configuration.
