@@ -154,9 +154,10 @@ static int projector_open(struct projector *a, int depth, const struct sr_plane 
     *a = (struct projector){.depth = depth, .n_planes = n_planes};
     a->weights = malloc(n * n_planes * sizeof *a->weights);
     a->cholesky = calloc(n * n, sizeof *a->cholesky);
-    if (a->weights == NULL || a->cholesky == NULL)
-        return fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu planes with %d slices", n_planes,
-                         depth);
+    if (a->weights == NULL || a->cholesky == NULL) {
+        fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu planes with %d slices", n_planes, depth);
+        return FAULT_NO_MEMORY;
+    }
     fill_weights(a, planes, profile);
     if (!factorise(a))
         return fault_set(why, FAULT_NOT_FINITE, "%zu planes do not determine what %d slices should be",
@@ -171,8 +172,10 @@ int consistency_apply(const float *stack, int depth, size_t plane_size, const st
     struct projector a;
     double *values = malloc((size_t)depth * CHUNK * sizeof *values);
     int rc = projector_open(&a, depth, planes, n_planes, profile, why);
-    if (rc == 0 && values == NULL)
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to correct %d slices", depth);
+    if (rc == 0 && values == NULL) {
+        fault_set(why, FAULT_NO_MEMORY, "no memory to correct %d slices", depth);
+        rc = FAULT_NO_MEMORY;
+    }
     if (rc == 0 && noise > 0) {
         double misfit = misfit_of(&a, stack, plane_size, planes, residual, values);
         *share *= misfit > noise * noise ? 1 - noise * noise / misfit : 0;
@@ -235,10 +238,12 @@ int consistency_noise(const float *stack, int depth, int height, int width, cons
     size_t plane_size = (size_t)height * (size_t)width, n = (size_t)depth;
     double *values = malloc(n * CHUNK * sizeof *values);
     float *misfit = malloc(n * plane_size * sizeof *misfit),
-          *details = malloc((MOST_DETAILS + 2) * 2 * sizeof *details);
+          *details = malloc(((size_t)MOST_DETAILS + 2) * 2 * sizeof *details);
     int rc = projector_open(&a, depth, planes, n_planes, profile, why);
-    if (rc == 0 && (values == NULL || misfit == NULL || details == NULL))
-        rc = fault_set(why, FAULT_NO_MEMORY, "no memory to estimate the noise");
+    if (rc == 0 && (values == NULL || misfit == NULL || details == NULL)) {
+        fault_set(why, FAULT_NO_MEMORY, "no memory to estimate the noise");
+        rc = FAULT_NO_MEMORY;
+    }
     for (size_t first = 0; rc == 0 && first < plane_size; first += CHUNK) {
         size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
         find_missing(&a, stack, plane_size, planes, residual, first, count, values);
