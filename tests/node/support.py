@@ -101,6 +101,15 @@ def installed_layout():
             os.symlink(program(name), 'bin/' + name)
 
 
+def while_moving(look):
+    """What look() returns; again when a file that it had seen was moved or removed meanwhile."""
+    while True:
+        try:
+            return look()
+        except FileNotFoundError:
+            pass
+
+
 class Node:
     """isoslice-receive, -work and -send, each startable and killable on its own."""
 
@@ -184,11 +193,10 @@ class Node:
 
     def stored(self):
         """SOP instance UID -> file, of everything acknowledged and kept: what is sealed counts before it is renamed."""
-        while True:
-            try:
-                return self.stored_now()
-            except FileNotFoundError:
-                pass  # moved meanwhile: look again
+        return while_moving(self.stored_now)
+
+    def stored_bytes(self):
+        return while_moving(lambda: sum(os.path.getsize(path) for path in self.stored_now().values()))
 
     def stored_now(self):
         import pydicom

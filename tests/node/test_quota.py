@@ -35,22 +35,20 @@ def answer_of(sender):
 def wait_indexed(node):
     wait_for('all indexed', 30, lambda: not glob.glob(node.spool + '/incoming/*/*.dcm'))
     # every association has been told: that comes at the end of the indexer's round
-    wait_for('usage of %d bytes said' % kept_bytes(node), 30, lambda: all(b >= kept_bytes(node) for b in said_bytes(node)))
+    wait_for('usage of %d bytes said' % node.stored_bytes(), 30, lambda: all(b >= node.stored_bytes() for b in said_bytes(node)))
 
 
 def said_bytes(node):
     """What each open association has been told that its sender uses."""
-    said = [open(path).read() for path in glob.glob(node.spool + '/incoming/*/usage')]
+    said = while_moving(lambda: [open(path).read() for path in glob.glob(node.spool + '/incoming/*/usage')])
     return [int(re.search(r'^bytes (\d+)$', text, re.M).group(1)) for text in said]
 
 
-def kept_bytes(node):
-    return sum(os.path.getsize(p) for p in node.stored().values())
-
-
 def leftovers(node):
-    return [p for p in glob.glob(node.spool + '/incoming/*/*') + glob.glob(node.spool + '/incoming/.a*')
-            if os.path.getsize(p) > 0 and not p.endswith(('/sender', '/usage', '.dcm'))]
+    def look():
+        return [p for p in glob.glob(node.spool + '/incoming/*/*') + glob.glob(node.spool + '/incoming/.a*')
+                if os.path.getsize(p) > 0 and not p.endswith(('/sender', '/usage', '.dcm'))]
+    return while_moving(look)
 
 
 def nothing_left_behind(node):
@@ -140,7 +138,7 @@ def associations_share_it():
             uid = next(name)
             senders[n % 4].store(sized(100, uid), sop_instance=uid)
         wait_indexed(node)
-        total = kept_bytes(node)
+        total = node.stored_bytes()
         check(total <= 4 << 20, '%d bytes kept of 1 MB a day' % total)
         refused = []
         for s in senders:
