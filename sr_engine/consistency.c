@@ -15,48 +15,67 @@ enum {
 static const double diagonal = 1e-9;
 static const double foreground = 0.05;      // of the largest value: less is background
 static const double normal_median = 1.4826; // standard deviation by median size of a normal variable
+// Of a slice's profile, what must lie between the first plane and the last. The rest was measured where no
+// plane is: weights over less would have to make up for it, with twice the noise at half a profile.
+static const double least_inside = 0.9;
 
 struct projector {
-    int depth;
+    int depth; // of the stack
+    int n_rows;
     size_t n_planes;
-    float *weights;   // [depth,n_planes] A
-    double *cholesky; // [depth,depth] lower triangle of A A^T
+    int *slice;       // [n_rows] the slice that a row is of
+    float *weights;   // [n_rows,n_planes] A
+    double *cholesky; // [n_rows,n_rows] lower triangle of A A^T
 };
 
 static void projector_close(struct projector *a)
 {
+    free(a->slice);
     free(a->weights);
     free(a->cholesky);
 }
 
-static void fill_weights(const struct projector *a, const struct sr_plane *planes, double profile)
+// The part of a Gaussian profile around `centre` that lies between the first plane and the last.
+static double share_inside(const struct sr_plane *planes, size_t n_planes, double centre, double sigma)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (size_t k = 0; k < n_planes; k++) {
+        low = fmin(low, planes[k].slice + planes[k].t);
+        high = fmax(high, planes[k].slice + planes[k].t);
+    }
+    return 0.5 * (erf((high - centre) / (sigma * sqrt(2))) - erf((low - centre) / (sigma * sqrt(2))));
+}
+
+static void fill_weights(struct projector *a, const struct sr_plane *planes, double profile)
 {
     double sigma = profile / (2 * sqrt(2 * log(2)));
     for (int d = 0; d < a->depth; d++) {
-        float *row = a->weights + (size_t)d * a->n_planes;
+        float *row = a->weights + (size_t)a->n_rows * a->n_planes;
         double total = 0;
+        if (share_inside(planes, a->n_planes, d, sigma) < least_inside)
+            continue;
         for (size_t k = 0; k < a->n_planes; k++) {
             double off = planes[k].slice + planes[k].t - d;
             double weight = fabs(off) <= 3 * sigma ? exp(-0.5 * off * off / (sigma * sigma)) : 0;
             row[k] = (float)weight;
             total += weight;
         }
-        for (size_t k = 0; total > 0 && k < a->n_planes; k++)
+        if (!(total > 0))
+            continue;
+        for (size_t k = 0; k < a->n_planes; k++)
             row[k] = (float)((double)row[k] / total);
+        a->slice[a->n_rows++] = d;
     }
 }
 
-// A slice that no plane belongs to gets a row of zeros and a 1 on the diagonal, so its correction is nothing.
 static int factorise(const struct projector *a)
 {
-    size_t n = (size_t)a->depth;
+    size_t n = (size_t)a->n_rows;
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j <= i; j++) {
-            double sum = 0;
+            double sum = i == j ? diagonal : 0;
             for (size_t k = 0; k < a->n_planes; k++)
                 sum += (double)a->weights[i * a->n_planes + k] * (double)a->weights[j * a->n_planes + k];
-            if (i == j)
-                sum = sum > 0 ? sum + diagonal : 1;
             for (size_t k = 0; k < j; k++)
                 sum -= a->cholesky[i * n + k] * a->cholesky[j * n + k];
             if (i == j && !(sum > 0))
@@ -66,40 +85,32 @@ static int factorise(const struct projector *a)
     return 1;
 }
 
-// What is missing, y - A V, of `count` pixels from `first`: missing [depth,CHUNK].
+// What is missing, y - A V, of `count` pixels from `first`: missing [n_rows,CHUNK].
 static void find_missing(const struct projector *a, const float *stack, size_t plane_size,
                          const struct sr_plane *planes, const float *residual, size_t first, size_t count,
                          double *missing)
 {
-    for (int d = 0; d < a->depth; d++)
+    for (int row = 0; row < a->n_rows; row++)
         for (size_t i = 0; i < count; i++)
-            missing[(size_t)d * CHUNK + i] = (double)stack[(size_t)d * plane_size + first + i];
+            missing[(size_t)row * CHUNK + i] = (double)stack[(size_t)a->slice[row] * plane_size + first + i];
     for (size_t k = 0; k < a->n_planes; k++) {
         const float *low = stack + (size_t)planes[k].slice * plane_size + first;
         const float *high = planes[k].slice + 1 < a->depth ? low + plane_size : low;
         const float *added = residual + k * plane_size + first;
         double t = planes[k].t;
-        for (int d = 0; d < a->depth; d++) {
-            double weight = (double)a->weights[(size_t)d * a->n_planes + k];
-            double *to = missing + (size_t)d * CHUNK;
+        for (int row = 0; row < a->n_rows; row++) {
+            double weight = (double)a->weights[(size_t)row * a->n_planes + k];
+            double *to = missing + (size_t)row * CHUNK;
             for (size_t i = 0; weight > 0 && i < count; i++)
                 to[i] -= weight * ((1 - t) * (double)low[i] + t * (double)high[i] + (double)added[i]);
         }
-    }
-    // nothing can be done about a slice without planes
-    for (int d = 0; d < a->depth; d++) {
-        double total = 0;
-        for (size_t k = 0; k < a->n_planes; k++)
-            total += (double)a->weights[(size_t)d * a->n_planes + k];
-        if (!(total > 0))
-            memset(missing + (size_t)d * CHUNK, 0, count * sizeof *missing);
     }
 }
 
 // Both triangular systems, in place.
 static void solve(const struct projector *a, size_t count, double *values)
 {
-    size_t n = (size_t)a->depth;
+    size_t n = (size_t)a->n_rows;
     for (size_t step = 0; step < 2 * n; step++) {
         size_t row = step < n ? step : 2 * n - 1 - step;
         double *to = values + row * CHUNK;
@@ -118,11 +129,11 @@ static void add_back(const struct projector *a, const double *values, size_t pla
                      size_t count, double share, float *residual)
 {
     for (size_t k = 0; k < a->n_planes; k++)
-        for (int d = 0; d < a->depth; d++) {
-            double weight = share * (double)a->weights[(size_t)d * a->n_planes + k];
+        for (int row = 0; row < a->n_rows; row++) {
+            double weight = share * (double)a->weights[(size_t)row * a->n_planes + k];
             float *to = residual + k * plane_size + first;
             for (size_t i = 0; weight != 0 && i < count; i++)
-                to[i] += (float)(weight * values[(size_t)d * CHUNK + i]);
+                to[i] += (float)(weight * values[(size_t)row * CHUNK + i]);
         }
 }
 
@@ -136,10 +147,10 @@ static double misfit_of(const struct projector *a, const float *stack, size_t pl
     for (size_t first = 0; first < plane_size; first += CHUNK) {
         size_t n = plane_size - first < CHUNK ? plane_size - first : CHUNK;
         find_missing(a, stack, plane_size, planes, residual, first, n, values);
-        for (int d = 0; d < a->depth; d++)
+        for (int row = 0; row < a->n_rows; row++)
             for (size_t i = 0; i < n; i++)
-                if ((double)stack[(size_t)d * plane_size + first + i] > least) {
-                    double off = values[(size_t)d * CHUNK + i];
+                if ((double)stack[(size_t)a->slice[row] * plane_size + first + i] > least) {
+                    double off = values[(size_t)row * CHUNK + i];
                     sum += off * off;
                     count += 1;
                 }
@@ -152,9 +163,10 @@ static int projector_open(struct projector *a, int depth, const struct sr_plane 
 {
     size_t n = (size_t)depth;
     *a = (struct projector){.depth = depth, .n_planes = n_planes};
+    a->slice = malloc(n * sizeof *a->slice);
     a->weights = malloc(n * n_planes * sizeof *a->weights);
     a->cholesky = calloc(n * n, sizeof *a->cholesky);
-    if (a->weights == NULL || a->cholesky == NULL) {
+    if (a->slice == NULL || a->weights == NULL || a->cholesky == NULL) {
         fault_set(why, FAULT_NO_MEMORY, "no memory to compare %zu planes with %d slices", n_planes, depth);
         return FAULT_NO_MEMORY;
     }
@@ -176,7 +188,9 @@ int consistency_apply(const float *stack, int depth, size_t plane_size, const st
         fault_set(why, FAULT_NO_MEMORY, "no memory to correct %d slices", depth);
         rc = FAULT_NO_MEMORY;
     }
-    if (rc == 0 && noise > 0) {
+    if (rc == 0 && a.n_rows == 0)
+        *share = 0;
+    if (rc == 0 && noise > 0 && *share > 0) {
         double misfit = misfit_of(&a, stack, plane_size, planes, residual, values);
         *share *= misfit > noise * noise ? 1 - noise * noise / misfit : 0;
     }
@@ -197,17 +211,18 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-// Details of 2 x 2 blocks of values, every stride-th block of those where the stack is no background; returns
-// how many.
-static size_t take_details(const float *values, const float *stack, int depth, int height, int width,
-                           size_t stride, double least, float *details)
+// Details of 2 x 2 blocks of misfit [n_rows,height,width], every stride-th block of those where the stack is
+// no background; returns how many.
+static size_t take_details(const struct projector *a, const float *misfit, const float *stack, int height,
+                           int width, size_t stride, double least, float *details)
 {
-    size_t n = 0, seen = 0, line = (size_t)width;
-    for (int z = 0; z < depth; z++)
+    size_t n = 0, seen = 0, line = (size_t)width, plane_size = (size_t)height * line;
+    for (int z = 0; z < a->n_rows; z++)
         for (int row = 0; row + 1 < height; row += 2)
             for (int column = 0; column + 1 < width; column += 2) {
-                size_t at = ((size_t)z * (size_t)height + (size_t)row) * line + (size_t)column;
-                const float *v = values + at, *tissue = stack + at;
+                size_t at = (size_t)row * line + (size_t)column;
+                const float *v = misfit + (size_t)z * plane_size + at,
+                            *tissue = stack + (size_t)a->slice[z] * plane_size + at;
                 if (seen++ % stride != 0)
                     continue;
                 if ((double)tissue[0] > least && (double)tissue[1] > least && (double)tissue[line] > least &&
@@ -217,15 +232,15 @@ static size_t take_details(const float *values, const float *stack, int depth, i
     return n;
 }
 
-static double median_detail(const float *misfit, const float *stack, int depth, int height, int width,
-                            float *details)
+static double median_detail(const struct projector *a, const float *misfit, const float *stack, int height,
+                            int width, float *details)
 {
-    size_t n_voxels = (size_t)depth * (size_t)height * (size_t)width,
+    size_t n_voxels = (size_t)a->depth * (size_t)height * (size_t)width,
            stride = n_voxels / 4 / MOST_DETAILS + 1;
     double least = 0;
     for (size_t i = 0; i < n_voxels; i++)
         least = fmax(least, foreground * (double)stack[i]);
-    size_t n = take_details(misfit, stack, depth, height, width, stride, least, details);
+    size_t n = take_details(a, misfit, stack, height, width, stride, least, details);
     qsort(details, n, sizeof *details, by_size);
     return n > 0 ? (double)details[n / 2] : 0;
 }
@@ -247,12 +262,12 @@ int consistency_noise(const float *stack, int depth, int height, int width, cons
     for (size_t first = 0; rc == 0 && first < plane_size; first += CHUNK) {
         size_t count = plane_size - first < CHUNK ? plane_size - first : CHUNK;
         find_missing(&a, stack, plane_size, planes, residual, first, count, values);
-        for (size_t d = 0; d < n; d++)
+        for (int row = 0; row < a.n_rows; row++)
             for (size_t i = 0; i < count; i++)
-                misfit[d * plane_size + first + i] = (float)values[d * CHUNK + i];
+                misfit[(size_t)row * plane_size + first + i] = (float)values[(size_t)row * CHUNK + i];
     }
     if (rc == 0)
-        *sigma = normal_median * median_detail(misfit, stack, depth, height, width, details);
+        *sigma = normal_median * median_detail(&a, misfit, stack, height, width, details);
     projector_close(&a);
     free(values);
     free(misfit);

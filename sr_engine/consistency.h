@@ -25,10 +25,11 @@ int consistency_noise(const float *stack, int depth, int height, int width, cons
                       struct fault_note *why);
 
 // Adds the correction, times `share`, to residual [n_planes,plane_size], which stands on top of linear
-// interpolation of stack [depth,plane_size]; *share becomes share times w. `profile`: FWHM of the Gaussian
-// slice profile as a share of the slice distance; its weights over the planes within 3 sigma are divided by
-// their sum. Slices whose profile meets no plane are left out. `noise`: of the misfit, as above; 0: w is 1.
-// Errors: NO_MEMORY; NOT_FINITE when the planes determine no correction.
+// interpolation of stack [depth,plane_size]; *share becomes share times w, or 0 where no slice is compared.
+// `profile`: FWHM of the Gaussian slice profile as a share of the slice distance; its weights over the planes
+// within 3 sigma are divided by their sum. Slices of whose profile less than nine tenths lie between the
+// first plane and the last are left out: the outermost ones, and any that no plane is near. `noise`: of the
+// misfit, as above; 0: w is 1. Errors: NO_MEMORY; NOT_FINITE when the planes determine no correction.
 int consistency_apply(const float *stack, int depth, size_t plane_size, const struct sr_plane *planes,
                       size_t n_planes, double profile, double noise, double *share, float *residual,
                       struct fault_note *why);
