@@ -203,7 +203,7 @@ int evaluate_interpolate(const struct evaluation *evaluation, const struct evalu
 
 // --------------------------------------------------------------------------------------------- pictures
 
-enum { CAPTION = 26, GAP = 8, MAX_PANEL = 240 };
+enum { FONT = 13, LINE = 17, CAPTION = 2 * LINE + 6, GAP = 8, MAX_PANEL = 240 };
 static const double error_gain = 4;
 
 // One picture of a cross plane, first slice at the bottom.
@@ -213,7 +213,7 @@ struct panel {
         *truth; // [truth_depth,height,width]; truth NULL: the values themselves, else their difference
     int along;  // 0: rows are cut, columns run across the picture; 1: the other way round
     double x, y, scale;
-    char caption[96];
+    char caption[160], figures[32]; // a line each
 };
 
 static int panel_columns(const struct panel *panel)
@@ -245,6 +245,18 @@ static void fill_panel(const struct panel *panel, unsigned char *data, ptrdiff_t
         }
 }
 
+// One line of text, in smaller type where it is wider than a panel.
+static void draw_line(cairo_t *cr, const char *text, double x, double y)
+{
+    cairo_text_extents_t extents;
+    cairo_set_font_size(cr, FONT);
+    cairo_text_extents(cr, text, &extents);
+    if (extents.x_advance > MAX_PANEL)
+        cairo_set_font_size(cr, FONT * MAX_PANEL / extents.x_advance);
+    cairo_move_to(cr, x, y);
+    cairo_show_text(cr, text);
+}
+
 static void draw_panel(cairo_t *cr, const struct panel *panel)
 {
     const struct simulate_case *input = panel->input;
@@ -256,8 +268,8 @@ static void draw_panel(cairo_t *cr, const struct panel *panel)
         cairo_surface_mark_dirty(surface);
     }
     cairo_set_source_rgb(cr, 1, 1, 1);
-    cairo_move_to(cr, panel->x, panel->y + CAPTION - 8);
-    cairo_show_text(cr, panel->caption);
+    draw_line(cr, panel->caption, panel->x, panel->y + LINE);
+    draw_line(cr, panel->figures, panel->x, panel->y + 2 * LINE);
     cairo_save(cr);
     cairo_translate(cr, panel->x, panel->y + CAPTION);
     cairo_scale(cr, panel->scale * across_mm, panel->scale * input->spacing_mm[0]);
@@ -278,7 +290,7 @@ static void draw_column(cairo_t *cr, struct panel *panel, const float *values, c
         panel->truth = NULL;
         panel->y = 2 * panel->along * row_height;
         draw_panel(cr, panel);
-        panel->caption[0] = '\0';
+        panel->caption[0] = panel->figures[0] = '\0';
         panel->truth = truth;
         panel->y += row_height;
         if (truth != NULL)
@@ -311,17 +323,19 @@ static int draw_case(const struct evaluation *evaluation, const struct evaluate_
         return fault_set(why, FAULT_NO_MEMORY, "no memory for a picture");
     nearest(input, evaluation->recipe.factor, slices);
     cairo_t *cr = page_new((int)ceil(GAP + (double)(n + 2) * (MAX_PANEL + GAP)),
-                           (int)ceil(4 * row_height + GAP), (const double[]){0.12, 0.12, 0.14}, 13);
+                           (int)ceil(4 * row_height + GAP), (const double[]){0.12, 0.12, 0.14}, FONT);
     struct panel panel = {.input = input, .x = GAP, .scale = scale};
-    snprintf(panel.caption, sizeof panel.caption, "truth; below: errors, %g times", error_gain);
+    snprintf(panel.caption, sizeof panel.caption, "truth");
+    snprintf(panel.figures, sizeof panel.figures, "below: errors, %g times", error_gain);
     draw_column(cr, &panel, input->truth, NULL, row_height);
     panel.x += MAX_PANEL + GAP;
     snprintf(panel.caption, sizeof panel.caption, "slices as acquired");
     draw_column(cr, &panel, slices, input->truth, row_height);
     for (size_t i = 0; i < n; i++) {
         panel.x += MAX_PANEL + GAP;
-        snprintf(panel.caption, sizeof panel.caption, "%.40s: %.2f dB, %.4f", evaluation->methods[i].name,
-                 scores->scores[i].values[SCORE_PSNR], scores->scores[i].values[SCORE_SSIM_3D]);
+        snprintf(panel.caption, sizeof panel.caption, "%s", evaluation->methods[i].name);
+        snprintf(panel.figures, sizeof panel.figures, "%.2f dB, %.4f", scores->scores[i].values[SCORE_PSNR],
+                 scores->scores[i].values[SCORE_SSIM_3D]);
         draw_column(cr, &panel, results[i], input->truth, row_height);
     }
     free(slices);
