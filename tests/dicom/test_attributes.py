@@ -281,10 +281,10 @@ def holds(cell, tag, vr, out, out_paths, source, source_paths, kind):
     return raw(out_paths[0], tag) == raw(source_paths[0], tag) and all(d[tag] == out[0][tag] for d in out)
 
 
-def derive():
+def derive(*arguments):
     os.makedirs('out')
     program = os.path.join(os.environ['ISOSLICE_BIN'], 'tests/dicom/derive_series')
-    return subprocess.run([program, 'in', 'out'], env={**os.environ, 'TZ': 'UTC'}, capture_output=True, text=True)
+    return subprocess.run([program, 'in', 'out', *arguments], env={**os.environ, 'TZ': 'UTC'}, capture_output=True, text=True)
 
 
 def required_ones_are_required():
@@ -342,6 +342,16 @@ def judge(kind):
     sys.exit(1 if failed else 0)
 
 
+def run_named(tests):
+    """main of a test program: lists its tests, or runs the one that is named."""
+    if len(sys.argv) < 2:
+        print('\n'.join(sorted(tests)))
+        return
+    for leftover in ('in', 'out'):
+        shutil.rmtree(leftover, ignore_errors=True)
+    tests[sys.argv[1]]()
+
+
 # May not differ, or the source is refused, and is never passed on: nothing to tell apart.
 SAME_ANYHOW = {0x00181060, 0x00189087, 0x00189089, 0x00200100, 0x00281055}
 
@@ -354,9 +364,4 @@ TESTS = {
 }
 
 if __name__ == '__main__':
-    if len(sys.argv) < 2:
-        print('\n'.join(sorted(TESTS)))
-    else:
-        for leftover in ('in', 'out'):
-            shutil.rmtree(leftover, ignore_errors=True)
-        TESTS[sys.argv[1]]()
+    run_named(TESTS)

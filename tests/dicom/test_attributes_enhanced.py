@@ -4,7 +4,6 @@ the table in dicom_map/attributes.c, judged by attributes_enhanced.txt. What is 
 import glob
 import os
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -171,10 +170,7 @@ def holds(cell, place, found, made, source, kind):
 
 def derive(kind):
     source_paths = make(kind, 'in')
-    os.makedirs('out')
-    program = os.path.join(os.environ['ISOSLICE_BIN'], 'tests/dicom/derive_series')
-    done = test_attributes.subprocess.run([program, 'in', 'out', 'format=enhanced'], env={**os.environ, 'TZ': 'UTC'},
-                                          capture_output=True, text=True)
+    done = test_attributes.derive('format=enhanced')
     if done.returncode != 0:
         sys.exit('derive_series: %s %s' % (done.stdout, done.stderr))
     return [pydicom.dcmread(p) for p in source_paths], pydicom.dcmread(single(glob.glob('out/*')))
@@ -226,9 +222,4 @@ TESTS = {
 }
 
 if __name__ == '__main__':
-    if len(sys.argv) < 2:
-        print('\n'.join(sorted(TESTS)))
-    else:
-        for leftover in ('in', 'out'):
-            shutil.rmtree(leftover, ignore_errors=True)
-        TESTS[sys.argv[1]]()
+    test_attributes.run_named(TESTS)
