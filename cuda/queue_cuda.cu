@@ -92,15 +92,15 @@ struct libraries {
 #undef POINTER
 };
 
-// By name as the loader finds it, else from the toolkit this program was built with.
-static void *open_library(const char *name, char absent[256])
+// By name as the loader finds it, else from the folder in which it was when this program was built.
+static void *open_library(const char *name, const char *folder, char absent[256])
 {
     char path[512];
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (library != NULL)
         return library;
     snprintf(absent, 256, "%s", dlerror());
-    snprintf(path, sizeof path, "%s/%s", ISOSLICE_CUDA_LIBRARIES, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library != NULL)
         absent[0] = '\0';
@@ -119,10 +119,14 @@ static void *find_call(void *library, const char *name, char absent[256])
 static libraries load_libraries()
 {
     libraries all = {};
-    void *cublas = open_library("libcublas.so." TEXT_OF(CUBLAS_VER_MAJOR), all.absent);
+    void *cublas = NULL, *cudnn = NULL;
+    // it comes with cuBLAS and is opened first: cuBLAS needs it, the loader may not know where it is
     void *cublaslt =
-        cublas == NULL ? NULL : open_library("libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR), all.absent);
-    void *cudnn = cublaslt == NULL ? NULL : open_library("libcudnn.so." TEXT_OF(CUDNN_MAJOR), all.absent);
+        open_library("libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR), ISOSLICE_CUBLAS_FOLDER, all.absent);
+    if (cublaslt != NULL)
+        cublas = open_library("libcublas.so." TEXT_OF(CUBLAS_VER_MAJOR), ISOSLICE_CUBLAS_FOLDER, all.absent);
+    if (cublas != NULL)
+        cudnn = open_library("libcudnn.so." TEXT_OF(CUDNN_MAJOR), ISOSLICE_CUDNN_FOLDER, all.absent);
 #define FIND(library, name) all.name = (decltype(all.name))find_call(library, #name, all.absent);
 #define FIND_CUBLAS(name)   FIND(cublas, name)
 #define FIND_CUBLASLT(name) FIND(cublaslt, name)
