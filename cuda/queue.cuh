@@ -39,7 +39,8 @@ struct conv_shape {
     int n, c_in, c_out, d, h, w;
 };
 
-// Most memory that the libraries take beside what queue_new gives out.
+// Most memory that the libraries take beside what queue_new gives out; more only where cuDNN has nothing that
+// needs less.
 enum { QUEUE_WORKSPACE_BYTES = 320 << 20 };
 
 // 1, or 0 and why (BACKEND): no driver, no device, no code for it, libraries missing, for bf16 a device

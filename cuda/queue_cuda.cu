@@ -186,18 +186,26 @@ static int cublas_fault(cublasStatus_t status, const char *call, struct fault_no
 
 // ----------------------------------------------------------------------------------------- queue
 
-// What cuDNN needs to know about one shape; algorithms are chosen when first wanted.
+// What may compute one direction of a convolution: those of cuDNN's algorithms that are wanted here, the
+// fastest by its estimate first. Asked for when first wanted.
+struct conv_choice {
+    bool asked, sized;
+    int n_listed, n, at; // those before `at` would not run
+    struct {
+        int algorithm;
+        cudnnMathType_t math;
+    } list[MAX_ALGORITHMS];
+    size_t bytes; // workspace of the one at `at`, where sized
+};
+
+// What cuDNN needs to know about one shape.
 struct conv_plan {
     bool used;
     conv_shape shape;
     cudnnTensorDescriptor_t x, y;
     cudnnFilterDescriptor_t kernels;
     cudnnConvolutionDescriptor_t conv;
-    bool has_forward, has_data, has_kernels;
-    cudnnConvolutionFwdAlgo_t forward;
-    cudnnConvolutionBwdDataAlgo_t data;
-    cudnnConvolutionBwdFilterAlgo_t by_kernels;
-    size_t forward_bytes, data_bytes, kernels_bytes;
+    conv_choice forward[2], data[2], by_kernels; // [1]: adds to the old values
 };
 
 // A fused layer of the decoder in bf16: what cuBLASLt needs to know about one shape.
@@ -610,11 +618,15 @@ int queue_linear(struct queue *queue, int rows, int n_in, int n_out, const T *x,
     int rc = IS_BF16<T> ? find_linear(queue, shape, bias, &plan, why) : 0;
     if (rc == 0 && (plan == NULL || plan->refused))
         return linear_in_parts(queue, shape, x, weight, bias, add, y, why);
-    if (rc == 0)
-        rc = CUBLAS(cublasLtMatmul, queue->cublaslt, plan->product, &one, weight, plan->weight, x, plan->x,
-                    &by_add, c, plan->y, y, plan->y, &plan->algorithm, queue->cublas_workspace, CUBLAS_BYTES,
-                    queue->stream);
-    return rc;
+    if (rc != 0)
+        return rc;
+    cublasStatus_t status = lib().cublasLtMatmul(
+        queue->cublaslt, plan->product, &one, weight, plan->weight, x, plan->x, &by_add, c, plan->y, y,
+        plan->y, &plan->algorithm, queue->cublas_workspace, CUBLAS_BYTES, queue->stream);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED)
+        return cublas_fault(status, "cublasLtMatmul", why);
+    plan->refused = true; // though it was offered
+    return linear_in_parts(queue, shape, x, weight, bias, add, y, why);
 }
 
 // ----------------------------------------------------------------------------------------- convolution
@@ -647,8 +659,6 @@ static int fill_plan(conv_plan *plan, bool is_bf16, const conv_shape &s, struct 
     if (rc == 0)
         rc = CUDNN(cudnnSetConvolutionNdDescriptor, plan->conv, 3, ones, ones, ones, CUDNN_CROSS_CORRELATION,
                    CUDNN_DATA_FLOAT);
-    if (rc == 0) // fp32: no TF32
-        rc = CUDNN(cudnnSetConvolutionMathType, plan->conv, is_bf16 ? CUDNN_TENSOR_OP_MATH : CUDNN_FMA_MATH);
     plan->used = rc == 0;
     if (rc != 0)
         drop_plan(plan);
@@ -669,22 +679,31 @@ static int find_plan(struct queue *queue, const conv_shape &s, conv_plan **found
     return fill_plan(plan, queue->is_bf16, s, why);
 }
 
-// The first algorithm on cuDNN's list, the fastest by its estimate, that is repeatable, works in fp32 where
-// that is asked for, and keeps to the limit of memory.
-template <class Performance, class Algorithm>
-static int choose(const Performance *list, int n, bool is_bf16, const conv_shape &s, const char *what,
-                  Algorithm *algorithm, struct fault_note *why)
+// Keeps what is repeatable and works in fp32 where that is asked for. Within the limit of memory; beyond it
+// only the least, for when nothing else would run.
+template <class Performance>
+static void sift(conv_choice *choice, const Performance *list, int n, bool is_bf16)
 {
-    for (int i = 0; i < n; i++)
-        if (list[i].status == CUDNN_STATUS_SUCCESS && list[i].determinism == CUDNN_DETERMINISTIC &&
-            (is_bf16 || list[i].mathType == CUDNN_FMA_MATH || list[i].mathType == CUDNN_DEFAULT_MATH) &&
-            list[i].memory <= (size_t)CONV_BYTES) {
-            *algorithm = list[i].algo;
-            return 0;
-        }
-    return fault_set(why, FAULT_DEVICE,
-                     "cuDNN has no repeatable %s algorithm for %s of %dx%dx%dx%d, %d to %d",
-                     is_bf16 ? "bf16" : "fp32", what, s.n, s.d, s.h, s.w, s.c_in, s.c_out);
+    const Performance *beyond = NULL;
+    auto keep = [&](const Performance &one) {
+        choice->list[choice->n].algorithm = one.algo;
+        // cuDNN takes an algorithm with the kind of arithmetic that it was listed for, and no other
+        choice->list[choice->n++].math = is_bf16 ? one.mathType : CUDNN_FMA_MATH;
+    };
+    for (int i = 0; i < n; i++) {
+        bool is_fp32 = list[i].mathType == CUDNN_FMA_MATH || list[i].mathType == CUDNN_DEFAULT_MATH;
+        if (list[i].status != CUDNN_STATUS_SUCCESS || list[i].determinism != CUDNN_DETERMINISTIC ||
+            !(is_bf16 || is_fp32))
+            continue;
+        if (list[i].memory <= (size_t)CONV_BYTES)
+            keep(list[i]);
+        else if (beyond == NULL || list[i].memory < beyond->memory)
+            beyond = &list[i];
+    }
+    if (beyond != NULL)
+        keep(*beyond);
+    choice->n_listed = n;
+    choice->asked = true;
 }
 
 static int reserve_workspace(struct queue *queue, size_t bytes, struct fault_note *why)
@@ -702,86 +721,129 @@ static int reserve_workspace(struct queue *queue, size_t bytes, struct fault_not
     return rc;
 }
 
+// By the first algorithm of the choice that takes the job. ask(list, &n), size(algorithm, &bytes) and
+// run(algorithm, workspace, bytes) are cuDNN's calls for one direction, `call` is the last one's name.
+template <class Performance, class Ask, class Size, class Run>
+static int convolve(struct queue *queue, conv_plan *plan, conv_choice *choice, const char *call, Ask ask,
+                    Size size, Run run, struct fault_note *why)
+{
+    cudnnStatus_t status = CUDNN_STATUS_NOT_SUPPORTED;
+    const conv_shape &s = plan->shape;
+    int rc = 0;
+    if (!choice->asked) {
+        Performance list[MAX_ALGORITHMS];
+        int n = 0;
+        // what the list may hold; fp32: no TF32
+        rc = CUDNN(cudnnSetConvolutionMathType, plan->conv,
+                   queue->is_bf16 ? CUDNN_TENSOR_OP_MATH : CUDNN_FMA_MATH);
+        if (rc == 0)
+            rc = cudnn_fault(ask(list, &n), "cuDNN's list of algorithms", why);
+        if (rc == 0)
+            sift(choice, list, n, queue->is_bf16);
+    }
+    for (; rc == 0 && choice->at < choice->n; choice->at++, choice->sized = false) {
+        auto algorithm = (decltype(Performance::algo))choice->list[choice->at].algorithm;
+        rc = CUDNN(cudnnSetConvolutionMathType, plan->conv, choice->list[choice->at].math);
+        status = choice->sized ? CUDNN_STATUS_SUCCESS : size(algorithm, &choice->bytes);
+        choice->sized = status == CUDNN_STATUS_SUCCESS;
+        if (rc == 0 && choice->sized)
+            rc = reserve_workspace(queue, choice->bytes, why);
+        if (rc == 0 && choice->sized)
+            status = run(algorithm, queue->conv_workspace, choice->bytes);
+        // one that is listed may still not be there for these operands: the next one is as right
+        if (rc == 0 && CUDNN_STATUS_CATEGORY(status) != CUDNN_STATUS_NOT_SUPPORTED)
+            return cudnn_fault(status, call, why);
+    }
+    if (rc != 0)
+        return rc;
+    return fault_set(why, FAULT_DEVICE,
+                     "%s: no repeatable algorithm in %s for %dx%dx%dx%d, %d to %d: %d listed, %d fit, %s",
+                     call, queue->is_bf16 ? "bf16" : "fp32", s.n, s.d, s.h, s.w, s.c_in, s.c_out,
+                     choice->n_listed, choice->n, lib().cudnnGetErrorString(status));
+}
+
 template <class T>
 int queue_conv_forward(struct queue *queue, conv_shape shape, const T *x, const T *kernels, float beta, T *y,
                        struct fault_note *why)
 {
+    typedef cudnnConvolutionFwdAlgoPerf_t performance;
+    typedef cudnnConvolutionFwdAlgo_t algorithm;
     const float one = 1;
-    conv_plan *plan;
-    int rc = find_plan(queue, shape, &plan, why);
-    if (rc == 0 && !plan->has_forward) {
-        cudnnConvolutionFwdAlgoPerf_t list[MAX_ALGORITHMS];
-        int n = 0;
-        rc = CUDNN(cudnnGetConvolutionForwardAlgorithm_v7, queue->cudnn, plan->x, plan->kernels, plan->conv,
-                   plan->y, MAX_ALGORITHMS, &n, list);
-        if (rc == 0)
-            rc = choose(list, n, queue->is_bf16, shape, "convolution", &plan->forward, why);
-        if (rc == 0)
-            rc = CUDNN(cudnnGetConvolutionForwardWorkspaceSize, queue->cudnn, plan->x, plan->kernels,
-                       plan->conv, plan->y, plan->forward, &plan->forward_bytes);
-        plan->has_forward = rc == 0;
-    }
-    if (rc == 0)
-        rc = reserve_workspace(queue, plan->forward_bytes, why);
-    if (rc == 0)
-        rc = CUDNN(cudnnConvolutionForward, queue->cudnn, &one, plan->x, x, plan->kernels, kernels,
-                   plan->conv, plan->forward, queue->conv_workspace, plan->forward_bytes, &beta, plan->y, y);
-    return rc;
+    conv_plan *p;
+    int rc = find_plan(queue, shape, &p, why);
+    if (rc != 0)
+        return rc;
+    return convolve<performance>(
+        queue, p, &p->forward[beta != 0], "cudnnConvolutionForward",
+        [&](performance *list, int *n) {
+            return lib().cudnnGetConvolutionForwardAlgorithm_v7(queue->cudnn, p->x, p->kernels, p->conv, p->y,
+                                                                MAX_ALGORITHMS, n, list);
+        },
+        [&](algorithm by, size_t *bytes) {
+            return lib().cudnnGetConvolutionForwardWorkspaceSize(queue->cudnn, p->x, p->kernels, p->conv,
+                                                                 p->y, by, bytes);
+        },
+        [&](algorithm by, void *workspace, size_t bytes) {
+            return lib().cudnnConvolutionForward(queue->cudnn, &one, p->x, x, p->kernels, kernels, p->conv,
+                                                 by, workspace, bytes, &beta, p->y, y);
+        },
+        why);
 }
 
 template <class T>
 int queue_conv_data(struct queue *queue, conv_shape shape, const T *dy, const T *kernels, float beta, T *dx,
                     struct fault_note *why)
 {
+    typedef cudnnConvolutionBwdDataAlgoPerf_t performance;
+    typedef cudnnConvolutionBwdDataAlgo_t algorithm;
     const float one = 1;
-    conv_plan *plan;
-    int rc = find_plan(queue, shape, &plan, why);
-    if (rc == 0 && !plan->has_data) {
-        cudnnConvolutionBwdDataAlgoPerf_t list[MAX_ALGORITHMS];
-        int n = 0;
-        rc = CUDNN(cudnnGetConvolutionBackwardDataAlgorithm_v7, queue->cudnn, plan->kernels, plan->y,
-                   plan->conv, plan->x, MAX_ALGORITHMS, &n, list);
-        if (rc == 0)
-            rc = choose(list, n, queue->is_bf16, shape, "the data gradient", &plan->data, why);
-        if (rc == 0)
-            rc = CUDNN(cudnnGetConvolutionBackwardDataWorkspaceSize, queue->cudnn, plan->kernels, plan->y,
-                       plan->conv, plan->x, plan->data, &plan->data_bytes);
-        plan->has_data = rc == 0;
-    }
-    if (rc == 0)
-        rc = reserve_workspace(queue, plan->data_bytes, why);
-    if (rc == 0)
-        rc = CUDNN(cudnnConvolutionBackwardData, queue->cudnn, &one, plan->kernels, kernels, plan->y, dy,
-                   plan->conv, plan->data, queue->conv_workspace, plan->data_bytes, &beta, plan->x, dx);
-    return rc;
+    conv_plan *p;
+    int rc = find_plan(queue, shape, &p, why);
+    if (rc != 0)
+        return rc;
+    return convolve<performance>(
+        queue, p, &p->data[beta != 0], "cudnnConvolutionBackwardData",
+        [&](performance *list, int *n) {
+            return lib().cudnnGetConvolutionBackwardDataAlgorithm_v7(queue->cudnn, p->kernels, p->y, p->conv,
+                                                                     p->x, MAX_ALGORITHMS, n, list);
+        },
+        [&](algorithm by, size_t *bytes) {
+            return lib().cudnnGetConvolutionBackwardDataWorkspaceSize(queue->cudnn, p->kernels, p->y, p->conv,
+                                                                      p->x, by, bytes);
+        },
+        [&](algorithm by, void *workspace, size_t bytes) {
+            return lib().cudnnConvolutionBackwardData(queue->cudnn, &one, p->kernels, kernels, p->y, dy,
+                                                      p->conv, by, workspace, bytes, &beta, p->x, dx);
+        },
+        why);
 }
 
 template <class T>
 int queue_conv_kernels(struct queue *queue, conv_shape shape, const T *x, const T *dy, T *dkernels,
                        struct fault_note *why)
 {
+    typedef cudnnConvolutionBwdFilterAlgoPerf_t performance;
+    typedef cudnnConvolutionBwdFilterAlgo_t algorithm;
     const float one = 1, zero = 0;
-    conv_plan *plan;
-    int rc = find_plan(queue, shape, &plan, why);
-    if (rc == 0 && !plan->has_kernels) {
-        cudnnConvolutionBwdFilterAlgoPerf_t list[MAX_ALGORITHMS];
-        int n = 0;
-        rc = CUDNN(cudnnGetConvolutionBackwardFilterAlgorithm_v7, queue->cudnn, plan->x, plan->y, plan->conv,
-                   plan->kernels, MAX_ALGORITHMS, &n, list);
-        if (rc == 0)
-            rc = choose(list, n, queue->is_bf16, shape, "the weight gradient", &plan->by_kernels, why);
-        if (rc == 0)
-            rc = CUDNN(cudnnGetConvolutionBackwardFilterWorkspaceSize, queue->cudnn, plan->x, plan->y,
-                       plan->conv, plan->kernels, plan->by_kernels, &plan->kernels_bytes);
-        plan->has_kernels = rc == 0;
-    }
-    if (rc == 0)
-        rc = reserve_workspace(queue, plan->kernels_bytes, why);
-    if (rc == 0)
-        rc = CUDNN(cudnnConvolutionBackwardFilter, queue->cudnn, &one, plan->x, x, plan->y, dy, plan->conv,
-                   plan->by_kernels, queue->conv_workspace, plan->kernels_bytes, &zero, plan->kernels,
-                   dkernels);
-    return rc;
+    conv_plan *p;
+    int rc = find_plan(queue, shape, &p, why);
+    if (rc != 0)
+        return rc;
+    return convolve<performance>(
+        queue, p, &p->by_kernels, "cudnnConvolutionBackwardFilter",
+        [&](performance *list, int *n) {
+            return lib().cudnnGetConvolutionBackwardFilterAlgorithm_v7(queue->cudnn, p->x, p->y, p->conv,
+                                                                       p->kernels, MAX_ALGORITHMS, n, list);
+        },
+        [&](algorithm by, size_t *bytes) {
+            return lib().cudnnGetConvolutionBackwardFilterWorkspaceSize(queue->cudnn, p->x, p->y, p->conv,
+                                                                        p->kernels, by, bytes);
+        },
+        [&](algorithm by, void *workspace, size_t bytes) {
+            return lib().cudnnConvolutionBackwardFilter(queue->cudnn, &one, p->x, x, p->y, dy, p->conv, by,
+                                                        workspace, bytes, &zero, p->kernels, dkernels);
+        },
+        why);
 }
 
 INSTANTIATE_QUEUE(float)
