@@ -1,4 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+# Sanitizers make the engine several times slower: every limit of time is this many times as long under them.
+set(ISOSLICE_PATIENCE 1)
+if(ISOSLICE_SANITIZE)
+  set(ISOSLICE_PATIENCE 4)
+endif()
+
 # isoslice_test(PROGRAM SOURCES... LIBRARIES ... [TIMEOUT SECONDS] [LABELS ...])
 # Builds a test program and registers every test that it lists itself (see check.h), each as a process of its own in
 # an empty directory of its own. 77 is a skip.
@@ -7,6 +13,7 @@ function(isoslice_test program)
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
   endif()
+  math(EXPR T_TIMEOUT "${T_TIMEOUT} * ${ISOSLICE_PATIENCE}")
   add_executable(${program} ${T_SOURCES})
   target_link_libraries(${program} PRIVATE ${T_LIBRARIES})
   set(reader "")
@@ -25,6 +32,7 @@ endfunction()
 # The same for a Python program that lists its tests without arguments and runs the one that is named.
 function(isoslice_script_test script)
   cmake_parse_arguments(T "SERIAL" "TIMEOUT" "ENVIRONMENT" ${ARGN})
+  math(EXPR T_TIMEOUT "${T_TIMEOUT} * ${ISOSLICE_PATIENCE}")
   execute_process(COMMAND ${CMAKE_COMMAND} -E env ${T_ENVIRONMENT} /usr/bin/python3 ${script}
     OUTPUT_VARIABLE names RESULT_VARIABLE rc OUTPUT_STRIP_TRAILING_WHITESPACE)
   if(NOT rc EQUAL 0 OR names STREQUAL "")
