@@ -614,8 +614,10 @@ int queue_linear(struct queue *queue, int rows, int n_in, int n_out, const T *x,
     const T *c = add != NULL ? add : y;
     const void *const operands[] = {x, weight, bias, c, y};
     const linear_shape shape = {rows, n_in, n_out, add != NULL, relu, alignment_of(operands, 5)};
+    // by eights only: cuBLASLt is told nothing of the bias's alignment and may read 16 bytes of it at once
+    const bool is_whole = shape.alignment >= sizeof(eight) && n_in % 8 == 0 && n_out % 8 == 0;
     linear_plan *plan = NULL;
-    int rc = IS_BF16<T> ? find_linear(queue, shape, bias, &plan, why) : 0;
+    int rc = IS_BF16<T> && is_whole ? find_linear(queue, shape, bias, &plan, why) : 0;
     if (rc == 0 && (plan == NULL || plan->refused))
         return linear_in_parts(queue, shape, x, weight, bias, add, y, why);
     if (rc != 0)
