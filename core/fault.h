@@ -55,6 +55,7 @@ enum fault_class {
     X(LEASE_LOST, -61, TEMP, 0, "somebody else has taken the job over")                                      \
     X(CONFLICT, -62, PERM, 0, "other bytes came under a known SOP Instance UID")                             \
     X(LOST_FILE, -63, PERM, 0, "a file that the queue names is missing")                                     \
+    X(DAMAGED_FILE, -64, PERM, 0, "a kept file is not what was received")                                    \
     X(WEIGHTS, -80, PERM, 0, "the weights file is not the network's")                                        \
     X(BACKEND, -81, PERM, 0, "the compute backend is not available")                                         \
     X(DEVICE, -82, TEMP, 0, "the compute device failed")                                                     \

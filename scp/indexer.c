@@ -7,8 +7,8 @@
 #include "dicom_map/prescan.h"
 #include "scp/association.h"
 #include "scp/commitment.h"
-#include "scp/object.h"
 #include "scp/quota.h"
+#include "spool/seal.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -220,16 +220,14 @@ static int index_file(struct spool *spool, const struct conf *conf, const struct
 
 // A temporary file of an association that is over. Whole, it may have been acknowledged and lost its final
 // name in a crash: it gets it again, and the next round finds it. Else it never was.
-static int settle_temporary(const struct folder *folder, const char *file, const struct conf *conf,
-                            int *is_kept, struct fault_note *why)
+static int settle_temporary(const struct folder *folder, const char *file, int *is_kept,
+                            struct fault_note *why)
 {
     char path[SPOOL_PATH_SIZE + 280], final[SPOOL_PATH_SIZE + 280];
     struct stat st;
     snprintf(path, sizeof path, "%s/%s", folder->path, file);
     snprintf(final, sizeof final, "%s/%.*s.dcm", folder->path, (int)(strlen(file) - strlen(".tmp")), file);
-    int rc = stat(path, &st) == 0 && st.st_size > 0
-                 ? object_is_whole(path, (size_t)conf_largest_object(conf), why)
-                 : 0;
+    int rc = stat(path, &st) == 0 && st.st_size > 0 ? seal_is_whole(path, why) : 0;
     if (rc < 0)
         return rc;
     *is_kept = rc;
@@ -265,7 +263,7 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
         else if (has_suffix(name, COMMITMENT_REPORTED_SUFFIX))
             rc = commitment_end(spool, folder->name, folder->path, name, why);
         else if (!folder->is_open && has_suffix(name, ".tmp"))
-            rc = settle_temporary(folder, name, conf, &is_kept, why);
+            rc = settle_temporary(folder, name, &is_kept, why);
         else if (!folder->is_open &&
                  (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) || strcmp(name, ASSOCIATION_SENDER_FILE) == 0 ||
                   strcmp(name, QUOTA_FILE) == 0)) {

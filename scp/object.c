@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "dicom_map/identity.h"
 #include "dicom_map/prescan.h"
+#include "spool/seal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -71,40 +72,6 @@ static void meta_build(struct meta *meta, const struct object_command *command)
     meta->size = PREAMBLE;
     meta_element(meta, 0x0000, "UL", value, sizeof value);
     meta->size = end;
-}
-
-// ---- the seal: in the preamble, which is ours to use (PS3.10 section 7.1)
-//
-// It tells a whole file from one that a crash tore, not from one that somebody made: XXH3 with 128 bits, a
-// tenth of SHA-256's time, which would be a third of what an answer waits for besides the disk.
-
-enum { PREAMBLE_SIZE = 128 };
-
-static void make_seal(XXH128_hash_t sum, char seal[PREAMBLE_SIZE])
-{
-    XXH128_canonical_t bytes;
-    XXH128_canonicalFromHash(&bytes, sum);
-    memset(seal, 0, PREAMBLE_SIZE);
-    int n = snprintf(seal, PREAMBLE_SIZE, "ISOSLICE SEAL XXH3 ");
-    for (size_t i = 0; i < sizeof bytes.digest; i++)
-        snprintf(seal + n + 2 * i, 3, "%02x", bytes.digest[i]);
-}
-
-int object_is_whole(const char *path, size_t limit, struct fault_note *why)
-{
-    void *data = NULL;
-    size_t size = 0;
-    char seal[PREAMBLE_SIZE];
-    int rc = file_read(path, limit, &data, &size, why);
-    if (rc != 0)
-        return rc == FAULT_TOO_LARGE ? 0 : rc;
-    int whole = 0;
-    if (size > PREAMBLE_SIZE) {
-        make_seal(XXH3_128bits((const char *)data + PREAMBLE_SIZE, size - PREAMBLE_SIZE), seal);
-        whole = memcmp(data, seal, sizeof seal) == 0;
-    }
-    free(data);
-    return whole;
 }
 
 // ---- the object
@@ -192,7 +159,7 @@ static int spill(struct object *object, struct fault_note *why)
 {
     size_t size = (size_t)object->n_bytes;
     XXH3_128bits_reset(object->sum);
-    XXH3_128bits_update(object->sum, object->buffer + PREAMBLE_SIZE, size - PREAMBLE_SIZE);
+    XXH3_128bits_update(object->sum, object->buffer + SEAL_SIZE, size - SEAL_SIZE);
     object->n_written = object->n_bytes;
     return file_write_all(object->fd, object->buffer, size, "object", why);
 }
@@ -251,14 +218,14 @@ static int check_structure(struct object *object, const struct object_command *c
 // What the file still lacks: the whole object, or only its seal.
 static int write_sealed(struct object *object, struct fault_note *why)
 {
-    char seal[PREAMBLE_SIZE];
+    char seal[SEAL_SIZE];
     size_t size = (size_t)object->n_bytes;
     if (object->n_written == 0) {
-        make_seal(XXH3_128bits(object->buffer + PREAMBLE_SIZE, size - PREAMBLE_SIZE), seal);
+        seal_make(XXH3_128bits(object->buffer + SEAL_SIZE, size - SEAL_SIZE), seal);
         memcpy(object->buffer, seal, sizeof seal);
         return file_write_all(object->fd, object->buffer, size, "object", why);
     }
-    make_seal(XXH3_128bits_digest(object->sum), seal);
+    seal_make(XXH3_128bits_digest(object->sum), seal);
     if (lseek(object->fd, 0, SEEK_SET) != 0)
         return fault_set_errno(why, errno, "cannot go to the preamble");
     return file_write_all(object->fd, seal, sizeof seal, "seal", why);

@@ -75,8 +75,4 @@ void object_cancel(struct object *object);
 // After the last object: gives back the memory and the names that were not used.
 void object_finish(struct object *object);
 
-// What a crash left as `path`: 1 when it is sealed and whole, so that it may have been acknowledged; 0 when
-// not (it never was); a fault when that cannot be told. Errors: IO, NO_MEMORY.
-int object_is_whole(const char *path, size_t limit, struct fault_note *why);
-
 #endif

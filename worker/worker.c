@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/notify.h"
+#include "spool/seal.h"
 #include "spool/spool.h"
 #include "worker/preview.h"
 #include "worker/process.h"
@@ -119,6 +120,9 @@ static int publish(struct worker *worker, const char *work, const char *name, st
 {
     char to[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
     int rc = file_join(to, sizeof to, spool_folder(worker->spool, SPOOL_DERIVED), name, why);
+    if (rc == 0) // who has slept past the lease must not touch what the next worker has published
+        rc = spool_job_renew(worker->spool, worker->job.id, worker->owner, worker->conf->lease_s,
+                             clock_wall_us(), why);
     if (rc == 0)
         rc = file_remove_tree(to, why); // of an attempt that ended between here and its transaction
     if (rc == 0)
@@ -266,6 +270,18 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
 
 // ---- one job
 
+// A file that is no image at all has an item of its own, without a series. Here it was accepted as an image
+// of this series, so the series is not whole without it.
+static int check_items(const struct reader *reader, struct fault_note *why)
+{
+    for (size_t i = 0; i < reader_n_items(reader); i++) {
+        const struct source_item *item = reader_item(reader, i);
+        if (item->verdict != FAULT_OK && item->series_uid[0] == '\0')
+            return fault_set(why, item->verdict, "%s", item->reason);
+    }
+    return 0;
+}
+
 static int do_stacks(struct worker *worker, struct reader *reader, struct keeper *keeper,
                      struct fault_note *why)
 {
@@ -274,7 +290,7 @@ static int do_stacks(struct worker *worker, struct reader *reader, struct keeper
     struct spool_result *results = calloc((n ? n : 1) * PROCESS_MAX_SERIES, sizeof *results);
     if (results == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu results", n);
-    int rc = 0;
+    int rc = check_items(reader, why);
     for (size_t i = 0; i < n && rc == 0; i++) {
         size_t n_made = 0;
         rc = do_item(worker, reader, i, keeper, &results[n_results], &n_made, why);
@@ -310,15 +326,33 @@ static void give_back(struct worker *worker, const struct fault_note *fault)
         log_error("job j%lld: cannot give it back: %s", (long long)worker->job.id, why.text);
 }
 
-// What an attempt before left there goes.
+// One for each attempt: a worker that has lost its lease and does not know it yet cleans up its own, not the
+// next one's. What attempts before left there goes.
 static int make_work_folder(struct worker *worker, struct fault_note *why)
 {
     char name[SPOOL_NAME_SIZE];
-    snprintf(name, sizeof name, "j%lld", (long long)worker->job.id);
-    int rc = file_join(worker->work, sizeof worker->work, spool_folder(worker->spool, SPOOL_WORK), name, why);
-    if (rc == 0)
-        rc = file_remove_tree(worker->work, why);
+    int rc = 0;
+    for (int attempt = 1; rc == 0 && attempt <= worker->job.attempts; attempt++) {
+        snprintf(name, sizeof name, "j%lld-%d", (long long)worker->job.id, attempt);
+        rc = file_join(worker->work, sizeof worker->work, spool_folder(worker->spool, SPOOL_WORK), name, why);
+        if (rc == 0)
+            rc = file_remove_tree(worker->work, why);
+    }
     return rc == 0 ? file_make_directory(worker->work, why) : rc;
+}
+
+// Every image was whole when it was acknowledged. One that is not any more is not left out: a series from the
+// others would look complete.
+static int check_files(char *const *paths, size_t n, struct fault_note *why)
+{
+    int is_whole = 1;
+    for (size_t i = 0; i < n && is_whole == 1; i++) {
+        is_whole = seal_is_whole(paths[i], why);
+        if (is_whole == 0)
+            return fault_set(why, FAULT_DAMAGED_FILE, "kept object '%s' is not what was received",
+                             strrchr(paths[i], '/') + 1);
+    }
+    return is_whole < 0 ? is_whole : 0;
 }
 
 static void do_job(struct worker *worker)
@@ -336,6 +370,8 @@ static void do_job(struct worker *worker)
         return;
     }
     rc = spool_job_files(worker->spool, worker->job.id, &paths, &n_paths, &why);
+    if (rc == 0)
+        rc = check_files(paths, n_paths, &why);
     if (rc == 0)
         rc = make_work_folder(worker, &why);
     const struct reader_options options = {.output = worker->work};

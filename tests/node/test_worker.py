@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the worker does with kept objects that are not what was received any more, and with a lease that it has lost."""
+import pydicom
+
+from support import *
+
+
+def put_bytes(path, offset, data):
+    with open(path, 'r+b') as f:
+        f.seek(offset, os.SEEK_END)
+        f.write(data)
+
+
+def one_byte_of_the_pixels(path):
+    with open(path, 'rb') as f:
+        f.seek(-1001, os.SEEK_END)
+        byte = f.read(1)[0]
+    put_bytes(path, -1001, bytes([byte ^ 0x40]))
+
+
+def the_end(path):
+    os.truncate(path, os.path.getsize(path) - 100)
+
+
+def the_seal(path):
+    with open(path, 'r+b') as f:
+        f.write(b'\0' * 128)
+
+
+def damaged_files_fail_the_job():
+    """A disk spoils one slice of seven after it was acknowledged. Once its pixels went into the derived series as they were;
+    and where it could not be read at all, a series was made from the other six. Nothing is derived, the file is named, and the
+    job is done when the bytes are back and a person says so."""
+    for n, damage in enumerate([one_byte_of_the_pixels, the_end, the_seal]):
+        shutil.rmtree('spool', ignore_errors=True)
+        node = Node(free_port()).start('receive')
+        try:
+            storescu(node, phantom('sent%d' % n, seed=n + 1, slices=7))
+            wait_for('a job', 30, lambda: node.rows('job'))
+            wait_for('everything in its place', 10, lambda: len(glob.glob(node.spool + '/store/*.dcm')) == 7)
+            last = max(glob.glob(node.spool + '/store/*.dcm'),
+                       key=lambda p: int(pydicom.dcmread(p, stop_before_pixels=True).InstanceNumber))
+            whole = open(last, 'rb').read()
+            damage(last)
+            node.start('work')
+            job = wait_for('the job FAILED', 60, lambda: [r for r in node.rows('job') if r['state'] not in ('WAITING', 'LEASED')])[0]
+            said = '%s %s' % (job['note'], node.show(job['id']))
+            equal(job['state'], 'FAILED', '%s: state (%s)' % (damage.__name__, said))
+            check('DAMAGED_FILE' in said and os.path.basename(last) in said, '%s: %s' % (damage.__name__, said))
+            equal(os.listdir(node.spool + '/derived'), [], 'derived')
+            equal(node.rows('delivery'), [], 'deliveries')
+            with open(last, 'wb') as f:
+                f.write(whole)
+            isoslice('queue', '--config', node.config, 'retry', job['id'])
+            wait_for('the job DONE', 60, lambda: node.rows('job')[0]['state'] == 'DONE')
+            equal(len(node.rows('delivery')), 1, 'deliveries once it is whole')
+        finally:
+            node.stop()
+
+
+def sleeper_spares_the_next():
+    """A worker sleeps past its lease (a suspended machine), another takes the job; when the first wakes up and cleans up, the
+    second goes on and finishes. Once the first removed the folder that the second was writing."""
+    node = Node(free_port(), work__steps=10, work__lease_s=2).start('receive')
+    workers = []
+
+    def log():
+        return open('node.log', errors='replace').read()
+
+    def new_worker():
+        workers.append(subprocess.Popen([program('isoslice-work'), '--config', node.config], stderr=node.log))
+    try:
+        storescu(node, phantom('sent', slices=8))
+        wait_for('a job', 30, lambda: node.rows('job'))
+        new_worker()
+        wait_for('the first at work', 60, lambda: 'job j1: fine-tune' in log())
+        workers[0].send_signal(signal.SIGSTOP)
+        new_worker()
+        wait_for('the second at work', 60, lambda: 'attempt 2' in log() and log().count('job j1: fine-tune 0 %') == 2)
+        workers[0].send_signal(signal.SIGCONT)
+        wait_for('the first aware of it', 60, lambda: 'job j1: its lease was lost' in log() or
+                 re.search(r'job j1: .*(somebody else|lease)', log()))
+        wait_for('the job done', 120, lambda: node.rows('job')[0]['state'] not in ('LEASED', 'WAITING'))
+        equal(node.rows('job')[0]['state'], 'DONE', 'state')
+        check('attempt 3' not in log(), 'it was done three times')
+        [delivery] = node.rows('delivery')
+        equal(len(files_of(node.spool + '/derived/j1-s0')), delivery['images'], 'images of the derived series')
+        wait_for('work/ empty', 10, lambda: os.listdir(node.spool + '/work') == [])
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGCONT)
+            worker.terminate()
+            worker.wait(60)
+        node.stop()
+
+
+TESTS = {
+    'unit.worker.damaged_files_fail_the_job': damaged_files_fail_the_job,
+    'unit.worker.sleeper_spares_the_next': sleeper_spares_the_next,
+}
+
+if __name__ == '__main__':
+    run_named(TESTS)
