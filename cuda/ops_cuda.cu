@@ -1031,6 +1031,10 @@ template <class T> static struct sr_ops make_table(const char *name)
 #ifdef ISOSLICE_CUDA_ON_HOST
 #    define TABLE(call) call##_on_host
 #    define NAME(name)  name "_on_host"
+#elif defined ISOSLICE_CUDA_STAND_IN
+#    pragma GCC visibility push(default) // all else is hidden: it has the libraries' names
+#    define TABLE(call) call##_stand_in
+#    define NAME(name)  name "_stand_in"
 #else
 #    define TABLE(call) call
 #    define NAME(name)  name

@@ -2,7 +2,9 @@
 //
 // What ops_cuda.cu stands on: memory, a queue that runs bodies (host_math.cuh) once per index, matrix
 // products and convolutions. Two fillers: queue_cuda.cu (one stream, cuBLAS, cuDNN) and queue_host.cu (plain
-// loops), so that everything above this header is tested where there is no GPU. Not here: what is computed.
+// loops), so that everything above this header is tested where there is no GPU; with ISOSLICE_CUDA_STAND_IN
+// the former too, over the libraries of tests/gpu/stand_in.cu and the latter's loops. Not here: what is
+// computed.
 //
 // All data are row-major. T is float or bf16: what a queue was opened for. Sums are in fp32 either way. Every
 // call that returns int gives 0 or NO_MEMORY, DEVICE. On the device, calls only queue work, but for
@@ -111,7 +113,16 @@ int queue_conv_kernels(struct queue *queue, conv_shape shape, const T *x, const 
 // What a tile's block may have in shared memory on every device.
 enum { QUEUE_SHARED_BYTES = 48 << 10 };
 
-#ifdef ISOSLICE_CUDA_ON_HOST
+#ifdef ISOSLICE_CUDA_STAND_IN
+cudaStream_t queue_stream(struct queue *queue);
+int queue_launched(const char *what, struct fault_note *why);
+// What the runtime is asked about.
+template <class Body> void run_body(Body, size_t)
+{
+}
+#endif
+
+#if defined ISOSLICE_CUDA_ON_HOST || defined ISOSLICE_CUDA_STAND_IN
 
 template <class Body>
 int queue_run(struct queue *queue, const char *what, size_t n, Body body, struct fault_note *why)

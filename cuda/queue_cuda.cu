@@ -92,6 +92,21 @@ struct libraries {
 #undef POINTER
 };
 
+#ifdef ISOSLICE_CUDA_STAND_IN
+
+static libraries load_libraries()
+{
+    libraries all = {};
+#    define TAKE(name) all.name = ::name;
+    CUBLAS_CALLS(TAKE)
+    CUBLASLT_CALLS(TAKE)
+    CUDNN_CALLS(TAKE)
+#    undef TAKE
+    return all;
+}
+
+#else
+
 // By name as the loader finds it, else from the folder in which it was when this program was built.
 static void *open_library(const char *name, const char *folder, char absent[256])
 {
@@ -127,19 +142,21 @@ static libraries load_libraries()
         cublas = open_library("libcublas.so." TEXT_OF(CUBLAS_VER_MAJOR), ISOSLICE_CUBLAS_FOLDER, all.absent);
     if (cublas != NULL)
         cudnn = open_library("libcudnn.so." TEXT_OF(CUDNN_MAJOR), ISOSLICE_CUDNN_FOLDER, all.absent);
-#define FIND(library, name) all.name = (decltype(all.name))find_call(library, #name, all.absent);
-#define FIND_CUBLAS(name)   FIND(cublas, name)
-#define FIND_CUBLASLT(name) FIND(cublaslt, name)
-#define FIND_CUDNN(name)    FIND(cudnn, name)
+#    define FIND(library, name) all.name = (decltype(all.name))find_call(library, #    name, all.absent);
+#    define FIND_CUBLAS(name)   FIND(cublas, name)
+#    define FIND_CUBLASLT(name) FIND(cublaslt, name)
+#    define FIND_CUDNN(name)    FIND(cudnn, name)
     CUBLAS_CALLS(FIND_CUBLAS)
     CUBLASLT_CALLS(FIND_CUBLASLT)
     CUDNN_CALLS(FIND_CUDNN)
-#undef FIND_CUBLAS
-#undef FIND_CUBLASLT
-#undef FIND_CUDNN
-#undef FIND
+#    undef FIND_CUBLAS
+#    undef FIND_CUBLASLT
+#    undef FIND_CUDNN
+#    undef FIND
     return all;
 }
+
+#endif
 
 static const libraries &lib()
 {

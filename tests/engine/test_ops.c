@@ -8,6 +8,9 @@
 // cuda's kernels and all that calls them, run as loops on the host (cuda/queue_host.cu).
 const struct sr_ops *ops_cuda_on_host(void);
 const struct sr_ops *ops_cuda16_on_host(void);
+// The same with the calls that they make of CUDA's libraries, over stand-ins (stand_in.cu).
+const struct sr_ops *ops_cuda_stand_in(void);
+const struct sr_ops *ops_cuda16_stand_in(void);
 
 // The contract's limit for tensors of random values.
 static const double limit = 1e-4;
@@ -47,6 +50,13 @@ static const struct sr_ops *backend_ops(const char *name)
         return ops_cuda_on_host();
     if (strcmp(name, "cuda16_on_host") == 0)
         return ops_cuda16_on_host();
+    if (strstr(name, "_stand_in") != NULL) {
+#if ISOSLICE_HAVE_CUDA
+        return is_bf16(name) ? ops_cuda16_stand_in() : ops_cuda_stand_in();
+#else
+        SKIP("built without CUDA's headers");
+#endif
+    }
     if (strncmp(name, "cuda", 4) == 0 && ops_find(name, &ops, &why) != 0)
         SKIP("no GPU: %s", why.text);
     return support_ops(name);
@@ -568,6 +578,29 @@ static void cuda16_refuses_odd_nets(void)
     RUN(check_cut, backend, 0)                                                                               \
     RUN(check_copies, backend, 3)
 
+// Only what calls a library: on one shape that the stand-ins' first choice takes, and one that it refuses.
+#define RUN_TWO(op, backend) RUN(op, backend, 2) RUN(op, backend, 3)
+#define RUN_LIBRARIES(backend)                                                                               \
+    RUN_TWO(op_conv_head, backend)                                                                           \
+    RUN_TWO(op_conv_relu, backend)                                                                           \
+    RUN_TWO(op_conv_add, backend)                                                                            \
+    RUN_TWO(op_conv_head_back, backend)                                                                      \
+    RUN_TWO(op_conv_back, backend)                                                                           \
+    RUN_TWO(op_decode, backend)                                                                              \
+    RUN_TWO(op_decode_back, backend)
+
+#define NAME_TWO(name, op, backend)                                                                          \
+    {"op." name "." #backend ".1x2x13x6", op##_##backend##_2},                                               \
+        {"op." name "." #backend ".2x3x9x17", op##_##backend##_3},
+#define NAME_LIBRARIES(backend)                                                                              \
+    NAME_TWO("conv_head", op_conv_head, backend)                                                             \
+    NAME_TWO("conv_relu", op_conv_relu, backend)                                                             \
+    NAME_TWO("conv_add", op_conv_add, backend)                                                               \
+    NAME_TWO("conv_head_back", op_conv_head_back, backend)                                                   \
+    NAME_TWO("conv_back", op_conv_back, backend)                                                             \
+    NAME_TWO("decode", op_decode, backend)                                                                   \
+    NAME_TWO("decode_back", op_decode_back, backend)
+
 #define NAME_SHAPES(name, op, backend)                                                                       \
     {"op." name "." #backend ".1x1x1x1", op##_##backend##_0},                                                \
         {"op." name "." #backend ".1x1x5x7", op##_##backend##_1},                                            \
@@ -593,10 +626,13 @@ RUN_ALL(cuda)
 RUN_ALL(cuda_on_host)
 RUN_ALL(cuda16)
 RUN_ALL(cuda16_on_host)
+RUN_LIBRARIES(cuda_stand_in)
+RUN_LIBRARIES(cuda16_stand_in)
 
 static const struct test tests[] = {
-    NAME_ALL(cpu) NAME_ALL(cuda) NAME_ALL(cuda_on_host) NAME_ALL(cuda16)
-        NAME_ALL(cuda16_on_host){"unit.ops.auto_passes_cuda_over", auto_passes_cuda_over},
+    NAME_ALL(cpu) NAME_ALL(cuda) NAME_ALL(cuda_on_host) NAME_ALL(cuda16) NAME_ALL(cuda16_on_host)
+        NAME_LIBRARIES(cuda_stand_in)
+            NAME_LIBRARIES(cuda16_stand_in){"unit.ops.auto_passes_cuda_over", auto_passes_cuda_over},
     {"unit.ops.cuda_says_why_not", cuda_says_why_not},
     {"unit.ops.cuda16_refuses_odd_nets", cuda16_refuses_odd_nets},
     {"unit.ops.gpu_is_chosen", gpu_is_chosen}};

@@ -2,12 +2,15 @@
 //
 // What the tests of single operations do not show of the cuda backends: whole training steps against the
 // reference, more points than the decoder takes at a time, the same bits twice, and memory that runs out.
-// Each for the GPU and, as loops, for the host.
+// Each for the GPU and, as loops, for the host; the first also over stand-ins for CUDA's libraries
+// (stand_in.cu), with widths that are no eights.
 #include "sr_engine/engine.h"
 #include "tests/engine/support.h"
 
 const struct sr_ops *ops_cuda_on_host(void);
 const struct sr_ops *ops_cuda16_on_host(void);
+const struct sr_ops *ops_cuda_stand_in(void);
+const struct sr_ops *ops_cuda16_stand_in(void);
 
 enum { N = 2, D = 3, H = 5, W = 9, STEPS = 3, LONG_STEPS = 60, STARTS = 5, GPU_CHUNK = 1 << 16 };
 
@@ -24,6 +27,13 @@ static const struct sr_ops *backend(const char *name)
         return ops_cuda_on_host();
     if (strcmp(name, "cuda16_on_host") == 0)
         return ops_cuda16_on_host();
+    if (strstr(name, "_stand_in") != NULL) {
+#if ISOSLICE_HAVE_CUDA
+        return strncmp(name, "cuda16", 6) == 0 ? ops_cuda16_stand_in() : ops_cuda_stand_in();
+#else
+        SKIP("built without CUDA's headers");
+#endif
+    }
     if (ops_find(name, &ops, &why) != 0)
         SKIP("no GPU: %s", why.text);
     return ops;
@@ -355,6 +365,16 @@ BOTH(chunks, chunks, cuda16)
 BOTH(out_of_memory, out_of_memory, cuda)
 BOTH(out_of_memory, out_of_memory, cuda16)
 
+static void training_cuda_stand_in(void)
+{
+    check_training("cuda_stand_in");
+}
+
+static void training_cuda16_stand_in(void)
+{
+    check_training16("cuda16_stand_in");
+}
+
 #define NAMES(name, backend)                                                                                 \
     {"model.gpu." #name "." #backend, name##_##backend},                                                     \
         {"model.gpu." #name "." #backend "_on_host", name##_##backend##_on_host},
@@ -363,6 +383,8 @@ static const struct test tests[] = {
     NAMES(training, cuda) NAMES(training, cuda16) NAMES(learning, cuda) NAMES(learning, cuda16)
         NAMES(repeatable, cuda) NAMES(repeatable, cuda16) NAMES(chunks, cuda) NAMES(chunks, cuda16)
             NAMES(out_of_memory, cuda)
-                NAMES(out_of_memory, cuda16){"model.gpu.quality.cuda16", quality_cuda16}};
+                NAMES(out_of_memory, cuda16){"model.gpu.quality.cuda16", quality_cuda16},
+    {"model.gpu.training.cuda_stand_in", training_cuda_stand_in},
+    {"model.gpu.training.cuda16_stand_in", training_cuda16_stand_in}};
 
 TEST_MAIN(tests)
