@@ -93,7 +93,7 @@ static const struct conf_key keys[] = {
     {"receive", "quiet_s", TYPE_REAL, FIELD(quiet_s), 0.1, 86400, "60", NULL,
      "A series is complete when its sender has no association open and nothing came for this long; sooner "
      "when "
-     "as many images came as its headers or the archive (query) say."},
+     "as many images came as its headers say, or as the archive (query) does twice, 10 s apart."},
     {"receive", "incomplete_s", TYPE_REAL, FIELD(incomplete_s), 0.1, 604800, "900", NULL,
      "The same when images are known to be missing: by that number, a gap in positions or in Instance "
      "Numbers. "
@@ -217,8 +217,8 @@ static const struct conf_key destination_keys[] = {
      "no falling back: a destination that does not accept Enhanced MR gets nothing, and its deliveries are "
      "held."},
     {"destinations", "query", TYPE_BOOL, DESTINATION_FIELD(query), 0, 0, "false", NULL,
-     "Ask it how many images a series has (C-FIND, Study Root), so that a complete one starts at once. At "
-     "most one."},
+     "Ask it how many images a series has (C-FIND, Study Root), so that a complete one starts before quiet_s "
+     "and one that lacks some does not. At most one."},
 };
 enum {
     N_SENDER_KEYS = sizeof sender_keys / sizeof sender_keys[0],

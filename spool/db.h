@@ -22,6 +22,16 @@ struct spool {
 sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char *sql, const char *types,
                          ...);
 
+// An expression over a job `j`: those of its objects that came after the newest object of an earlier job that
+// made a derived series, or is at it. A job that gave none left no series for the objects to be late for.
+#define DB_N_LATE                                                                                            \
+    "(SELECT count(*) FROM object o WHERE o.series_uid=j.series_uid AND o.place='store'"                     \
+    " AND o.id<=j.last_object AND o.id>(SELECT max(p.last_object) FROM job p"                                \
+    "  WHERE p.series_uid=j.series_uid AND p.last_object<j.last_object AND (p.state='LEASED'"                \
+    "   OR EXISTS(SELECT 1 FROM result r WHERE r.job_id=p.id AND r.verdict=0))))"
+// The same as it was when the job was first taken: done again later, it writes the same.
+#define DB_N_LATE_TAKEN "coalesce((SELECT n FROM late WHERE job_id=j.id), " DB_N_LATE ")"
+
 // Steps once: 1 a row, 0 done, negative fault. The caller finalizes.
 int db_step(struct spool *spool, sqlite3_stmt *statement, struct fault_note *why);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { MAX_CANDIDATES = 256, ASK_AGAIN_S = 30 };
+static const int64_t agree_us = (int64_t)(SPOOL_AGREE_S * 1e6);
 
 // One image as its row has it; NAN where the header does not say.
 struct image {
@@ -204,34 +205,32 @@ static int find_standing(struct spool *spool, const char *series_uid, struct sta
 
 // ---- jobs
 
+// Objects join the job that still waits; otherwise they make a new one.
 static int make_job(struct spool *spool, const char *series_uid, int64_t now_us, int64_t *n_late,
                     struct fault_note *why)
 {
-    int64_t last_object = 0, waiting = 0, before = 0;
+    int64_t last_object = 0, job = 0;
     int rc = db_integer(spool, why, &last_object, 0,
                         "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'", "t", series_uid);
     if (rc == 0)
-        rc = db_integer(spool, why, &waiting, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'",
+        rc = db_integer(spool, why, &job, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'",
                         "t", series_uid);
-    if (rc == 0)
-        rc = db_integer(spool, why, &before, 0,
-                        "SELECT max(last_object) FROM job WHERE series_uid=?1 AND id<>?2", "ti", series_uid,
-                        waiting);
-    *n_late = 0;
-    if (rc == 0 && before != 0)
-        rc = db_integer(spool, why, n_late, 0,
-                        "SELECT count(*) FROM object WHERE series_uid=?1 AND place='store' AND id>?2", "ti",
-                        series_uid, before);
     if (rc != 0)
         return rc;
-    if (waiting != 0)
+    if (job != 0) {
         rc = db_run(spool, why, "UPDATE job SET last_object=?2, changed_us=?3, steps=0 WHERE id=?1", "iii",
-                    waiting, last_object, now_us);
-    else
+                    job, last_object, now_us);
+        if (rc == 0)
+            rc = db_run(spool, why, "DELETE FROM late WHERE job_id=?1", "i", job);
+    } else {
         rc = db_run(spool, why,
                     "INSERT INTO job(series_uid, state, last_object, created_us, changed_us)"
                     " VALUES(?1,'WAITING',?2,?3,?3)",
                     "tii", series_uid, last_object, now_us);
+        job = sqlite3_last_insert_rowid(spool->db);
+    }
+    if (rc == 0)
+        rc = db_integer(spool, why, n_late, 0, "SELECT " DB_N_LATE " FROM job j WHERE id=?1", "i", job);
     if (rc != 0)
         return rc;
     return db_run(spool, why, "UPDATE series SET state='QUEUED', changed_us=?2 WHERE series_uid=?1", "ti",
@@ -264,12 +263,17 @@ static int read_candidates(struct spool *spool, int64_t until_us, struct candida
     return rc;
 }
 
-// What the archive said after the last image came; *n_archive = -1: nothing.
+// What the archive said after the last image came; *n_archive = -1: nothing. *is_steady: and still said
+// SPOOL_AGREE_S later.
 static int read_told(struct spool *spool, const struct candidate *candidate, int64_t *n_archive,
-                     struct fault_note *why)
+                     int64_t *is_steady, struct fault_note *why)
 {
-    return db_integer(spool, why, n_archive, -1, "SELECT n FROM asked WHERE series_uid=?1 AND at_us>=?2",
-                      "ti", candidate->series_uid, candidate->changed_us);
+    int rc = db_integer(spool, why, n_archive, -1, "SELECT n FROM told WHERE series_uid=?1 AND at_us>=?2",
+                        "ti", candidate->series_uid, candidate->changed_us);
+    return rc != 0 ? rc
+                   : db_integer(spool, why, is_steady, 0,
+                                "SELECT at_us-since_us>=?3 FROM told WHERE series_uid=?1 AND since_us>=?2",
+                                "tii", candidate->series_uid, candidate->changed_us, agree_us);
 }
 
 // Whether one who sent images of it has an association open.
@@ -296,15 +300,15 @@ static int decide(struct spool *spool, const struct spool_rules *rules, const st
                   int64_t now_us, int *is_due, char *because, size_t size, struct fault_note *why)
 {
     struct standing standing;
-    int64_t n_archive = -1;
+    int64_t n_archive = -1, is_steady = 0;
     double quiet_s = (double)(now_us - candidate->changed_us) * 1e-6;
     int is_quiet = quiet_s >= rules->quiet_s, is_open = 0;
     int is_long = quiet_s >= fmax(rules->incomplete_s, rules->quiet_s);
     int rc = find_standing(spool, candidate->series_uid, &standing, why);
-    if (rc == 0 && is_quiet)
-        rc = read_open(spool, rules, candidate->series_uid, &is_open, why);
     if (rc == 0)
-        rc = read_told(spool, candidate, &n_archive, why);
+        rc = read_told(spool, candidate, &n_archive, &is_steady, why);
+    if (rc == 0 && (is_quiet || is_steady))
+        rc = read_open(spool, rules, candidate->series_uid, &is_open, why);
     if (rc != 0)
         return rc;
     if (n_archive > (int64_t)standing.n && !standing.is_missing) {
@@ -312,11 +316,13 @@ static int decide(struct spool *spool, const struct spool_rules *rules, const st
         snprintf(standing.what, sizeof standing.what, "the archive has %lld images, %zu came",
                  (long long)n_archive, standing.n);
     }
+    // The archive may be receiving just as this node is: the same number on both sides says little alone.
+    int is_whole = is_steady && n_archive == (int64_t)standing.n && !is_open && !standing.is_missing;
     *is_due = 1;
-    if (n_archive == (int64_t)standing.n)
-        snprintf(because, size, "as many as the archive has");
-    else if (standing.is_reached && n_archive <= (int64_t)standing.n)
+    if (standing.is_reached && n_archive <= (int64_t)standing.n)
         snprintf(because, size, "as many as the acquisition gave");
+    else if (is_whole)
+        snprintf(because, size, "as many as the archive has");
     else if (is_quiet && !is_open && !standing.is_missing)
         snprintf(because, size, "quiet for %.1f s", quiet_s);
     else if (is_long)
@@ -393,10 +399,11 @@ int spool_to_ask(struct spool *spool, double quiet_s, int64_t now_us, struct spo
     sqlite3_stmt *statement = db_prepare(
         spool, why,
         "SELECT s.series_uid, (SELECT study_uid FROM object o WHERE o.series_uid=s.series_uid LIMIT 1)"
-        " FROM series s LEFT JOIN asked a ON a.series_uid=s.series_uid WHERE s.state='GATHERING'"
-        " AND s.changed_us<=?1 AND (a.at_us IS NULL OR a.at_us<s.changed_us OR a.at_us<?2)"
+        " FROM series s LEFT JOIN told a ON a.series_uid=s.series_uid WHERE s.state='GATHERING'"
+        " AND s.changed_us<=?1 AND (a.at_us IS NULL OR a.at_us<s.changed_us OR a.at_us<?2"
+        "  OR (a.at_us-a.since_us<?3 AND a.at_us<=?4-?3))"
         " ORDER BY coalesce(a.at_us, 0), s.id",
-        "ii", settled_us(quiet_s, now_us), now_us - ASK_AGAIN_S * INT64_C(1000000));
+        "iiii", settled_us(quiet_s, now_us), now_us - ASK_AGAIN_S * INT64_C(1000000), agree_us, now_us);
     if (statement == NULL)
         return why->fault;
     int rc = 0;
@@ -413,7 +420,9 @@ int spool_told(struct spool *spool, const char *series_uid, int64_t n, int64_t a
                struct fault_note *why)
 {
     return db_run(spool, why,
-                  "INSERT INTO asked(series_uid, n, at_us) VALUES(?1,?2,?3)"
-                  " ON CONFLICT(series_uid) DO UPDATE SET n=?2, at_us=?3",
+                  "INSERT INTO told(series_uid, n, since_us, at_us) VALUES(?1,?2,?3,?3)"
+                  " ON CONFLICT(series_uid) DO UPDATE SET n=?2, at_us=?3, since_us=CASE WHEN n=?2"
+                  "  AND since_us>=(SELECT changed_us FROM series s WHERE s.series_uid=?1)"
+                  "  THEN since_us ELSE ?3 END",
                   "tii", series_uid, n, asked_us);
 }

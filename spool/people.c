@@ -225,10 +225,7 @@ int spool_show(struct spool *spool, const char *id,
         rc = show_rows(
             spool,
             "SELECT series_uid, state, created_us, changed_us, not_before_us, owner, attempts, steps,"
-            " generation, note,"
-            " (SELECT count(*) FROM object o WHERE o.series_uid=j.series_uid AND o.place='store'"
-            "  AND o.id<=j.last_object AND o.id>(SELECT max(p.last_object) FROM job p"
-            "   WHERE p.series_uid=j.series_uid AND p.id<j.id)) AS 'late images' FROM job j WHERE id=?1",
+            " generation, note, " DB_N_LATE_TAKEN " AS 'late images' FROM job j WHERE id=?1",
             number, "", line, user, why);
         if (rc == 0)
             rc = show_rows(

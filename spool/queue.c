@@ -33,10 +33,7 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
         // One series is in one worker's hands at a time.
         statement = db_prepare(
             spool, why,
-            "SELECT id, series_uid, created_us, attempts, steps, generation,"
-            " (SELECT count(*) FROM object o WHERE o.series_uid=j.series_uid AND o.place='store'"
-            "  AND o.id<=j.last_object AND o.id>(SELECT max(p.last_object) FROM job p"
-            "   WHERE p.series_uid=j.series_uid AND p.id<j.id)) FROM job j"
+            "SELECT id, series_uid, created_us, attempts, steps, generation, " DB_N_LATE_TAKEN " FROM job j"
             " WHERE ((state='WAITING' AND not_before_us<=?1) OR (state='LEASED' AND lease_until_us<?1))"
             " AND NOT EXISTS(SELECT 1 FROM job o WHERE o.series_uid=j.series_uid AND o.id<>j.id"
             "  AND o.state='LEASED' AND o.lease_until_us>=?1) ORDER BY id LIMIT 1",
@@ -65,6 +62,9 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
             "UPDATE job SET state='LEASED', owner=?2, lease_until_us=?3, changed_us=?4, attempts=attempts+1"
             " WHERE id=?1",
             "itii", job->id, owner, now_us + (int64_t)(lease_s * 1e6), now_us);
+    if (rc == 0 && *found)
+        rc = db_run(spool, why, "INSERT OR IGNORE INTO late(job_id, n) VALUES(?1,?2)", "ii", job->id,
+                    job->n_late);
     return db_end(spool, rc, why);
 }
 

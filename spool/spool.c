@@ -28,8 +28,9 @@ static const char *const schema =
     "CREATE TABLE IF NOT EXISTS geometry(object_id INTEGER PRIMARY KEY REFERENCES object(id) ON DELETE "
     "CASCADE,"
     " acquisition REAL, number REAL, expected INTEGER NOT NULL, nx REAL, ny REAL, nz REAL, z REAL);"
-    "CREATE TABLE IF NOT EXISTS asked(series_uid TEXT PRIMARY KEY, n INTEGER NOT NULL, at_us INTEGER NOT "
-    "NULL);"
+    "DROP TABLE IF EXISTS asked;" // as told, before it had since_us
+    "CREATE TABLE IF NOT EXISTS told(series_uid TEXT PRIMARY KEY, n INTEGER NOT NULL,"
+    " since_us INTEGER NOT NULL, at_us INTEGER NOT NULL);"
     "CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL UNIQUE,"
     " sender TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN ('GATHERING','QUEUED','CONFLICT','FAILED')),"
     " changed_us INTEGER NOT NULL, note TEXT NOT NULL DEFAULT '');"
@@ -42,6 +43,8 @@ static const char *const schema =
     "'');"
     "CREATE INDEX IF NOT EXISTS job_state ON job(state);"
     "CREATE INDEX IF NOT EXISTS job_series ON job(series_uid);"
+    "CREATE TABLE IF NOT EXISTS late(job_id INTEGER PRIMARY KEY REFERENCES job(id) ON DELETE CASCADE,"
+    " n INTEGER NOT NULL);"
     "CREATE TABLE IF NOT EXISTS result(id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " job_id INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE, stack_index INTEGER NOT NULL,"
     " verdict INTEGER NOT NULL, note TEXT NOT NULL, derived_name TEXT NOT NULL, derived_uid TEXT NOT NULL,"
@@ -442,7 +445,7 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
         return rc;
     rc = db_run(spool, why, "DELETE FROM object WHERE series_uid=?1", "t", series_uid);
     if (rc == 0)
-        rc = db_run(spool, why, "DELETE FROM asked WHERE series_uid=?1", "t", series_uid);
+        rc = db_run(spool, why, "DELETE FROM told WHERE series_uid=?1", "t", series_uid);
     if (rc == 0)
         rc = db_run(spool, why, "DELETE FROM job WHERE series_uid=?1", "t", series_uid);
     if (rc == 0)

@@ -87,13 +87,14 @@ int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *wh
 // ---- gathering: when a series is complete
 
 #define SPOOL_SETTLE_S 1.0 // nothing is decided about a series that an object came for within so many seconds
+#define SPOOL_AGREE_S  10.0 // answers of the archive that agree count when so far apart
 
 // A series that became a job; texts borrowed during the call.
 struct spool_gathered {
     const char *series_uid;
     const char *because; // what made it complete, or what is missing
     int64_t n_objects;   // of the job
-    int64_t n_late;      // of them that came after an earlier job of this series was made; 0: there was none
+    int64_t n_late;      // of them that an earlier derived series lacks; 0: there was none
 };
 
 struct spool_rules {
@@ -104,11 +105,13 @@ struct spool_rules {
     void *user;
 };
 
-// Series whose time has come become jobs: at once (but SPOOL_SETTLE_S) when they have as many images as the
-// archive said after the last of them came (spool_told), or as Images in Acquisition (0020,1002) announces
-// and no hole; after quiet_s when nothing is known to be missing; else after incomplete_s. Missing is: fewer
-// images than either count; a hole in the positions along a normal or in the Instance Numbers, that is a step
-// of two or more times the usual one. What a series waits for stands in its note. *n_jobs counts them.
+// Series whose time has come become jobs: at once (but SPOOL_SETTLE_S) when they have as many images as
+// Images in Acquisition (0020,1002) announces and no hole; when the sender has left, nothing is known to be
+// missing and the archive said that it has as many (spool_told), twice after the last of them came and
+// SPOOL_AGREE_S apart, since it may still be receiving itself; after quiet_s when nothing is known to be
+// missing; else after incomplete_s. Missing is: fewer images than either count; a hole in the positions along
+// a normal or in the Instance Numbers, that is a step of two or more times the usual one. What a series waits
+// for stands in its note. *n_jobs counts them.
 int spool_gather(struct spool *spool, const struct spool_rules *rules, int64_t now_us, size_t *n_jobs,
                  struct fault_note *why);
 
@@ -116,8 +119,8 @@ struct spool_question {
     char study_uid[UID_SIZE], series_uid[UID_SIZE];
 };
 
-// Series that gather, settled, of which the archive was not asked since their last object, or not for half a
-// minute. At most `room`; *n of them.
+// Series that gather, settled, of which the archive was not asked since their last object, not for half a
+// minute, or not again SPOOL_AGREE_S after it first said what it says. At most `room`; *n of them.
 int spool_to_ask(struct spool *spool, double quiet_s, int64_t now_us, struct spool_question *questions,
                  size_t room, size_t *n, struct fault_note *why);
 
@@ -140,7 +143,7 @@ struct spool_job {
     int attempts;       // this one included
     int64_t steps;      // recorded step count, 0 when none yet
     int generation;
-    int64_t n_late; // of its objects, those that came after an earlier job of this series was made
+    int64_t n_late; // of its objects, those that an earlier derived series lacks; the same in every attempt
 };
 
 // The next job for `owner`, leased for lease_s; *found = 0 when there is none. A job whose lease ran out

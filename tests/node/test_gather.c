@@ -237,8 +237,68 @@ static void archive_answers(void)
     CHECK_OK(spool_told(spool, "1.5", 3, 40 * second_us, &why));
     CHECK_INT(gathers_at(41, 1), 0); // fewer than came: that says nothing
     CHECK_OK(spool_told(spool, "1.5", 5, 50 * second_us, &why));
-    CHECK_INT(gathers_at(51, 1), 1);
+    CHECK_INT(gathers_at(51, 0), 0); // once: it may be receiving
+    CHECK_OK(spool_to_ask(spool, 60, 59 * second_us, questions, 4, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_OK(spool_to_ask(spool, 60, 60 * second_us, questions, 4, &n, &why));
+    CHECK_INT(n, 1); // sooner than half a minute, to be sure
+    CHECK_OK(spool_told(spool, "1.5", 5, 59 * second_us, &why));
+    CHECK_INT(gathers_at(59.5, 0), 0); // too soon after the first
+    CHECK_OK(spool_told(spool, "1.5", 5, 60 * second_us, &why));
+    CHECK_OK(spool_to_ask(spool, 60, 75 * second_us, questions, 4, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_INT(gathers_at(59.9, 1), 0); // the sender has not left
+    CHECK_INT(gathers_at(59.9, 0), 1);
     CHECK_STR(because, "as many as the archive has");
+    spool_close(spool);
+}
+
+// Archive and node got a series at the same time, image by image, odd slices first. Whenever both had as
+// many, what had come was taken for the series: of 12 slices four derived series were made, two of them of
+// every other slice. What headers and gaps say is missing is missing, and an archive that receives says
+// nothing.
+static void archive_receives_too(void)
+{
+    open_spool();
+    for (int k = 0; k < 12; k += 2)
+        add(axial, 5 * k, k, 1, 12);
+    CHECK_OK(spool_told(spool, "1.5", 6, 2 * second_us, &why));
+    CHECK_OK(spool_told(spool, "1.5", 6, 13 * second_us, &why));
+    CHECK_INT(gathers_at(14, 0), 0); // 6 of 12 by their headers
+    CHECK_INT(gathers_at(899, 0), 0);
+    spool_close(spool);
+
+    open_spool();
+    for (int k = 0; k < 12; k++)
+        if (k < 6 || k == 7)
+            add(axial, 5 * k, k, 1, 0);
+    CHECK_OK(spool_told(spool, "1.5", 7, 2 * second_us, &why));
+    CHECK_OK(spool_told(spool, "1.5", 7, 13 * second_us, &why));
+    CHECK_INT(gathers_at(14, 0), 0); // 6 is missing
+    spool_close(spool);
+
+    open_spool();
+    for (int k = 0; k < 6; k++)
+        add(axial, 5 * k, k, 1, 0);
+    CHECK_OK(spool_told(spool, "1.5", 6, 2 * second_us, &why));
+    CHECK_INT(gathers_at(3, 0), 0);
+    CHECK_OK(spool_told(spool, "1.5", 7, 13 * second_us, &why));
+    CHECK_OK(spool_told(spool, "1.5", 6, 24 * second_us, &why)); // other answers in between
+    CHECK_INT(gathers_at(25, 0), 0);
+    struct spool_object object = {.sop_class_uid = "1.2",
+                                  .study_uid = "1.9",
+                                  .series_uid = "1.5",
+                                  .sender = "MR1",
+                                  .name = "a1p1-7.dcm",
+                                  .sop_instance_uid = "1.2.7",
+                                  .digest = "7"};
+    enum spool_verdict verdict;
+    CHECK_OK(spool_told(spool, "1.5", 7, 26 * second_us, &why));
+    CHECK_OK(spool_index(spool, &object, 36 * second_us, &verdict, &why));
+    CHECK_OK(spool_told(spool, "1.5", 7, 37 * second_us, &why)); // the first of them before the last image
+    CHECK_INT(gathers_at(38, 0), 0);
+    CHECK_OK(spool_told(spool, "1.5", 7, 47 * second_us, &why));
+    CHECK_INT(gathers_at(48, 0), 1);
     spool_close(spool);
 }
 
@@ -257,5 +317,6 @@ static const struct test tests[] = {
     {"unit.gather.rule_count_with_hole", count_with_hole},
     {"unit.gather.rule_count_exceeded", count_exceeded},
     {"unit.gather.archive_answers", archive_answers},
+    {"unit.gather.archive_receives_too", archive_receives_too},
 };
 TEST_MAIN(tests)

@@ -176,6 +176,42 @@ static void finish_one(const struct spool_destination *destinations, size_t n_de
     CHECK_OK(spool_job_finish(spool, job.id, "w", results, 2, destinations, n_destinations, now_us, &why));
 }
 
+// Images were called late, in the log and in what the derived series says of itself, though the job before
+// had given nothing that they could be missing from: too few slices, refused.
+static void late_for_a_derived_series(void)
+{
+    struct spool_result refused = {.verdict = FAULT_MISSING_SLICES, .note = "no"}, derived = {.n_objects = 2};
+    struct spool_job job;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_OK(spool_job_finish(spool, job.id, "w", &refused, 1, NULL, 0, 2 * second_us, &why));
+    index_at("a-2.dcm", "1.2", "1.5", "bb", 3 * second_us);
+    gather(0, 5 * second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 5 * second_us, &job, &found, &why));
+    CHECK_INT(job.id, 2);
+    CHECK_INT(job.n_late, 0);
+    CHECK_OK(spool_job_finish(spool, job.id, "w", &derived, 1, NULL, 0, 6 * second_us, &why));
+    index_at("a-3.dcm", "1.3", "1.5", "cc", 7 * second_us);
+    gather(0, 9 * second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 9 * second_us, &job, &found, &why));
+    CHECK_INT(job.id, 3);
+    CHECK_INT(job.n_late, 1);
+    CHECK_OK(spool_job_finish(spool, job.id, "w", &derived, 1, NULL, 0, 10 * second_us, &why));
+    // The first job done after all: the second, done again under the same UIDs, must say what it said.
+    CHECK_OK(spool_retry(spool, "j1", 11 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 11 * second_us, &job, &found, &why));
+    CHECK_INT(job.id, 1);
+    CHECK_OK(spool_job_finish(spool, job.id, "w", &derived, 1, NULL, 0, 12 * second_us, &why));
+    CHECK_OK(spool_retry(spool, "j2", 13 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 13 * second_us, &job, &found, &why));
+    CHECK_INT(job.id, 2);
+    CHECK_INT(job.n_late, 0);
+    spool_close(spool);
+}
+
 static void deliveries(void)
 {
     static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 0}};
@@ -328,6 +364,7 @@ static const struct test tests[] = {
     {"unit.spool.conflict_across_series", conflict_across_series},
     {"unit.spool.gathers_when_quiet_and_closed", gathers_when_quiet_and_closed},
     {"unit.spool.leases_run_out_and_are_lost", leases_run_out_and_are_lost},
+    {"unit.spool.late_for_a_derived_series", late_for_a_derived_series},
     {"unit.spool.deliveries", deliveries},
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
