@@ -205,32 +205,62 @@ static int find_standing(struct spool *spool, const char *series_uid, struct sta
 
 // ---- jobs
 
-// Objects join the job that still waits; otherwise they make a new one.
-static int make_job(struct spool *spool, const char *series_uid, int64_t now_us, int64_t *n_late,
-                    struct fault_note *why)
+// What a person's release of the series takes up: jobs that its conflict held, under their dates and step
+// counts, since what they had written may be out under the same UIDs; and one that failed over these very
+// objects. A worker that a conflict took the job from knows so when its lease is over.
+static int take_up_jobs(struct spool *spool, const char *series_uid, int64_t last_object, int64_t now_us,
+                        int *n_taken_up, struct fault_note *why)
 {
-    int64_t last_object = 0, job = 0;
-    int rc = db_integer(spool, why, &last_object, 0,
-                        "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'", "t", series_uid);
-    if (rc == 0)
-        rc = db_integer(spool, why, &job, 0, "SELECT id FROM job WHERE series_uid=?1 AND state='WAITING'",
+    int rc =
+        db_run(spool, why,
+               "UPDATE job SET state='WAITING', attempts=0, not_before_us=lease_until_us, owner='',"
+               " changed_us=?3, note='' WHERE series_uid=?1 AND ((state='HELD' AND note='" DB_CONFLICT_NOTE
+               "') OR (state='FAILED' AND last_object=?2))",
+               "tii", series_uid, last_object, now_us);
+    *n_taken_up = rc == 0 ? sqlite3_changes(spool->db) : 0;
+    return rc;
+}
+
+// Objects join the job that still waits and has given nothing yet; otherwise they make a new one.
+static int join_or_insert(struct spool *spool, const char *series_uid, int64_t last_object, int64_t now_us,
+                          int64_t *job, struct fault_note *why)
+{
+    int rc = db_integer(spool, why, job, 0,
+                        "SELECT max(id) FROM job j WHERE series_uid=?1 AND state='WAITING'"
+                        " AND NOT EXISTS(SELECT 1 FROM result r WHERE r.job_id=j.id)",
                         "t", series_uid);
-    if (rc != 0)
-        return rc;
-    if (job != 0) {
+    if (rc == 0 && *job != 0) {
         rc = db_run(spool, why, "UPDATE job SET last_object=?2, changed_us=?3, steps=0 WHERE id=?1", "iii",
-                    job, last_object, now_us);
-        if (rc == 0)
-            rc = db_run(spool, why, "DELETE FROM late WHERE job_id=?1", "i", job);
-    } else {
+                    *job, last_object, now_us);
+        return rc != 0 ? rc : db_run(spool, why, "DELETE FROM late WHERE job_id=?1", "i", *job);
+    }
+    if (rc == 0)
         rc = db_run(spool, why,
                     "INSERT INTO job(series_uid, state, last_object, created_us, changed_us)"
                     " VALUES(?1,'WAITING',?2,?3,?3)",
                     "tii", series_uid, last_object, now_us);
-        job = sqlite3_last_insert_rowid(spool->db);
-    }
+    *job = sqlite3_last_insert_rowid(spool->db);
+    return rc;
+}
+
+// *is_made = 0: a job of these very objects stands as it is.
+static int make_job(struct spool *spool, const char *series_uid, int64_t now_us, int *is_made,
+                    int64_t *n_late, struct fault_note *why)
+{
+    int64_t last_object = 0, job = 0;
+    int n_taken_up = 0;
+    int rc = db_integer(spool, why, &last_object, 0,
+                        "SELECT max(id) FROM object WHERE series_uid=?1 AND place='store'", "t", series_uid);
     if (rc == 0)
-        rc = db_integer(spool, why, n_late, 0, "SELECT " DB_N_LATE " FROM job j WHERE id=?1", "i", job);
+        rc = take_up_jobs(spool, series_uid, last_object, now_us, &n_taken_up, why);
+    if (rc == 0) // a second job of the same objects would write other bytes under the same UIDs
+        rc = db_integer(spool, why, &job, 0, "SELECT max(id) FROM job WHERE series_uid=?1 AND last_object=?2",
+                        "ti", series_uid, last_object);
+    *is_made = job == 0 || n_taken_up > 0;
+    if (rc == 0 && job == 0)
+        rc = join_or_insert(spool, series_uid, last_object, now_us, &job, why);
+    if (rc == 0)
+        rc = db_integer(spool, why, n_late, 0, "SELECT " DB_N_LATE_TAKEN " FROM job j WHERE id=?1", "i", job);
     if (rc != 0)
         return rc;
     return db_run(spool, why, "UPDATE series SET state='QUEUED', changed_us=?2 WHERE series_uid=?1", "ti",
@@ -340,7 +370,7 @@ static int gather_one(struct spool *spool, const struct spool_rules *rules, cons
                       int64_t now_us, size_t *n_jobs, struct fault_note *why)
 {
     char because[240] = "";
-    int is_due = 0;
+    int is_due = 0, is_made = 0;
     struct spool_gathered made = {.series_uid = candidate->series_uid, .because = because};
     int rc = decide(spool, rules, candidate, now_us, &is_due, because, sizeof because, why);
     if (rc != 0)
@@ -348,7 +378,7 @@ static int gather_one(struct spool *spool, const struct spool_rules *rules, cons
     if (!is_due)
         return db_run(spool, why, "UPDATE series SET note=?2 WHERE series_uid=?1 AND note<>?2", "tt",
                       candidate->series_uid, because);
-    rc = make_job(spool, candidate->series_uid, now_us, &made.n_late, why);
+    rc = make_job(spool, candidate->series_uid, now_us, &is_made, &made.n_late, why);
     if (rc == 0)
         rc = db_run(spool, why, "UPDATE series SET note=?2 WHERE series_uid=?1", "tt", candidate->series_uid,
                     strncmp(because, "incomplete", 10) == 0 ? because : "");
@@ -356,9 +386,9 @@ static int gather_one(struct spool *spool, const struct spool_rules *rules, cons
         rc = db_integer(spool, why, &made.n_objects, 0,
                         "SELECT count(*) FROM object WHERE series_uid=?1 AND place='store'", "t",
                         candidate->series_uid);
-    if (rc == 0 && rules->made != NULL)
+    if (rc == 0 && is_made && rules->made != NULL)
         rules->made(rules->user, &made);
-    *n_jobs += rc == 0;
+    *n_jobs += rc == 0 && is_made;
     return rc;
 }
 

@@ -217,7 +217,7 @@ static int mark_conflict(struct spool *spool, const char *series_uid, int64_t no
     if (rc != 0)
         return rc;
     return db_run(spool, why,
-                  "UPDATE job SET state='HELD', changed_us=?2, note='the series is in conflict'"
+                  "UPDATE job SET state='HELD', changed_us=?2, note='" DB_CONFLICT_NOTE "'"
                   " WHERE series_uid=?1 AND state IN ('WAITING','LEASED')",
                   "ti", series_uid, now_us);
 }

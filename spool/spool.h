@@ -251,8 +251,9 @@ int spool_show(struct spool *spool, const char *id,
 
 // A person's decisions. retry: a job or delivery that FAILED, was REFUSED or is HELD becomes WAITING at once
 // (its attempts forgotten); a commitment that is HELD or WAITING is reported at once. hold: WAITING -> HELD.
-// release: HELD -> WAITING; of a series in CONFLICT: the first version stands, it gathers again. Errors:
-// NOT_FOUND; USAGE when the state does not allow it, naming both.
+// release: HELD -> WAITING; of a series in CONFLICT or FAILED: the first version stands, it gathers again,
+// and a job of the same objects is taken up again, not made a second time. Errors: NOT_FOUND; USAGE when the
+// state does not allow it, naming both.
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);

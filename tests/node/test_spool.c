@@ -176,6 +176,96 @@ static void finish_one(const struct spool_destination *destinations, size_t n_de
     CHECK_OK(spool_job_finish(spool, job.id, "w", results, 2, destinations, n_destinations, now_us, &why));
 }
 
+static void count_job(void *user, const struct spool_row *row)
+{
+    *(int *)user += strcmp(row->kind, "job") == 0;
+}
+
+static int count_jobs(const char *state)
+{
+    int n = 0;
+    CHECK_OK(spool_list(spool, state, count_job, &n, &why));
+    return n;
+}
+
+// A release made a second job of the same objects: other dates and step count, so that all derived objects
+// went out once more under their UIDs with other bytes; and the job that the conflict had held stayed so for
+// ever, with nothing to dismiss it, and kept the series from being purged.
+static void release_takes_the_job_up_again(void)
+{
+    struct spool_job job;
+    struct spool_result derived = {.n_objects = 2};
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_INT(index_at("a-2.dcm", "1.1", "1.5", "bb", 2 * second_us), SPOOL_CONFLICT);
+    CHECK_INT(count_jobs("HELD"), 1);
+    CHECK_OK(spool_release(spool, "s1", 3 * second_us, &why));
+    CHECK_INT(gather(0, 5 * second_us), 1);
+    CHECK_INT(count_jobs(NULL), 1);
+    CHECK_OK(spool_job_take(spool, "w", 20, 3, 10 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(job.id, 1);
+    CHECK_INT(job.created_us, second_us);
+    CHECK_OK(spool_job_set_steps(spool, 1, "w", 77, &why));
+
+    // In a worker's hands: taken from it, and not given out again while it may still write.
+    CHECK_INT(index_at("a-3.dcm", "1.1", "1.5", "cc", 11 * second_us), SPOOL_CONFLICT);
+    CHECK_FAULT(spool_job_renew(spool, 1, "w", 20, 12 * second_us, &why), FAULT_LEASE_LOST);
+    CHECK_OK(spool_release(spool, "s1", 13 * second_us, &why));
+    CHECK_INT(gather(0, 15 * second_us), 1);
+    CHECK_OK(spool_job_take(spool, "v", 20, 3, 29 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_FAULT(spool_job_finish(spool, 1, "w", NULL, 0, NULL, 0, 29 * second_us, &why), FAULT_LEASE_LOST);
+    CHECK_OK(spool_job_take(spool, "v", 20, 3, 31 * second_us, &job, &found, &why));
+    CHECK_INT(job.id, 1);
+    CHECK_INT(job.steps, 77);
+    CHECK_INT(job.created_us, second_us);
+    CHECK_OK(spool_job_finish(spool, 1, "v", &derived, 1, NULL, 0, 32 * second_us, &why));
+
+    // Done: what went out stands.
+    CHECK_INT(index_at("a-4.dcm", "1.1", "1.5", "dd", 33 * second_us), SPOOL_CONFLICT);
+    CHECK_OK(spool_release(spool, "s1", 34 * second_us, &why));
+    CHECK_INT(gather(0, 36 * second_us), 0);
+    CHECK_INT(count_jobs(NULL), 1);
+    CHECK_INT(count_jobs("DONE"), 1);
+    CHECK_INT(gather(0, 99 * second_us), 0);
+
+    // Held by a person: stays so.
+    CHECK_OK(spool_retry(spool, "j1", 100 * second_us, &why));
+    CHECK_OK(spool_hold(spool, "j1", 100 * second_us, &why));
+    CHECK_INT(index_at("a-5.dcm", "1.1", "1.5", "ee", 101 * second_us), SPOOL_CONFLICT);
+    CHECK_OK(spool_release(spool, "s1", 102 * second_us, &why));
+    CHECK_INT(gather(0, 104 * second_us), 0);
+    CHECK_INT(count_jobs("HELD"), 1);
+    spool_close(spool);
+}
+
+// More of the series came while it was in conflict: the job that waited before it takes them in, and none is
+// left held.
+static void release_with_more_objects(void)
+{
+    struct spool_job job;
+    char **paths;
+    size_t n;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_INT(index_at("a-2.dcm", "1.1", "1.5", "bb", 2 * second_us), SPOOL_CONFLICT);
+    index_at("a-3.dcm", "1.3", "1.5", "cc", 3 * second_us);
+    CHECK_OK(spool_release(spool, "s1", 4 * second_us, &why));
+    CHECK_INT(gather(0, 6 * second_us), 1);
+    CHECK_INT(count_jobs(NULL), 1);
+    CHECK_OK(spool_job_take(spool, "w", 20, 3, 10 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_job_files(spool, job.id, &paths, &n, &why));
+    CHECK_INT(n, 2);
+    spool_free_paths(paths, n);
+    spool_close(spool);
+}
+
 // Images were called late, in the log and in what the derived series says of itself, though the job before
 // had given nothing that they could be missing from: too few slices, refused.
 static void late_for_a_derived_series(void)
@@ -364,6 +454,8 @@ static const struct test tests[] = {
     {"unit.spool.conflict_across_series", conflict_across_series},
     {"unit.spool.gathers_when_quiet_and_closed", gathers_when_quiet_and_closed},
     {"unit.spool.leases_run_out_and_are_lost", leases_run_out_and_are_lost},
+    {"unit.spool.release_takes_the_job_up_again", release_takes_the_job_up_again},
+    {"unit.spool.release_with_more_objects", release_with_more_objects},
     {"unit.spool.late_for_a_derived_series", late_for_a_derived_series},
     {"unit.spool.deliveries", deliveries},
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
