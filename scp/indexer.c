@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,9 @@ enum {
     GROUP_FILES = 128,
     BUSY_US = 300 * 1000,
     BUSY_ROUNDS = 10,
-    USAGE_INTERVAL_S = 10
+    USAGE_INTERVAL_S = 10,
+    TIMES_INTERVAL_S = 5,
+    JOB_PAUSE_MAX_S = 600 // as the worker has it
 };
 
 // One association's folder as a round finds it.
@@ -303,6 +306,25 @@ static void say_made(void *user, const struct spool_gathered *made)
             made->series_uid, (long long)made->n_late);
 }
 
+// A clock that was put right: what waits for the future would wait long, and in silence.
+static int put_times_right(struct spool *spool, const struct conf *conf, struct fault_note *why)
+{
+    static double next_s;
+    const struct spool_longest longest = {
+        .pause_s = fmax(JOB_PAUSE_MAX_S, conf->retry_max_s),
+        .lease_s = fmax(conf->lease_s, 2 * (conf->connect_timeout_s + conf->dimse_timeout_s))};
+    size_t n_rows;
+    if (clock_monotonic_s() < next_s)
+        return 0;
+    int rc = spool_put_times_right(spool, &longest, clock_wall_us(), &n_rows, why);
+    if (rc == 0)
+        next_s = clock_monotonic_s() + TIMES_INTERVAL_S;
+    if (rc == 0 && n_rows > 0)
+        log_warning("the clock was put back: %zu rows of the queue lay in the future, and wait from now on",
+                    n_rows);
+    return rc;
+}
+
 static int gather(struct spool *spool, const struct conf *conf, struct folders *folders,
                   struct indexer_round *round, struct fault_note *why)
 {
@@ -357,6 +379,8 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
         if (all || !is_busy(&folders.items[i]))
             rc = index_folder(spool, conf, &folders.items[i], group, round, why);
     free(group);
+    if (rc == 0)
+        rc = put_times_right(spool, conf, why);
     if (rc == 0)
         rc = gather(spool, conf, &folders, round, why);
     if (rc == 0)

@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+// By so much a time may lie ahead: a clock read before others were waited for.
+enum { CLOCK_SLACK_S = 60 };
+
 // ---- jobs
 
 static int hold_exhausted(struct spool *spool, int max_attempts, int64_t now_us, struct fault_note *why)
@@ -226,6 +229,52 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
         "itttiii", job, owner, state, note, now_us, not_before_us,
         (int64_t)(fault->fault == FAULT_CANCELLED));
     return check_owned(spool, rc, "job", job, why);
+}
+
+// ---- times
+
+// A lease is cut only when its row was written in the future or when no setting can have given it: its holder
+// may run with other settings than ours.
+static int put_table_right(struct spool *spool, const char *table, const char *leased,
+                           const struct spool_longest *longest, int64_t now_us, size_t *n_rows,
+                           struct fault_note *why)
+{
+    const int64_t later_us = now_us + CLOCK_SLACK_S * INT64_C(1000000);
+    const int64_t pause_us = (int64_t)(1e6 * longest->pause_s), lease_us = (int64_t)(1e6 * longest->lease_s);
+    char sql[512];
+    snprintf(sql, sizeof sql,
+             "UPDATE %s SET not_before_us=min(not_before_us, ?2+?3), changed_us=min(changed_us, ?2),"
+             " lease_until_us=CASE WHEN state='%s' THEN min(lease_until_us, ?2+?4) ELSE lease_until_us END"
+             " WHERE changed_us>?1 OR (state='WAITING' AND not_before_us>?1+?3)"
+             " OR (state='%s' AND lease_until_us>?1+?5)",
+             table, leased, leased);
+    int rc = db_run(spool, why, sql, "iiiii", later_us, now_us, pause_us, lease_us,
+                    (int64_t)(1e6 * SPOOL_LEASE_MAX_S));
+    *n_rows += rc == 0 ? (size_t)sqlite3_changes(spool->db) : 0;
+    return rc;
+}
+
+int spool_put_times_right(struct spool *spool, const struct spool_longest *longest, int64_t now_us,
+                          size_t *n_rows, struct fault_note *why)
+{
+    struct fault_note local;
+    const int64_t later_us = now_us + CLOCK_SLACK_S * INT64_C(1000000);
+    why = why ? why : &local;
+    *n_rows = 0;
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = put_table_right(spool, "job", "LEASED", longest, now_us, n_rows, why);
+    if (rc == 0)
+        rc = put_table_right(spool, "delivery", "SENDING", longest, now_us, n_rows, why);
+    if (rc == 0)
+        rc =
+            db_run(spool, why, "UPDATE series SET changed_us=?2 WHERE changed_us>?1", "ii", later_us, now_us);
+    if (rc == 0)
+        *n_rows += (size_t)sqlite3_changes(spool->db);
+    if (rc == 0) // asked again
+        rc = db_run(spool, why, "DELETE FROM told WHERE at_us>?1", "i", later_us);
+    return db_end(spool, rc, why);
 }
 
 // ---- deliveries

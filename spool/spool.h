@@ -192,6 +192,20 @@ int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const 
 int spool_job_return(struct spool *spool, int64_t job, const char *owner, const struct fault_note *fault,
                      int64_t not_before_us, int64_t now_us, struct fault_note *why);
 
+// ---- times
+
+#define SPOOL_LEASE_MAX_S 8400.0 // no setting gives a longer one: a delivery's, 2 (600 + 3600) s
+
+struct spool_longest {
+    double pause_s, lease_s; // that the settings in force give
+};
+
+// Takes back what a clock that ran ahead and was put right left in the future and what would wait until then:
+// changes to now, pauses and leases to the longest. A minute is let pass. *n_rows: of series, jobs,
+// deliveries.
+int spool_put_times_right(struct spool *spool, const struct spool_longest *longest, int64_t now_us,
+                          size_t *n_rows, struct fault_note *why);
+
 // ---- deliveries
 
 struct spool_delivery {

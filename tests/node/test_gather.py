@@ -305,6 +305,23 @@ def restarted():
         node.stop()
 
 
+def clock_put_back():
+    """A series that came while the clock was a day ahead: it goes on at once when that is put right, and the log says so once."""
+    node = receiver(receive__quiet_s=4)
+    try:
+        send_alone(node, range(5))
+        wait_for('the rows', 5, lambda: any(r['images'] == 5 for r in node.rows('series')))
+        db = sqlite3.connect(node.spool + '/queue.db', timeout=30)
+        db.execute('UPDATE series SET changed_us=changed_us+86400*1000000')
+        db.commit()
+        db.close()
+        wait_job(node, 15)
+        equal(open('node.log').read().count('1 rows of the queue lay in the future'), 1, 'lines about it')
+        equal([j[:2] for j in jobs(node)], [(SERIES, 5)], 'jobs')
+    finally:
+        node.stop()
+
+
 def archive(n_there, node_settings, pacs=None):
     """A node whose archive has the first n_there images of the series; gives (pacs, node)."""
     pacs = pacs or Orthanc().start()
@@ -410,6 +427,7 @@ TESTS = {
     'unit.gather.count_exceeded': count_exceeded,
     'unit.gather.count_of_two_acquisitions': count_of_two_acquisitions,
     'unit.gather.starts_within_a_second': starts_within_a_second,
+    'unit.gather.clock_put_back': clock_put_back,
     'peer.gather.late_image': late_image,
     'crash.gather.restarted': restarted,
     'peer.gather.archive_says_complete': archive_says_complete,

@@ -302,6 +302,61 @@ static void late_for_a_derived_series(void)
     spool_close(spool);
 }
 
+// The clock was a day ahead when a series came, a job was taken, one was to wait and a delivery failed; put
+// right, all of it waited for a day, and nothing said so.
+static void clock_put_back(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    static const struct spool_longest longest = {.pause_s = 900, .lease_s = 60};
+    const int64_t ahead_us = 86400 * second_us, now_us = 1000 * second_us;
+    struct fault_note fault = {FAULT_NO_MEMORY, "later"}, busy = {FAULT_PEER_BUSY, "0xa700"};
+    struct spool_delivery delivery;
+    struct spool_job job;
+    size_t n;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    finish_one(destinations, 1, 2 * second_us);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, now_us, &delivery, &found, &why));
+    CHECK_OK(spool_delivery_end(spool, delivery.id, "s", &busy, 0, now_us + ahead_us, now_us, &why));
+    index_at("a-2.dcm", "1.2", "1.6", "bb", 3 * second_us);
+    index_at("a-3.dcm", "1.3", "1.7", "cc", 3 * second_us);
+    CHECK_INT(gather(0, 5 * second_us), 2);
+    CHECK_OK(spool_job_take(spool, "w", 60, 3, now_us + ahead_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(
+        spool_job_return(spool, job.id, "w", &fault, now_us + ahead_us + second_us, now_us + ahead_us, &why));
+    CHECK_OK(spool_job_take(spool, "w", 60, 3, now_us + ahead_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    index_at("a-4.dcm", "1.4", "1.8", "dd", now_us + ahead_us);
+    CHECK_OK(spool_told(spool, "1.8", 1, now_us + ahead_us, &why));
+
+    CHECK_INT(gather(5, now_us + 10 * second_us), 0);
+    CHECK_OK(spool_put_times_right(spool, &longest, now_us, &n, &why));
+    CHECK_INT(n, 4);
+    CHECK_OK(spool_put_times_right(spool, &longest, now_us, &n, &why));
+    CHECK_INT(n, 0); // once
+    CHECK_INT(gather(5, now_us + 4 * second_us), 0);
+    CHECK_INT(gather(5, now_us + 6 * second_us), 1);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, now_us + 899 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, now_us + 901 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_job_take(spool, "v", 60, 3, now_us + 59 * second_us, &job, &found, &why));
+    CHECK_INT(job.id, 4); // the one that gathered last
+    CHECK_OK(spool_job_take(spool, "v", 60, 3, now_us + 59 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_job_take(spool, "v", 60, 3, now_us + 61 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_job_take(spool, "v", 3600, 3, now_us + 901 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    // A lease that other settings gave is left alone.
+    CHECK_OK(spool_put_times_right(spool, &longest, now_us + 900 * second_us, &n, &why));
+    CHECK_INT(n, 0);
+    spool_close(spool);
+}
+
 static void deliveries(void)
 {
     static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 0}};
@@ -457,6 +512,7 @@ static const struct test tests[] = {
     {"unit.spool.release_takes_the_job_up_again", release_takes_the_job_up_again},
     {"unit.spool.release_with_more_objects", release_with_more_objects},
     {"unit.spool.late_for_a_derived_series", late_for_a_derived_series},
+    {"unit.spool.clock_put_back", clock_put_back},
     {"unit.spool.deliveries", deliveries},
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
