@@ -13,12 +13,14 @@
 #include "scu/report.h"
 #include "spool/spool.h"
 
+#include <math.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum { RESTART_S = 1 };
+static const double orphans_interval_s = 60; // or the longest pause between attempts, if that is shorter
 
 struct sender { // of deliveries to one destination, of commitment reports, or of questions
     const struct conf_destination *destination; // NULL: reports
@@ -62,17 +64,46 @@ static void start(const struct conf *conf, struct sender *sender)
 struct orphans {
     const struct conf *conf;
     struct spool *spool;
+    int hold; // else they are only noted
 };
 
-// A delivery whose destination left the configuration waits for nobody.
-static void hold_orphan(void *user, const struct spool_row *row)
+static const char *const orphan_note =
+    "waits for nobody: isoslice-send was started with a configuration without this destination";
+
+// A delivery whose destination is not in the configuration waits for nobody. At the start it is held; later
+// it may be that the worker has read a newer file, which this program will at its next start.
+static void tell_orphan(void *user, const struct spool_row *row)
 {
-    struct orphans *orphans = user;
+    const struct orphans *orphans = user;
     struct fault_note why;
-    if (strcmp(row->kind, "delivery") != 0 || conf_find_destination(orphans->conf, row->target) != NULL)
+    int is_noted = strcmp(row->note, orphan_note) == 0;
+    if (strcmp(row->kind, "delivery") != 0)
         return;
-    if (spool_hold(orphans->spool, row->id, clock_wall_us(), &why) == 0)
-        log_error("delivery %s is held: destination '%s' is not in the configuration", row->id, row->target);
+    if (conf_find_destination(orphans->conf, row->target) != NULL) {
+        if (is_noted)
+            spool_delivery_note(orphans->spool, row->id, "", &why); // its next attempt says more
+        return;
+    }
+    if (orphans->hold) {
+        if (spool_hold(orphans->spool, row->id, clock_wall_us(), &why) == 0)
+            log_error("delivery %s is held: destination '%s' is not in the configuration", row->id,
+                      row->target);
+    } else if (!is_noted && spool_delivery_note(orphans->spool, row->id, orphan_note, &why) == 0) {
+        log_error("delivery %s waits for nobody: destination '%s' is not in the configuration that "
+                  "isoslice-send was started with; start it again",
+                  row->id, row->target);
+    }
+}
+
+static int look_for_orphans(const struct conf *conf, int hold, struct fault_note *why)
+{
+    struct orphans orphans = {.conf = conf, .hold = hold};
+    int rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
+    if (rc != 0)
+        return rc;
+    rc = spool_list(orphans.spool, "WAITING", tell_orphan, &orphans, why);
+    spool_close(orphans.spool); // before the next fork
+    return rc;
 }
 
 // The parent keeps its own, for the processes it may have to start again; the others are asked to.
@@ -93,12 +124,9 @@ static int run(void *user, struct fault_note *why)
     struct sending *sending = user;
     const struct conf *conf = &sending->conf;
     struct sender *senders = sending->senders;
-    struct orphans orphans = {.conf = conf};
-    int rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
-    if (rc != 0)
-        return rc;
-    rc = spool_list(orphans.spool, "WAITING", hold_orphan, &orphans, why);
-    spool_close(orphans.spool);
+    const double interval_s = fmin(orphans_interval_s, fmax(1, conf->retry_max_s));
+    double next_s = clock_monotonic_s() + interval_s;
+    int rc = look_for_orphans(conf, 1, why);
     if (rc != 0)
         return rc;
     if (conf->n_destinations == 0)
@@ -120,6 +148,11 @@ static int run(void *user, struct fault_note *why)
                 }
         if (daemon_reload_asked())
             reload(sending);
+        if (clock_monotonic_s() >= next_s) {
+            next_s = clock_monotonic_s() + interval_s;
+            if (look_for_orphans(conf, 0, why) != 0)
+                log_error("looking for deliveries without a destination: %s", why->text);
+        }
         notify_manager("WATCHDOG=1");
         usleep(200 * 1000);
     }

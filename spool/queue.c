@@ -287,6 +287,12 @@ int spool_delivery_reclaim(struct spool *spool, const char *destination, struct 
                   "t", destination);
 }
 
+int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why)
+{
+    return db_run(spool, why, "UPDATE delivery SET note=?2 WHERE id=?1 AND state='WAITING'", "it",
+                  (int64_t)strtoll(id + 1, NULL, 10), note);
+}
+
 int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s,
                         int64_t now_us, struct spool_delivery *delivery, int *found, struct fault_note *why)
 {

@@ -224,6 +224,9 @@ int spool_delivery_take(struct spool *spool, const char *destination, const char
 // Gives back what a sender that is known to be gone still holds.
 int spool_delivery_reclaim(struct spool *spool, const char *destination, struct fault_note *why);
 
+// Says of a delivery that WAITS, "d5", what it waits for.
+int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why);
+
 // Whether object `index` (0 ..) was confirmed by the destination already; *status its answer.
 int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent,
                            struct fault_note *why);

@@ -486,6 +486,33 @@ def killed_daemons_lose_nothing():
         pacs.stop()
 
 
+def unknown_destination_is_told():
+    """A destination renamed in the file, and only the worker started again: its delivery waited for a sender that knew nothing of
+    it, without a word. Log and queue say so; sent when the sender reads the file, held when it starts without that destination."""
+    good = phantom('source', matrix=32, slices=6)
+    node = Node(free_port(), work__finetune=False, send__retry_max_s=1).start('receive', 'send')
+    try:
+        old = open(node.config).read()
+        with open(node.config, 'w') as f:
+            f.write(old.replace('"pacs"', '"archive"'))
+        node.start('work')
+        storescu(node, good)
+        wait_for('the note', 60, lambda: any('waits for nobody' in r['note'] for r in node.rows('delivery')))
+        time.sleep(2.5)
+        equal([r['state'] for r in node.rows('delivery')], ['WAITING'], 'the delivery')
+        equal(open('node.log').read().count("d1 waits for nobody: destination 'archive'"), 1, 'lines about it')
+        node.kill('send', signal.SIGTERM)
+        node.start('send')
+        wait_for('an attempt', 10, lambda: 'cannot reach' in node.rows('delivery')[0]['note'])
+        node.kill('send', signal.SIGTERM)
+        with open(node.config, 'w') as f:
+            f.write(old)
+        node.start('send')
+        wait_for('it held', 10, lambda: node.rows('delivery')[0]['state'] == 'HELD')
+    finally:
+        node.stop()
+
+
 TESTS = {
     'peer.node.phantom_roundtrip': phantom_roundtrip,
     'peer.node.command_roundtrip': node_command_roundtrip,
@@ -500,6 +527,7 @@ TESTS = {
     'peer.node.derived_is_found_and_moved': lambda: derived_is_found_and_moved(lambda: phantom('source', slices=6)),
     'unit.work.no_positions_are_refused': no_positions_are_refused,
     'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
+    'unit.send.unknown_destination_is_told': unknown_destination_is_told,
     'peer.send.hold_and_release': permanent_answer_is_held,
     'crash.receive.dies_at_every_file_call': receiver_dies_at_every_file_call,
     'crash.node.killed_daemons_lose_nothing': killed_daemons_lose_nothing,
