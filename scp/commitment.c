@@ -4,7 +4,7 @@
 #include "core/clock.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "dicom_map/prescan.h"
+#include "scp/object.h"
 #include "spool/commitment.h"
 
 #include <errno.h>
@@ -98,17 +98,11 @@ int commitment_end(const struct spool *spool, const char *association, const cha
 // Whether what lies on the disk is what was received.
 static int is_intact(const struct round *round, const struct spool_object *object, const char *path)
 {
-    struct prescan scan;
     struct fault_note why;
-    if (prescan_file(path, (size_t)conf_largest_object(round->conf), &scan, &why) != 0) {
-        log_error("kept object '%s' cannot be read any more: %s", object->name, why.text);
-        return 0;
-    }
-    if (strcmp(scan.digest, object->digest) != 0) {
-        log_error("kept object '%s' is damaged: its bytes are not those that were received", object->name);
-        return 0;
-    }
-    return 1;
+    int is_right = object_has_digest(path, (size_t)conf_largest_object(round->conf), object->digest, &why);
+    if (is_right != 1)
+        log_error("kept object '%s' is damaged: %s", object->name, why.text);
+    return is_right == 1;
 }
 
 // Fills the item's reason. *waits: the instance is unknown, and may still come.

@@ -122,19 +122,60 @@ static int is_open(void *user, const char *sender)
     return 0;
 }
 
+// What came again takes the place of what was lost or damaged: the bytes first, then the row. A crash before
+// the rename leaves it where it is found again; after it, reconciliation finds the series whole.
+static int replace_kept(struct spool *spool, const char *path, const struct spool_object *object, char *kept,
+                        struct fault_note *why)
+{
+    if (file_ops.rename(path, kept) != 0)
+        return fault_set_errno(why, errno, "cannot move '%s'", path);
+    *strrchr(kept, '/') = '\0';
+    int rc = file_sync_directory(kept, why);
+    if (rc == 0)
+        rc = spool_mended(spool, object->series_uid, clock_wall_us(), why);
+    return rc;
+}
+
+// A duplicate may be the only copy: it is dropped when the kept one has been read and is right.
+static int settle_duplicate(struct spool *spool, const struct conf *conf, const char *path,
+                            const struct spool_object *object, struct fault_note *why)
+{
+    char kept[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    struct fault_note wrong = {0};
+    int is_there = 0;
+    int rc = spool_find_twin(spool, object, kept, &is_there, why);
+    if (rc != 0)
+        return rc;
+    int is_right =
+        is_there ? object_has_digest(kept, (size_t)conf_largest_object(conf), object->digest, &wrong) : 0;
+    if (is_right < 0)
+        return fault_set(why, wrong.fault, "%s", wrong.text);
+    if (is_right)
+        return file_ops.unlink(path) == 0 || errno == ENOENT
+                   ? 0
+                   : fault_set_errno(why, errno, "cannot remove '%s'", path);
+    rc = replace_kept(spool, path, object, kept, why);
+    if (rc == 0 && !is_there)
+        log_warning("series '%s': instance '%s', which was lost, came again", object->series_uid,
+                    object->sop_instance_uid);
+    else if (rc == 0)
+        log_error("series '%s': instance '%s', which was damaged (%s), came again; what was derived from it "
+                  "before may be wrong, 'isoslice queue retry' of the job makes it anew",
+                  object->series_uid, object->sop_instance_uid, wrong.text);
+    return rc;
+}
+
 // Where an indexed file belongs. Moving needs no sync: found in the old place after a crash, it is moved
 // again.
-static int move_file(const struct spool *spool, const char *path, const char *name,
-                     enum spool_verdict verdict, struct fault_note *why)
+static int move_file(struct spool *spool, const struct conf *conf, const char *path,
+                     const struct spool_object *object, enum spool_verdict verdict, struct fault_note *why)
 {
     char to[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
-    if (verdict == SPOOL_DUPLICATE) {
-        if (file_ops.unlink(path) != 0 && errno != ENOENT)
-            return fault_set_errno(why, errno, "cannot remove '%s'", path);
-        return 0;
-    }
+    if (verdict == SPOOL_DUPLICATE)
+        return settle_duplicate(spool, conf, path, object, why);
     int aside = verdict == SPOOL_CONFLICT || verdict == SPOOL_KNOWN_ASIDE;
-    int rc = file_join(to, sizeof to, spool_folder(spool, aside ? SPOOL_ASIDE : SPOOL_STORE), name, why);
+    int rc =
+        file_join(to, sizeof to, spool_folder(spool, aside ? SPOOL_ASIDE : SPOOL_STORE), object->name, why);
     if (rc == 0 && file_ops.rename(path, to) != 0)
         rc = fault_set_errno(why, errno, "cannot move '%s'", path);
     return rc;
@@ -150,8 +191,8 @@ struct group {
     size_t n;
 };
 
-static int end_group(struct spool *spool, struct group *group, struct indexer_round *round,
-                     struct fault_note *why)
+static int end_group(struct spool *spool, const struct conf *conf, struct group *group,
+                     struct indexer_round *round, struct fault_note *why)
 {
     size_t n = group->n;
     group->n = 0;
@@ -171,7 +212,7 @@ static int end_group(struct spool *spool, struct group *group, struct indexer_ro
                       "'%s' is held",
                       pending->object.sop_instance_uid, pending->object.series_uid);
         }
-        rc = move_file(spool, pending->path, pending->object.name, pending->verdict, why);
+        rc = move_file(spool, conf, pending->path, &pending->object, pending->verdict, why);
     }
     return rc;
 }
@@ -218,7 +259,7 @@ static int index_file(struct spool *spool, const struct conf *conf, const struct
     };
     object->size_bytes = stat(pending->path, &st) == 0 ? (int64_t)st.st_size : 0;
     group->n++;
-    return group->n == GROUP_FILES ? end_group(spool, group, round, why) : 0;
+    return group->n == GROUP_FILES ? end_group(spool, conf, group, round, why) : 0;
 }
 
 // A temporary file of an association that is over. Whole, it may have been acknowledged and lost its final
@@ -279,7 +320,7 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
     }
     closedir(dir);
     if (rc == 0)
-        rc = end_group(spool, group, round, why);
+        rc = end_group(spool, conf, group, round, why);
     if (rc == 0 && !folder->is_open && n_left == 0)
         rmdir(folder->path); // not empty after all: next round
     return rc;
@@ -396,7 +437,7 @@ static int reconcile(struct spool *spool, struct fault_note *why)
 {
     size_t n_lost;
     double start_s = clock_monotonic_s();
-    int rc = spool_check_files(spool, &n_lost, why);
+    int rc = spool_check_files(spool, clock_wall_us(), &n_lost, why);
     if (rc != 0)
         return rc;
     log_info("files and rows reconciled in %.1f s", clock_monotonic_s() - start_s);
@@ -425,6 +466,7 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
             round_rc = spool_purge(spool, conf->keep_days, clock_wall_us(), &n_purged, why);
         }
         if (round_rc != 0) {
+            is_reconciled = 0; // what was put in its place without its row is found so
             log_error("indexing: %s: %s", fault_name((enum fault)round_rc), why->text);
             usleep(1000 * 1000);
         }

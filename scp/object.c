@@ -74,6 +74,17 @@ static void meta_build(struct meta *meta, const struct object_command *command)
     meta->size = end;
 }
 
+int object_has_digest(const char *path, size_t limit, const char *digest, struct fault_note *why)
+{
+    struct prescan scan;
+    int rc = prescan_file(path, limit, &scan, why);
+    if (rc == FAULT_NO_MEMORY)
+        return rc;
+    if (rc == 0 && strcmp(scan.digest, digest) != 0)
+        rc = fault_set(why, FAULT_DAMAGED_FILE, "its bytes are not those that were received");
+    return rc == 0;
+}
+
 // ---- the object
 
 enum { FIRST_FILES = 4, FILES_AHEAD = 16, MAX_FILES_AHEAD = 64 };

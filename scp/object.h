@@ -52,6 +52,10 @@ struct object_command {
     const char *sop_class_uid, *sop_instance_uid, *transfer_syntax, *calling_ae;
 };
 
+// Whether the file at `path` still has the data set of that digest (prescan.h): 1, or 0 with what is wrong in
+// *why. Errors: NO_MEMORY.
+int object_has_digest(const char *path, size_t limit, const char *digest, struct fault_note *why);
+
 // Whether the disk of `folder` is below its reserve: NO_SPACE. What cannot be told is not.
 int object_disk_is_low(const char *folder, const struct object_limits *limits, struct fault_note *why);
 

@@ -276,12 +276,18 @@ int spool_group_end(struct spool *spool, int rc, struct fault_note *why)
 
 enum { FILE_PATH_SIZE = SPOOL_PATH_SIZE + SPOOL_NAME_SIZE };
 
-// Finds the file of an object row where one may be; "A-N.dcm" waits as "A/N.dcm". 1 when it is there.
-static int find_file(const struct spool *spool, const char *name, const char *place,
+static void place_of(const struct spool *spool, const char *name, const char *place,
                      char path[FILE_PATH_SIZE])
 {
     snprintf(path, FILE_PATH_SIZE, "%s/%s",
              spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
+}
+
+// Finds the file of an object row where one may be; "A-N.dcm" waits as "A/N.dcm". 1 when it is there.
+static int find_file(const struct spool *spool, const char *name, const char *place,
+                     char path[FILE_PATH_SIZE])
+{
+    place_of(spool, name, place, path);
     if (access(path, F_OK) == 0)
         return 1;
     const char *dash = strrchr(name, '-');
@@ -328,7 +334,110 @@ int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct 
     return rc;
 }
 
-int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *why)
+int spool_find_twin(struct spool *spool, const struct spool_object *object, char *path, int *is_there,
+                    struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    sqlite3_stmt *statement = db_prepare(spool, why,
+                                         "SELECT name, place FROM object WHERE sop_uid=?1 AND digest=?2"
+                                         " ORDER BY place='aside' LIMIT 1",
+                                         "tt", object->sop_instance_uid, object->digest);
+    if (statement == NULL)
+        return why->fault;
+    int rc = db_step(spool, statement, why);
+    if (rc == 1) {
+        char name[SPOOL_NAME_SIZE], place[8];
+        db_text(statement, 0, name, sizeof name);
+        db_text(statement, 1, place, sizeof place);
+        *is_there = find_file(spool, name, place, path);
+        if (!*is_there)
+            place_of(spool, name, place, path);
+        rc = 0;
+    } else if (rc == 0)
+        rc = fault_set(why, FAULT_INTERNAL, "no row has the bytes of '%s'", object->name);
+    sqlite3_finalize(statement);
+    return rc;
+}
+
+static int count_missing(struct spool *spool, const char *series_uid, size_t *n, struct fault_note *why)
+{
+    sqlite3_stmt *statement =
+        db_prepare(spool, why, "SELECT name, place FROM object WHERE series_uid=?1", "t", series_uid);
+    if (statement == NULL)
+        return why->fault;
+    int rc;
+    *n = 0;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char name[SPOOL_NAME_SIZE], place[8], path[FILE_PATH_SIZE];
+        db_text(statement, 0, name, sizeof name);
+        db_text(statement, 1, place, sizeof place);
+        *n += !find_file(spool, name, place, path);
+    }
+    sqlite3_finalize(statement);
+    return rc;
+}
+
+// A series that was kept from being processed by a file goes on, unless another is missing. One that had
+// been processed whole is not processed again: it would be delivered twice.
+static int go_on(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
+{
+    size_t n_missing;
+    int rc = count_missing(spool, series_uid, &n_missing, why);
+    if (rc != 0 || n_missing > 0)
+        return rc;
+    return db_run(spool, why,
+                  "UPDATE series SET note='', changed_us=?2, state=CASE WHEN EXISTS(SELECT 1 FROM job j"
+                  "  WHERE j.series_uid=?1 AND j.state IN ('DONE','REFUSED') AND j.last_object>="
+                  "  (SELECT max(id) FROM object o WHERE o.series_uid=?1 AND o.place='store'))"
+                  " THEN 'QUEUED' ELSE 'GATHERING' END WHERE series_uid=?1 AND (state='FAILED' OR"
+                  "  (state='QUEUED' AND (SELECT j.state FROM job j WHERE j.series_uid=?1"
+                  "   ORDER BY j.id DESC LIMIT 1)='FAILED'))",
+                  "ti", series_uid, now_us);
+}
+
+int spool_mended(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    // What came again stays as long as what came now.
+    rc = db_run(spool, why, "UPDATE series SET changed_us=?2 WHERE series_uid=?1 AND state='QUEUED'", "ti",
+                series_uid, now_us);
+    if (rc == 0)
+        rc = go_on(spool, series_uid, now_us, why);
+    return db_end(spool, rc, why);
+}
+
+// FAILED series, each asked whether its files are back: by a hand, or by a sender just before a crash.
+static int revive(struct spool *spool, int64_t now_us, struct fault_note *why)
+{
+    int64_t id = 0;
+    for (;;) {
+        char series_uid[UID_SIZE] = "";
+        sqlite3_stmt *statement = db_prepare(
+            spool, why,
+            "SELECT id, series_uid FROM series WHERE state='FAILED' AND id>?1 ORDER BY id LIMIT 1", "i", id);
+        if (statement == NULL)
+            return why->fault;
+        int rc = db_step(spool, statement, why);
+        if (rc == 1) {
+            id = sqlite3_column_int64(statement, 0);
+            db_text(statement, 1, series_uid, sizeof series_uid);
+        }
+        sqlite3_finalize(statement);
+        if (rc == 1)
+            rc = go_on(spool, series_uid, now_us, why);
+        else
+            return rc;
+        if (rc != 0)
+            return rc;
+    }
+}
+
+int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
@@ -356,6 +465,8 @@ int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *wh
             break;
     }
     sqlite3_finalize(statement);
+    if (rc == 0)
+        rc = revive(spool, now_us, why);
     return db_end(spool, rc, why);
 }
 

@@ -58,7 +58,7 @@ struct spool_object {
 
 enum spool_verdict {
     SPOOL_NEW,         // first of its UID: the series gathers (again)
-    SPOOL_DUPLICATE,   // same bytes under a known UID: nothing changes, drop the file
+    SPOOL_DUPLICATE,   // same bytes under a known UID: dropped, when what spool_find_twin names is whole
     SPOOL_CONFLICT,    // other bytes under a known UID: keep aside, the series is in CONFLICT
     SPOOL_KNOWN,       // this very file is in the queue already as new: move it to the store
     SPOOL_KNOWN_ASIDE, // this very file is in the queue already as conflicting: move it aside
@@ -74,6 +74,17 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
 int spool_group_begin(struct spool *spool, struct fault_note *why);
 int spool_group_end(struct spool *spool, int rc, struct fault_note *why);
 
+// Where the kept file lies that makes `object` a duplicate; *is_there = 0: nothing lies there, and `path`, of
+// SPOOL_PATH_SIZE + SPOOL_NAME_SIZE bytes, is its place. A file with those bytes may be renamed to `path` at
+// any time. Errors: QUEUE; INTERNAL when there is no such row.
+int spool_find_twin(struct spool *spool, const struct spool_object *object, char *path, int *is_there,
+                    struct fault_note *why);
+
+// After a file of the series that was lost or damaged came again and is durable in its place: when no other
+// is missing, a FAILED series, or one whose last job FAILED, is GATHERING again; QUEUED when it had been
+// processed before.
+int spool_mended(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why);
+
 // The object that is kept under a SOP Instance UID. *found = 0 when there is none; *is_disputed: other bytes
 // came under its UID. `path`, of SPOOL_PATH_SIZE + SPOOL_NAME_SIZE bytes: where its file lies, empty when it
 // is lost.
@@ -81,8 +92,9 @@ int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct 
                       char *path, int *found, int *is_disputed, struct fault_note *why);
 
 // Every object row whose file is neither in the store nor waiting in incoming: its series becomes FAILED
-// (LOST_FILE). Returns their number in *n_lost.
-int spool_check_files(struct spool *spool, size_t *n_lost, struct fault_note *why);
+// (LOST_FILE). Returns their number in *n_lost. A FAILED series whose files are all there again goes on, as
+// after spool_mended.
+int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struct fault_note *why);
 
 // ---- gathering: when a series is complete
 

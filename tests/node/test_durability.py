@@ -253,6 +253,89 @@ def synced_before_answered():
     print('%d answers, %d syncs' % (answers, n_syncs))
 
 
+# ---- what is lost or damaged, and comes again
+
+def only(node, kind='series'):
+    rows = node.rows(kind)
+    equal(len(rows), 1, kind + ' rows')
+    return rows[0]
+
+
+def lost_and_damaged_are_replaced():
+    """What came again under a known digest was dropped as a duplicate although the kept file was lost, or damaged: acknowledged and
+    gone, the series FAILED for ever. Now it takes the place of the kept one, and the series is processed."""
+    good = phantom('source', matrix=32, slices=6)
+    want = {str(pydicom.dcmread(p).SOPInstanceUID): dataset_of(p) for p in good}
+    node = Node().start('receive')
+    try:
+        storescu(node, good)
+        wait_for('a job', 20, lambda: node.rows('job'))
+        node.kill('receive', signal.SIGTERM)
+        kept = node.stored()
+        lost, damaged = (kept[str(pydicom.dcmread(good[i]).SOPInstanceUID)] for i in (2, 4))
+        os.unlink(lost)
+        with open(damaged, 'r+b') as f:
+            f.seek(-7, os.SEEK_END)
+            f.write(b'other')
+        node.start('receive')
+        wait_for('the loss seen', 20, lambda: only(node)['state'] == 'FAILED')
+        storescu(node, good)
+        wait_for('gathered again', 20, lambda: only(node)['state'] == 'QUEUED')
+        wait_for('nothing waits', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        equal({uid: dataset_of(path) for uid, path in node.stored().items()}, want, 'what is kept')
+        equal(set(node.stored().values()), set(kept.values()), 'names in the store')
+        log = open('node.log').read()
+        check('which was lost, came again' in log and 'which was damaged' in log, 'the log does not tell both')
+        storescu(node, good)
+        time.sleep(1)
+        equal(only(node)['state'], 'QUEUED', 'series after all came once more')
+    finally:
+        node.stop()
+
+
+def replacing_dies_at_every_file_call():
+    """Killed before its n-th file call while the only copy replaces a lost or damaged one: after a restart it is kept, and processed."""
+    good = phantom('source', matrix=32, slices=5)
+    node = Node(receive__quiet_s=0.2).start('receive')
+    try:
+        storescu(node, good)
+        wait_for('a job', 20, lambda: node.rows('job'))
+        node.kill('receive', signal.SIGTERM)
+        shutil.copytree(node.spool, 'before')
+        n_crashed = 0
+        for call in range(1, 20):
+            shutil.rmtree(node.spool)
+            shutil.copytree('before', node.spool)
+            path = sorted(glob.glob(node.spool + '/store/*.dcm'))[call % len(good)]
+            whole = open(path, 'rb').read()
+            os.makedirs(node.spool + '/incoming/a9p9', mode=0o700)
+            shutil.copy(path, node.spool + '/incoming/a9p9/1.dcm')
+            os.unlink(path)
+            if call % 2:
+                open(path, 'wb').write(whole[:-9])
+            else:  # as a start before had found it
+                db = sqlite3.connect(node.spool + '/queue.db')
+                db.execute("UPDATE series SET state='FAILED', note='LOST_FILE: it'")
+                db.commit()
+                db.close()
+            node.start('receive', env={'ISOSLICE_CRASH_AT': str(call)})
+            time.sleep(0.5)
+            node.kill('receive')
+            is_over = os.path.exists(path) and open(path, 'rb').read() == whole and only(node)['state'] == 'QUEUED'
+            n_crashed += not is_over
+            node.start('receive', wait=False)
+            wait_for('the whole file in its place after call %d' % call, 10, lambda: os.path.exists(path) and open(path, 'rb').read() == whole)
+            wait_for('queued after call %d' % call, 10, lambda: only(node)['state'] == 'QUEUED')
+            wait_for('nothing waits after call %d' % call, 10, lambda: not glob.glob(node.spool + '/incoming/a9*'))
+            node.kill('receive')
+            if is_over and call > 1:
+                break
+        check(n_crashed >= 2, 'only %d calls were reached' % n_crashed)
+        check(is_over, 'no end of the file calls')
+    finally:
+        node.stop()
+
+
 # ---- load
 
 def with_uid(data, old, i, series=None):
@@ -422,6 +505,8 @@ TESTS = {
     'crash.receive.power_cut_at_every_call': power_cut_at_every_call,
     'crash.receive.power_cut_large': power_cut_while_a_large_one_comes,
     'crash.receive.rows_outlive_names': rows_outlive_names,
+    'unit.receive.lost_and_damaged_are_replaced': lost_and_damaged_are_replaced,
+    'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
     'crash.receive.killed_under_load': killed_under_load,
     'unit.receive.synced_before_answered': synced_before_answered,
     'unit.receive.two_hundred_associations': two_hundred_associations,

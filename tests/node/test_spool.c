@@ -465,7 +465,7 @@ static void missing_files_are_found(void)
     open_spool();
     index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
     index_at("a-2.dcm", "1.2", "1.5", "bb", 0);
-    CHECK_OK(spool_check_files(spool, &n, &why));
+    CHECK_OK(spool_check_files(spool, second_us, &n, &why));
     CHECK_INT(n, 0);
     gather(0, second_us);
     CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
@@ -473,11 +473,111 @@ static void missing_files_are_found(void)
     CHECK_FAULT(spool_job_files(spool, job.id, &paths, &n, &why), FAULT_LOST_FILE);
     CHECK_OK(file_make_directory("sp/incoming/a", &why)); // indexed, but not yet moved: not lost
     CHECK_OK(file_write_atomic("sp/incoming/a/2.dcm", "x", 1, &why));
-    CHECK_OK(spool_check_files(spool, &n, &why));
+    CHECK_OK(spool_check_files(spool, second_us, &n, &why));
     CHECK_INT(n, 0);
     CHECK_INT(unlink("sp/incoming/a/2.dcm"), 0);
-    CHECK_OK(spool_check_files(spool, &n, &why));
+    CHECK_OK(spool_check_files(spool, second_us, &n, &why));
     CHECK_INT(n, 1);
+    spool_close(spool);
+}
+
+// ---- one row's state and note, by its id
+
+struct wanted {
+    const char *id;
+    char state[16], note[SPOOL_NOTE_SIZE];
+};
+
+static void pick(void *user, const struct spool_row *row)
+{
+    struct wanted *wanted = user;
+    if (strcmp(row->id, wanted->id) == 0) {
+        snprintf(wanted->state, sizeof wanted->state, "%s", row->state);
+        snprintf(wanted->note, sizeof wanted->note, "%s", row->note);
+    }
+}
+
+static struct wanted row_of(const char *id)
+{
+    struct wanted wanted = {.id = id};
+    CHECK_OK(spool_list(spool, NULL, pick, &wanted, &why));
+    return wanted;
+}
+
+// What the indexer does with an object that comes again: its file takes the place that the row names.
+static void comes_again(const char *name, const char *sop_uid, const char *digest, int was_there,
+                        int64_t now_us)
+{
+    struct spool_object object = object_of(name, sop_uid, "1.5", digest);
+    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    int is_there;
+    CHECK_INT(index_at(name, sop_uid, "1.5", digest, now_us), SPOOL_DUPLICATE);
+    CHECK_OK(spool_find_twin(spool, &object, path, &is_there, &why));
+    CHECK_INT(is_there, was_there);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+    CHECK_OK(spool_mended(spool, "1.5", now_us, &why));
+}
+
+// A series whose files were lost stayed FAILED for ever: what came again was a duplicate.
+static void lost_files_come_again(void)
+{
+    size_t n;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    index_at("a-2.dcm", "1.2", "1.5", "bb", 0);
+    index_at("a-3.dcm", "1.3", "1.5", "cc", 0);
+    CHECK_INT(unlink("sp/store/a-1.dcm"), 0);
+    CHECK_INT(unlink("sp/store/a-3.dcm"), 0);
+    CHECK_OK(spool_check_files(spool, second_us, &n, &why));
+    CHECK_INT(n, 2);
+    comes_again("b-1.dcm", "1.1", "aa", 0, second_us);
+    CHECK_INT(access("sp/store/a-1.dcm", F_OK), 0);
+    CHECK_STR(row_of("s1").state, "FAILED"); // another is missing
+    comes_again("b-2.dcm", "1.2", "bb", 1, second_us);
+    CHECK_STR(row_of("s1").state, "FAILED");
+    comes_again("b-3.dcm", "1.3", "cc", 0, second_us);
+    CHECK_STR(row_of("s1").state, "GATHERING");
+    CHECK_STR(row_of("s1").note, "");
+    CHECK_INT(gather(0, 2 * second_us), 1);
+    // Processed whole, then lost: nothing is left to do but to keep it.
+    finish_one(NULL, 0, 3 * second_us);
+    CHECK_INT(unlink("sp/store/a-2.dcm"), 0);
+    CHECK_OK(spool_check_files(spool, 4 * second_us, &n, &why));
+    CHECK_STR(row_of("s1").state, "FAILED");
+    comes_again("c-2.dcm", "1.2", "bb", 0, 5 * second_us);
+    CHECK_STR(row_of("s1").state, "QUEUED");
+    CHECK_INT(gather(0, 9 * second_us), 0);
+    spool_close(spool);
+}
+
+// A crash between the file and its row, or a hand that puts it back.
+static void files_that_are_back_are_found(void)
+{
+    size_t n;
+    struct spool_job job;
+    struct fault_note lost = {FAULT_LOST_FILE, "missing"};
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    CHECK_INT(unlink("sp/store/a-1.dcm"), 0);
+    CHECK_INT(gather(0, second_us), 1);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_OK(spool_job_return(spool, job.id, "w", &lost, 0, second_us, &why));
+    CHECK_OK(spool_check_files(spool, 2 * second_us, &n, &why));
+    CHECK_STR(row_of("s1").state, "FAILED");
+    CHECK_OK(file_write_atomic("sp/store/a-1.dcm", "x", 1, &why));
+    CHECK_OK(spool_check_files(spool, 3 * second_us, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_STR(row_of("s1").state, "GATHERING");
+    CHECK_INT(gather(0, 4 * second_us), 1);
+    // The file was lost while the node ran: only its job knows.
+    CHECK_INT(unlink("sp/store/a-1.dcm"), 0);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 5 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_job_return(spool, job.id, "w", &lost, 0, 5 * second_us, &why));
+    CHECK_STR(row_of("s1").state, "QUEUED");
+    comes_again("b-1.dcm", "1.1", "aa", 0, 6 * second_us);
+    CHECK_STR(row_of("s1").state, "GATHERING");
     spool_close(spool);
 }
 
@@ -517,5 +617,7 @@ static const struct test tests[] = {
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
     {"unit.spool.missing_files_are_found", missing_files_are_found},
+    {"unit.spool.lost_files_come_again", lost_files_come_again},
+    {"unit.spool.files_that_are_back_are_found", files_that_are_back_are_found},
 };
 TEST_MAIN(tests)
