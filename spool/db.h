@@ -10,6 +10,9 @@
 
 #include <sqlite3.h>
 
+// Why a job or delivery is HELD which the release of its series gives back.
+#define DB_CONFLICT_NOTE "the series is in conflict"
+
 struct spool {
     sqlite3 *db;
     int in_group; // one transaction around several calls is open
@@ -30,9 +33,7 @@ sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char
     "  WHERE p.series_uid=j.series_uid AND p.last_object<j.last_object AND (p.state='LEASED'"                \
     "   OR EXISTS(SELECT 1 FROM result r WHERE r.job_id=p.id AND r.verdict=0))))"
 // The same as it was when the job was first taken: done again later, it writes the same.
-#define DB_N_LATE_TAKEN  "coalesce((SELECT n FROM late WHERE job_id=j.id), " DB_N_LATE ")"
-
-#define DB_CONFLICT_NOTE "the series is in conflict" // of a job that is held for it
+#define DB_N_LATE_TAKEN "coalesce((SELECT n FROM late WHERE job_id=j.id), " DB_N_LATE ")"
 
 // Steps once: 1 a row, 0 done, negative fault. The caller finalizes.
 int db_step(struct spool *spool, sqlite3_stmt *statement, struct fault_note *why);

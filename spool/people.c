@@ -250,6 +250,31 @@ int spool_show(struct spool *spool, const char *id,
     return rc;
 }
 
+// The first version stands: what was derived from it may go, and a job that has all that is kept of the
+// series is done. Then it does not gather: another job would make and send the same UIDs again.
+static int end_conflict(struct spool *spool, int64_t number, int64_t now_us, struct fault_note *why)
+{
+    static const char *const steps[] = {
+        "UPDATE delivery SET state='WAITING', attempts=0, not_before_us=0, created_us=?2, changed_us=?2, "
+        "note=''"
+        " WHERE state='HELD' AND note='" DB_CONFLICT_NOTE "' AND result_id IN (SELECT r.id FROM result r"
+        "  JOIN job j ON j.id=r.job_id JOIN series s ON s.series_uid=j.series_uid WHERE s.id=?1)",
+        "UPDATE job SET state='WAITING', attempts=0, not_before_us=lease_until_us, owner='', changed_us=?2, "
+        "note=''"
+        " WHERE state='HELD' AND note='" DB_CONFLICT_NOTE "'"
+        " AND series_uid=(SELECT series_uid FROM series WHERE id=?1) AND last_object>=(SELECT max(o.id)"
+        "  FROM object o WHERE o.series_uid=job.series_uid AND o.place='store')",
+        "UPDATE series SET state='QUEUED', changed_us=?2 WHERE id=?1 AND EXISTS(SELECT 1 FROM job j"
+        "  WHERE j.series_uid=series.series_uid AND j.state IN ('WAITING','DONE','REFUSED') AND "
+        "j.last_object>="
+        "  (SELECT max(o.id) FROM object o WHERE o.series_uid=series.series_uid AND o.place='store'))",
+    };
+    int rc = 0;
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0] && rc == 0; i++)
+        rc = db_run(spool, why, steps[i], "ii", number, now_us);
+    return rc;
+}
+
 // One person's decision: `from` lists the states it is allowed in, space separated on both sides.
 static int decide(struct spool *spool, const char *id, const char *verb, const char *from_job,
                   const char *from_delivery, const char *from_series, const char *to, const char *extra,
@@ -278,6 +303,8 @@ static int decide(struct spool *spool, const char *id, const char *verb, const c
                  table[0] == 'd' ? ", created_us=?2" : ""); // the time to give up counts anew
         rc = db_run(spool, why, sql, "ii", number, now_us);
     }
+    if (rc == 0 && table[0] == 's' && strcmp(state, "CONFLICT") == 0)
+        rc = end_conflict(spool, number, now_us, why);
     return db_end(spool, rc, why);
 }
 

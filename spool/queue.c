@@ -336,10 +336,17 @@ int spool_delivery_take(struct spool *spool, const char *destination, const char
 int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent,
                            struct fault_note *why)
 {
+    struct fault_note local;
     int64_t confirmed = 0;
-    int rc = db_integer(spool, why, &confirmed, 0,
-                        "SELECT confirmed FROM sent WHERE delivery_id=?1 AND idx=?2", "ii", delivery, index);
-    *sent = confirmed != 0;
+    why = why ? why : &local;
+    int rc = db_integer(spool, why, &confirmed, -1,
+                        "SELECT coalesce((SELECT confirmed FROM sent WHERE delivery_id=d.id AND idx=?2), 0)"
+                        " FROM delivery d WHERE d.id=?1 AND d.state='SENDING'",
+                        "ii", delivery, index);
+    if (rc == 0 && confirmed < 0)
+        return fault_set(why, FAULT_LEASE_LOST, "delivery %lld is not being sent any more",
+                         (long long)delivery);
+    *sent = confirmed > 0;
     return rc;
 }
 

@@ -216,9 +216,17 @@ static int mark_conflict(struct spool *spool, const char *series_uid, int64_t no
                     "ti", series_uid, now_us);
     if (rc != 0)
         return rc;
+    rc = db_run(spool, why,
+                "UPDATE job SET state='HELD', changed_us=?2, note='" DB_CONFLICT_NOTE "'"
+                " WHERE series_uid=?1 AND state IN ('WAITING','LEASED')",
+                "ti", series_uid, now_us);
+    if (rc != 0)
+        return rc;
+    // What is being sent ends its object: the sender asks before each, and finds that it is not its own.
     return db_run(spool, why,
-                  "UPDATE job SET state='HELD', changed_us=?2, note='" DB_CONFLICT_NOTE "'"
-                  " WHERE series_uid=?1 AND state IN ('WAITING','LEASED')",
+                  "UPDATE delivery SET state='HELD', owner='', lease_until_us=0, changed_us=?2,"
+                  " note='" DB_CONFLICT_NOTE "' WHERE state IN ('WAITING','SENDING') AND result_id IN"
+                  " (SELECT r.id FROM result r JOIN job j ON j.id=r.job_id WHERE j.series_uid=?1)",
                   "ti", series_uid, now_us);
 }
 

@@ -59,7 +59,7 @@ struct spool_object {
 enum spool_verdict {
     SPOOL_NEW,         // first of its UID: the series gathers (again)
     SPOOL_DUPLICATE,   // same bytes under a known UID: dropped, when what spool_find_twin names is whole
-    SPOOL_CONFLICT,    // other bytes under a known UID: keep aside, the series is in CONFLICT
+    SPOOL_CONFLICT,    // other bytes under a known UID: keep aside, the series and all that waits is stopped
     SPOOL_KNOWN,       // this very file is in the queue already as new: move it to the store
     SPOOL_KNOWN_ASIDE, // this very file is in the queue already as conflicting: move it aside
 };
@@ -239,7 +239,8 @@ int spool_delivery_reclaim(struct spool *spool, const char *destination, struct 
 // Says of a delivery that WAITS, "d5", what it waits for.
 int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why);
 
-// Whether object `index` (0 ..) was confirmed by the destination already; *status its answer.
+// Whether object `index` (0 ..) was confirmed by the destination already. Asked before each is sent. Errors:
+// LEASE_LOST when the delivery is not being sent any more: its series came into conflict.
 int spool_delivery_is_sent(struct spool *spool, int64_t delivery, int64_t index, int *sent,
                            struct fault_note *why);
 
@@ -280,9 +281,10 @@ int spool_show(struct spool *spool, const char *id,
 
 // A person's decisions. retry: a job or delivery that FAILED, was REFUSED or is HELD becomes WAITING at once
 // (its attempts forgotten); a commitment that is HELD or WAITING is reported at once. hold: WAITING -> HELD.
-// release: HELD -> WAITING; of a series in CONFLICT or FAILED: the first version stands, it gathers again,
-// and a job of the same objects is taken up again, not made a second time. Errors: NOT_FOUND; USAGE when the
-// state does not allow it, naming both.
+// release: HELD -> WAITING; of a series in CONFLICT or FAILED: the first version stands; what the conflict
+// held goes on, and it gathers again unless a job has all that is kept of it; a job of the same objects is
+// taken up again, not made a second time. Errors: NOT_FOUND; USAGE when the state does not allow it, naming
+// both.
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);

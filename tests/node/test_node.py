@@ -208,6 +208,36 @@ def changed_bytes_are_a_conflict():
         pacs.stop()
 
 
+def a_conflict_stops_what_waits_to_be_sent():
+    """The archive was down when other bytes came under a known UID: on its return it got what had been derived from the disputed ones.
+    Now it gets nothing until the series is released, and then the series once."""
+    good = phantom('source', matrix=32, slices=5)
+    changed = pydicom.dcmread(good[2])
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as('changed.dcm')
+    port = free_port()
+    node = Node(port, work__finetune=False, work__recipe='consistency=0').start()
+    peer = None
+    try:
+        storescu(node, good)
+        row = wait_for('a delivery', 60, lambda: node.rows('delivery'))[0]
+        storescu(node, ['changed.dcm'])
+        wait_for('the conflict seen', 20, lambda: [r for r in node.rows('series') if r['state'] == 'CONFLICT'])
+        equal([(r['state'], r['note']) for r in node.rows('delivery')], [('HELD', 'the series is in conflict')], 'deliveries')
+        os.makedirs('got')
+        peer = subprocess.Popen(['storescp', '-od', 'got', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(2)
+        equal(len(os.listdir('got')), 0, 'objects sent in conflict')
+        isoslice('queue', '--config', node.config, 'release', 's1')
+        node.wait_idle(60)
+        equal([r['state'] for r in node.rows('delivery')], ['SENT'], 'deliveries after release')
+        equal(len(os.listdir('got')), row['images'], 'objects sent after release')
+    finally:
+        node.stop()
+        if peer:
+            peer.kill()
+
+
 def late_slice_makes_a_new_series():
     good = phantom('source', slices=9)
     pacs = Orthanc().start()
@@ -523,6 +553,7 @@ TESTS = {
     'unit.receive.bad_objects_get_their_status': bad_objects_get_their_status,
     'unit.receive.full_disk_answers_a700': full_disk_answers_a700,
     'unit.queue.changed_bytes_are_a_conflict': changed_bytes_are_a_conflict,
+    'unit.queue.conflict_stops_what_waits': a_conflict_stops_what_waits_to_be_sent,
     'unit.queue.late_slice_makes_a_new_series': late_slice_makes_a_new_series,
     'peer.node.derived_is_found_and_moved': lambda: derived_is_found_and_moved(lambda: phantom('source', slices=6)),
     'unit.work.no_positions_are_refused': no_positions_are_refused,

@@ -581,6 +581,70 @@ static void files_that_are_back_are_found(void)
     spool_close(spool);
 }
 
+// Derived from bytes that are now disputed, and not sent yet: it went out all the same.
+static void a_conflict_holds_what_waits_to_be_sent(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 0}, {"third", 0}};
+    struct spool_delivery delivery;
+    int found, sent;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    index_at("o-1.dcm", "2.1", "2.5", "oo", 0);
+    gather(0, second_us);
+    finish_one(destinations, 3, 2 * second_us); // d1 to d3
+    finish_one(destinations, 1, 2 * second_us); // d4, of the other series
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 3 * second_us, &delivery, &found, &why));
+    CHECK_INT(delivery.id, 1);
+    CHECK_OK(spool_delivery_is_sent(spool, 1, 0, &sent, &why));
+    CHECK_OK(spool_hold(spool, "d3", 3 * second_us, &why));
+    CHECK_INT(index_at("a-2.dcm", "1.1", "1.5", "bb", 4 * second_us), SPOOL_CONFLICT);
+    CHECK_STR(row_of("s1").state, "CONFLICT");
+    CHECK_STR(row_of("d1").state, "HELD");
+    CHECK_STR(row_of("d1").note, "the series is in conflict");
+    CHECK_STR(row_of("d2").state, "HELD");
+    CHECK_STR(row_of("d4").state, "WAITING");
+    // No further object of what is being sent.
+    CHECK_FAULT(spool_delivery_record(spool, 1, "s", 0, 0, 1, 10, 5 * second_us, &why), FAULT_LEASE_LOST);
+    CHECK_FAULT(spool_delivery_is_sent(spool, 1, 1, &sent, &why), FAULT_LEASE_LOST);
+    CHECK_FAULT(spool_delivery_end(spool, 1, "s", NULL, 0, 0, 5 * second_us, &why), FAULT_LEASE_LOST);
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 99 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_release(spool, "s1", 100 * second_us, &why));
+    CHECK_STR(row_of("d1").state, "WAITING");
+    CHECK_STR(row_of("d2").state, "WAITING");
+    CHECK_STR(row_of("d3").state, "HELD"); // a person's
+    CHECK_STR(row_of("d3").note, "held by a person");
+    // Its job has all that is kept: another would send the same UIDs again.
+    CHECK_STR(row_of("s1").state, "QUEUED");
+    CHECK_INT(gather(0, 200 * second_us), 0);
+    CHECK_INT(index_at("a-3.dcm", "1.2", "1.5", "cc", 300 * second_us), SPOOL_NEW);
+    CHECK_INT(gather(0, 301 * second_us), 1);
+    spool_close(spool);
+}
+
+// The job that waited when the conflict came is the one that is done; held for ever, it kept its series from
+// the purge.
+static void a_release_gives_the_job_back(void)
+{
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    index_at("a-2.dcm", "1.1", "1.5", "bb", 2 * second_us);
+    CHECK_STR(row_of("j1").state, "HELD");
+    CHECK_OK(spool_release(spool, "s1", 3 * second_us, &why));
+    CHECK_STR(row_of("j1").state, "WAITING");
+    CHECK_STR(row_of("s1").state, "QUEUED");
+    CHECK_INT(gather(0, 4 * second_us), 0);
+    // A late one during the conflict: the job has not all, so the series gathers.
+    index_at("a-3.dcm", "1.1", "1.5", "cc", 5 * second_us);
+    index_at("a-4.dcm", "1.2", "1.5", "dd", 6 * second_us);
+    CHECK_OK(spool_release(spool, "s1", 7 * second_us, &why));
+    CHECK_STR(row_of("s1").state, "GATHERING");
+    CHECK_STR(row_of("j1").state, "HELD");
+    CHECK_INT(gather(0, 8 * second_us), 1);
+    spool_close(spool);
+}
+
 // Many processes that find no spool at all make one together.
 static void opened_by_many_at_once(void)
 {
@@ -617,6 +681,8 @@ static const struct test tests[] = {
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
     {"unit.spool.missing_files_are_found", missing_files_are_found},
+    {"unit.spool.a_conflict_holds_what_waits_to_be_sent", a_conflict_holds_what_waits_to_be_sent},
+    {"unit.spool.a_release_gives_the_job_back", a_release_gives_the_job_back},
     {"unit.spool.lost_files_come_again", lost_files_come_again},
     {"unit.spool.files_that_are_back_are_found", files_that_are_back_are_found},
 };
