@@ -452,18 +452,24 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
     struct spool *spool = NULL;
     int is_reconciled = 0;
     double next_purge_s = 0;
+    size_t n_rest = 0;
     int rc = spool_open(conf->spool, &spool, why);
+    // First of all: to anything else its rows without files look like a loss.
+    if (rc == 0 && spool_purge_rest(spool, &n_rest, why) != 0)
+        log_error("a purge cannot be ended: %s", why->text);
+    if (n_rest > 0)
+        log_info("%zu series purged that a stop had left half-way", n_rest);
     while (rc == 0 && !*stop) {
         struct indexer_round round;
         size_t n_purged = 0;
         int round_rc = indexer_round(spool, conf, &round, why);
-        if (round_rc == 0 && !is_reconciled) {
-            round_rc = reconcile(spool, why);
-            is_reconciled = round_rc == 0;
-        }
         if (round_rc == 0 && clock_monotonic_s() >= next_purge_s) {
             next_purge_s = clock_monotonic_s() + PURGE_INTERVAL_S;
             round_rc = spool_purge(spool, conf->keep_days, clock_wall_us(), &n_purged, why);
+        }
+        if (round_rc == 0 && !is_reconciled) { // after the purge: what was to go anyway is no loss
+            round_rc = reconcile(spool, why);
+            is_reconciled = round_rc == 0;
         }
         if (round_rc != 0) {
             is_reconciled = 0; // what was put in its place without its row is found so

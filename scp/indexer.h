@@ -22,7 +22,8 @@ struct indexer_round {
 int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
                   struct fault_note *why);
 
-// Rounds until *stop. Reconciles files and rows first. Errors: QUEUE, IO when the spool cannot be opened.
+// Rounds until *stop. Ends purges that were begun first; reconciles files and rows after the first round.
+// Errors: QUEUE, IO when the spool cannot be opened.
 int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why);
 
 #endif

@@ -20,6 +20,9 @@ struct spool {
     char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
 };
 
+// Removes derived/<name> and what reports/ has of it. A missing one is fine.
+int spool_remove_derived(struct spool *spool, const char *name, struct fault_note *why);
+
 // A statement with its values bound: `types` has one letter per value, 'i' int64_t, 'd' double (NAN binds
 // NULL), 't' const char * (copied; NULL binds NULL). NULL on failure, `why` filled.
 sqlite3_stmt *db_prepare(struct spool *spool, struct fault_note *why, const char *sql, const char *types,

@@ -179,6 +179,37 @@ static int insert_result(struct spool *spool, int64_t job, const struct spool_re
     return rc;
 }
 
+// Folders of an earlier time that the job was done, which no row will name any more: a view that is not made
+// now. Before the rows, so that none is left behind; should these not come about, the job is done again.
+static int drop_old_folders(struct spool *spool, int64_t job, const struct spool_result *results,
+                            size_t n_results, struct fault_note *why)
+{
+    sqlite3_stmt *statement = db_prepare(
+        spool, why, "SELECT derived_name FROM result WHERE job_id=?1 AND derived_name<>''", "i", job);
+    if (statement == NULL)
+        return why->fault;
+    int rc, n_dropped = 0;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char name[SPOOL_NAME_SIZE];
+        size_t i = 0;
+        db_text(statement, 0, name, sizeof name);
+        while (i < n_results && strcmp(results[i].derived_name, name) != 0)
+            i++;
+        if (i < n_results)
+            continue;
+        rc = spool_remove_derived(spool, name, why);
+        if (rc != 0)
+            break;
+        n_dropped++;
+    }
+    sqlite3_finalize(statement);
+    if (rc == 0 && n_dropped > 0)
+        rc = file_sync_directory(spool->folders[SPOOL_DERIVED], why);
+    if (rc == 0 && n_dropped > 0)
+        rc = file_sync_directory(spool->folders[SPOOL_REPORTS], why);
+    return rc;
+}
+
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
                      size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
                      int64_t now_us, struct fault_note *why)
@@ -204,6 +235,8 @@ int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const 
                 " WHERE id=?1 AND owner=?2 AND state='LEASED'",
                 "ittti", job, owner, state, note, now_us);
     rc = check_owned(spool, rc, "job", job, why);
+    if (rc == 0)
+        rc = drop_old_folders(spool, job, results, n_results, why);
     if (rc == 0) // done again on a person's wish: the new results stand for the old ones
         rc = db_run(spool, why, "DELETE FROM result WHERE job_id=?1", "i", job);
     for (size_t i = 0; i < n_results && rc == 0; i++)

@@ -34,6 +34,7 @@ static const char *const schema =
     "CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL UNIQUE,"
     " sender TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN ('GATHERING','QUEUED','CONFLICT','FAILED')),"
     " changed_us INTEGER NOT NULL, note TEXT NOT NULL DEFAULT '');"
+    "CREATE TABLE IF NOT EXISTS purging(series_uid TEXT PRIMARY KEY);" // begun, perhaps not ended
     "CREATE TABLE IF NOT EXISTS job(id INTEGER PRIMARY KEY AUTOINCREMENT, series_uid TEXT NOT NULL,"
     " state TEXT NOT NULL CHECK(state IN ('WAITING','LEASED','DONE','REFUSED','FAILED','HELD')),"
     " last_object INTEGER NOT NULL, created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL,"
@@ -241,6 +242,12 @@ static int touch_series(struct spool *spool, const struct spool_object *object, 
                   "tti", object->series_uid, object->sender, now_us);
 }
 
+// Something came for it: a purge that failed half-way is not gone on with.
+static int keep_series(struct spool *spool, const char *series_uid, struct fault_note *why)
+{
+    return db_run(spool, why, "DELETE FROM purging WHERE series_uid=?1", "t", series_uid);
+}
+
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why)
 {
@@ -265,7 +272,11 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
             rc = mark_conflict(spool, known_series, now_us, why);
         if (rc == 0)
             rc = mark_conflict(spool, object->series_uid, now_us, why);
+        if (rc == 0)
+            rc = keep_series(spool, known_series, why);
     }
+    if (rc == 0 && (*verdict == SPOOL_NEW || *verdict == SPOOL_CONFLICT))
+        rc = keep_series(spool, object->series_uid, why);
     return spool->in_group ? rc : db_end(spool, rc, why);
 }
 
@@ -415,6 +426,8 @@ int spool_mended(struct spool *spool, const char *series_uid, int64_t now_us, st
     rc = db_run(spool, why, "UPDATE series SET changed_us=?2 WHERE series_uid=?1 AND state='QUEUED'", "ti",
                 series_uid, now_us);
     if (rc == 0)
+        rc = keep_series(spool, series_uid, why);
+    if (rc == 0)
         rc = go_on(spool, series_uid, now_us, why);
     return db_end(spool, rc, why);
 }
@@ -453,7 +466,10 @@ int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struc
     int rc = db_begin(spool, why);
     if (rc != 0)
         return rc;
-    sqlite3_stmt *statement = db_prepare(spool, why, "SELECT name, place, series_uid FROM object", "");
+    sqlite3_stmt *statement = db_prepare(spool, why,
+                                         "SELECT name, place, series_uid FROM object"
+                                         " WHERE series_uid NOT IN (SELECT series_uid FROM purging)",
+                                         "");
     if (statement == NULL)
         return db_end(spool, why->fault, why);
     while ((rc = db_step(spool, statement, why)) == 1) {
@@ -516,8 +532,9 @@ static int remove_named(struct spool *spool, enum spool_folder folder, const cha
     return file_remove_tree(path, why);
 }
 
-// Runs `sql` (one text column: a name) and removes each from `folder`.
-static int remove_all(struct spool *spool, enum spool_folder folder, const char *sql, const char *series_uid,
+// Runs `sql` (one text column: a name) and removes each.
+static int remove_all(struct spool *spool, const char *sql, const char *series_uid,
+                      int (*each)(struct spool *spool, const char *name, struct fault_note *why),
                       struct fault_note *why)
 {
     sqlite3_stmt *statement = db_prepare(spool, why, sql, "t", series_uid);
@@ -527,8 +544,7 @@ static int remove_all(struct spool *spool, enum spool_folder folder, const char 
     while ((rc = db_step(spool, statement, why)) == 1) {
         char name[SPOOL_NAME_SIZE];
         db_text(statement, 0, name, sizeof name);
-        if (name[0] != '\0')
-            rc = remove_named(spool, folder, name, why);
+        rc = each(spool, name, why);
         if (rc < 0)
             break;
     }
@@ -536,62 +552,67 @@ static int remove_all(struct spool *spool, enum spool_folder folder, const char 
     return rc;
 }
 
-// Files go first: a crash in between leaves rows whose files are gone, which the next purge takes away; the
-// other way round files of patients would stay for ever.
+int spool_remove_derived(struct spool *spool, const char *name, struct fault_note *why)
+{
+    char report[SPOOL_NAME_SIZE + 8];
+    int rc = remove_named(spool, SPOOL_DERIVED, name, why);
+    snprintf(report, sizeof report, "%s.json", name);
+    if (rc == 0)
+        rc = remove_named(spool, SPOOL_REPORTS, report, why);
+    snprintf(report, sizeof report, "%s.png", name);
+    return rc == 0 ? remove_named(spool, SPOOL_REPORTS, report, why) : rc;
+}
+
+static int remove_store(struct spool *spool, const char *name, struct fault_note *why)
+{
+    return remove_named(spool, SPOOL_STORE, name, why);
+}
+
+static int remove_aside(struct spool *spool, const char *name, struct fault_note *why)
+{
+    return remove_named(spool, SPOOL_ASIDE, name, why);
+}
+
+// Its files first, gone for good before its rows are: the other way round files of patients would stay for
+// ever. A crash in between leaves the series in `purging`, to be gone on with.
 static int purge_series(struct spool *spool, const char *series_uid, struct fault_note *why)
 {
-    int rc = remove_all(spool, SPOOL_DERIVED,
-                        "SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1",
-                        series_uid, why);
-    if (rc == 0)
-        rc = remove_all(
-            spool, SPOOL_REPORTS,
-            "SELECT derived_name||'.json' FROM result JOIN job ON job.id=job_id WHERE series_uid=?1"
-            " AND derived_name<>''",
-            series_uid, why);
-    if (rc == 0)
-        rc =
-            remove_all(spool, SPOOL_REPORTS,
-                       "SELECT derived_name||'.png' FROM result JOIN job ON job.id=job_id WHERE series_uid=?1"
-                       " AND derived_name<>''",
-                       series_uid, why);
-    if (rc == 0)
-        rc = remove_all(spool, SPOOL_STORE, "SELECT name FROM object WHERE series_uid=?1 AND place='store'",
-                        series_uid, why);
+    static const struct {
+        const char *names; // a query
+        int (*each)(struct spool *spool, const char *name, struct fault_note *why);
+    } files[] = {
+        {"SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1 AND derived_name<>''",
+         spool_remove_derived},
+        {"SELECT name FROM object WHERE series_uid=?1 AND place='store'", remove_store},
+        {"SELECT name FROM object WHERE series_uid=?1 AND place='aside'", remove_aside},
+    };
+    static const enum spool_folder folders[] = {SPOOL_DERIVED, SPOOL_REPORTS, SPOOL_STORE, SPOOL_ASIDE};
+    static const char *const tables[] = {"object", "told", "job", "series", "purging"};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof files / sizeof files[0] && rc == 0; i++)
+        rc = remove_all(spool, files[i].names, series_uid, files[i].each, why);
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && rc == 0; i++)
+        rc = file_sync_directory(spool->folders[folders[i]], why);
     if (rc == 0)
         rc = db_begin(spool, why);
     if (rc != 0)
         return rc;
-    rc = db_run(spool, why, "DELETE FROM object WHERE series_uid=?1", "t", series_uid);
-    if (rc == 0)
-        rc = db_run(spool, why, "DELETE FROM told WHERE series_uid=?1", "t", series_uid);
-    if (rc == 0)
-        rc = db_run(spool, why, "DELETE FROM job WHERE series_uid=?1", "t", series_uid);
-    if (rc == 0)
-        rc = db_run(spool, why, "DELETE FROM series WHERE series_uid=?1", "t", series_uid);
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0] && rc == 0; i++) {
+        char sql[64];
+        snprintf(sql, sizeof sql, "DELETE FROM %s WHERE series_uid=?1", tables[i]);
+        rc = db_run(spool, why, sql, "t", series_uid);
+    }
     return db_end(spool, rc, why);
 }
 
-int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
-                struct fault_note *why)
+int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why)
 {
     struct fault_note local;
     why = why ? why : &local;
     *n_series = 0;
-    if (keep_days == 0)
-        return 0;
     for (;;) {
         char series_uid[UID_SIZE] = "";
-        // Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict.
-        sqlite3_stmt *statement =
-            db_prepare(spool, why,
-                       "SELECT series_uid FROM series s WHERE state='QUEUED' AND changed_us<?1"
-                       " AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
-                       "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
-                       " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d "
-                       "ON d.result_id=r.id"
-                       "  WHERE j.series_uid=s.series_uid AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
-                       "i", now_us - keep_days * 86400 * 1000000);
+        sqlite3_stmt *statement = db_prepare(spool, why, "SELECT series_uid FROM purging LIMIT 1", "");
         if (statement == NULL)
             return why->fault;
         int rc = db_step(spool, statement, why);
@@ -605,6 +626,31 @@ int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *
             return rc;
         ++*n_series;
     }
+}
+
+int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
+                struct fault_note *why)
+{
+    struct fault_note local;
+    size_t n = 0;
+    why = why ? why : &local;
+    int rc = spool_purge_rest(spool, n_series, why);
+    while (rc == 0 && keep_days > 0) {
+        // Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict.
+        rc = db_run(spool, why,
+                    "INSERT INTO purging SELECT series_uid FROM series s WHERE state='QUEUED'"
+                    " AND changed_us<?1 AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
+                    "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
+                    " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d"
+                    "  ON d.result_id=r.id WHERE j.series_uid=s.series_uid"
+                    "  AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
+                    "i", now_us - keep_days * 86400 * 1000000);
+        if (rc != 0 || sqlite3_changes(spool->db) == 0)
+            break;
+        rc = spool_purge_rest(spool, &n, why);
+        *n_series += n;
+    }
+    return rc;
 }
 
 int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, int64_t *n_deliveries,

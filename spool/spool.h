@@ -92,8 +92,8 @@ int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct 
                       char *path, int *found, int *is_disputed, struct fault_note *why);
 
 // Every object row whose file is neither in the store nor waiting in incoming: its series becomes FAILED
-// (LOST_FILE). Returns their number in *n_lost. A FAILED series whose files are all there again goes on, as
-// after spool_mended.
+// (LOST_FILE), unless its purge was begun. Returns their number in *n_lost. A FAILED series whose files are
+// all there again goes on, as after spool_mended.
 int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struct fault_note *why);
 
 // ---- gathering: when a series is complete
@@ -193,7 +193,8 @@ struct spool_destination {
 };
 
 // Ends a job in one transaction: its results, and a delivery of every derived series to every destination
-// that gets its form. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was
+// that gets its form. Done again, its new results stand for the old ones, whose folders go unless they are
+// among the new. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was
 // derived is delivered all the same). Errors: LEASE_LOST, QUEUE.
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
                      size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
@@ -289,8 +290,12 @@ int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct faul
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
-// Forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: nothing. *n_series
-// counts.
+// Goes on with purges that were begun and not ended: by a crash, or by a file that could not be removed.
+// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts.
+int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why);
+
+// The same; then forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: for
+// ever. *n_series counts.
 int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
                 struct fault_note *why);
 

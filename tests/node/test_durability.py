@@ -336,6 +336,48 @@ def replacing_dies_at_every_file_call():
         node.stop()
 
 
+# ---- purging
+
+def count_files(node):
+    return {f: sum(len(files) for _, _, files in os.walk(node.spool + '/' + f)) for f in ('store', 'aside', 'derived', 'reports')}
+
+
+def purge_goes_on_after_a_kill():
+    """Killed in the middle of a purge, the next start took what was gone for a loss: FAILED, never purged, and what was sent again was
+    dropped. Now it ends the purge before anything else, even where it would not begin one any more."""
+    good = phantom('source', matrix=32, slices=5)
+    node = Node(work__finetune=False, work__recipe='consistency=0').start('receive', 'work')
+    try:
+        storescu(node, good)
+        wait_for('a job done', 60, lambda: [r for r in node.rows('job') if r['state'] == 'DONE'])
+        node.stop()
+        db = sqlite3.connect(node.spool + '/queue.db')
+        for table in ('series', 'job'):
+            db.execute('UPDATE %s SET changed_us=changed_us-%d' % (table, 10 * 86400 * 1000000))
+        db.commit()
+        db.close()
+        before = count_files(node)
+        shutil.copytree(node.spool, 'before')
+        for call in (2, sum(before.values()) - 3):
+            shutil.rmtree(node.spool)
+            shutil.copytree('before', node.spool)
+            node = Node(retention__keep_days=1)
+            node.start('receive', env={'ISOSLICE_CRASH_AT': str(call)})
+            wait_for('the purge begun', 10, lambda: count_files(node) != before)
+            time.sleep(0.3)
+            node.kill('receive')
+            check(sum(count_files(node).values()) > 0, 'not killed in its middle: %s' % count_files(node))
+            node = Node(retention__keep_days=0).start('receive')
+            wait_for('purged', 10, lambda: node.rows() == [])
+            equal(sum(count_files(node).values()), 0, 'files left')
+            storescu(node, good)
+            wait_for('taken as new', 10, lambda: [r['images'] for r in node.rows('series')] == [len(good)])
+            equal(len(node.stored()), len(good), 'kept')
+            node.stop()
+    finally:
+        node.stop()
+
+
 # ---- load
 
 def with_uid(data, old, i, series=None):
@@ -507,6 +549,7 @@ TESTS = {
     'crash.receive.rows_outlive_names': rows_outlive_names,
     'unit.receive.lost_and_damaged_are_replaced': lost_and_damaged_are_replaced,
     'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
+    'crash.receive.purge_goes_on': purge_goes_on_after_a_kill,
     'crash.receive.killed_under_load': killed_under_load,
     'unit.receive.synced_before_answered': synced_before_answered,
     'unit.receive.two_hundred_associations': two_hundred_associations,

@@ -3,6 +3,9 @@
 #include "spool/spool.h"
 #include "tests/support/check.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -645,6 +648,160 @@ static void a_release_gives_the_job_back(void)
     spool_close(spool);
 }
 
+static int count_in(const char *folder)
+{
+    int n = 0;
+    struct dirent *entry;
+    DIR *dir = opendir(folder);
+    CHECK(dir != NULL);
+    while ((entry = readdir(dir)) != NULL)
+        n += entry->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+static int count_patient_files(void)
+{
+    return count_in("sp/store") + count_in("sp/aside") + count_in("sp/derived") + count_in("sp/reports");
+}
+
+static const int64_t long_after_us = INT64_C(100) * 86400 * 1000000;
+
+// A series that was in conflict and released, derived and delivered, with all its files; the purge may have
+// it.
+static void make_purgeable(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    struct spool_delivery delivery;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    index_at("a-2.dcm", "1.2", "1.5", "bb", 0);
+    CHECK_INT(index_at("a-3.dcm", "1.1", "1.5", "cc", 0), SPOOL_CONFLICT);
+    CHECK_OK(file_write_atomic("sp/aside/a-3.dcm", "x", 1, &why));
+    CHECK_OK(spool_release(spool, "s1", 0, &why));
+    gather(0, second_us);
+    finish_one(destinations, 1, 2 * second_us);
+    CHECK_OK(file_make_directory("sp/derived/j1-s0", &why));
+    CHECK_OK(file_write_atomic("sp/derived/j1-s0/IM0001.dcm", "x", 1, &why));
+    CHECK_OK(file_write_atomic("sp/reports/j1-s0.json", "x", 1, &why));
+    CHECK_OK(file_write_atomic("sp/reports/j1-s0.png", "x", 1, &why));
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 3 * second_us, &delivery, &found, &why));
+    CHECK_OK(spool_delivery_end(spool, delivery.id, "s", NULL, 0, 0, 4 * second_us, &why));
+    CHECK_INT(count_patient_files(), 6);
+}
+
+// Purges in a process of its own with a crash point; returns its exit status, -1 when it was killed.
+static int purge_with(const char *crash_at)
+{
+    int status;
+    size_t n;
+    spool_close(spool);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        setenv("ISOSLICE_CRASH_AT", crash_at, 1);
+        file_arm_crash_point();
+        if (spool_open("sp", &spool, &why) != 0)
+            _exit(2);
+        _exit(spool_purge(spool, 14, long_after_us, &n, &why) == 0 ? 0 : 1);
+    }
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK_OK(spool_open("sp", &spool, &why));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// A purge that was killed left rows without files: at the next start a loss, FAILED for ever. And files of
+// conflicts were never removed.
+static void purge_ends_after_any_file_call(void)
+{
+    size_t n;
+    int n_stopped = 0;
+    for (int fails = 0; fails < 2; fails++) {
+        int status = 1;
+        for (int call = 1; status != 0; call += fails ? 4 : 1) {
+            char crash_at[32];
+            snprintf(crash_at, sizeof crash_at, "%d%s", call, fails ? ":5" : "");
+            make_purgeable();
+            status = purge_with(crash_at);
+            CHECK(status == 0 || status == (fails ? 1 : -1));
+            n_stopped += status != 0;
+            CHECK_OK(spool_check_files(spool, long_after_us, &n, &why));
+            CHECK_INT(n, 0); // going, not lost
+            CHECK_OK(spool_purge_rest(spool, &n, &why));
+            CHECK_INT(n, status != 0);
+            CHECK_INT(count_patient_files(), 0);
+            CHECK_STR(row_of("s1").state, "");
+            CHECK_STR(row_of("j1").state, "");
+            CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 0), SPOOL_NEW);
+            spool_close(spool);
+        }
+    }
+    CHECK(n_stopped > 2 * 6);
+}
+
+static int no_unlink(const char *path)
+{
+    (void)path;
+    errno = EIO;
+    return -1;
+}
+
+// What comes for a series whose purge failed half-way is not purged with it.
+static void purge_leaves_what_came_meanwhile(void)
+{
+    const struct file_ops real = file_ops;
+    size_t n;
+    for (int again = 0; again < 2; again++) {
+        make_purgeable();
+        CHECK_INT(unlink("sp/store/a-2.dcm"), 0); // as far as it came
+        file_ops.unlink = no_unlink;
+        CHECK_FAULT(spool_purge(spool, 14, long_after_us, &n, &why), FAULT_IO);
+        CHECK_FAULT(spool_purge_rest(spool, &n, &why), FAULT_IO);
+        file_ops = real;
+        if (again)
+            comes_again("b-2.dcm", "1.2", "bb", 0, long_after_us);
+        else
+            CHECK_INT(index_at("b-9.dcm", "1.9", "1.5", "ii", long_after_us), SPOOL_NEW);
+        CHECK_OK(spool_purge(spool, 14, long_after_us + second_us, &n, &why));
+        CHECK_INT(n, 0);
+        CHECK_STR(row_of("s1").state, again ? "QUEUED" : "GATHERING");
+        CHECK_INT(access(again ? "sp/store/a-2.dcm" : "sp/store/b-9.dcm", F_OK), 0);
+        spool_close(spool);
+    }
+}
+
+// The folder of a view that is not made any more had no row, so that no purge found it.
+static void job_done_again_drops_old_folders(void)
+{
+    struct spool_result results[2] = {{.n_objects = 2}, {.n_objects = 2}};
+    struct spool_job job;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    for (int i = 0; i < 2; i++) {
+        snprintf(results[i].derived_name, SPOOL_NAME_SIZE, "j1-s0%s", i ? "-coronal" : "");
+        char path[SPOOL_NAME_SIZE + 32];
+        snprintf(path, sizeof path, "sp/derived/%s", results[i].derived_name);
+        CHECK_OK(file_make_directory(path, &why));
+    }
+    CHECK_OK(file_write_atomic("sp/derived/j1-s0-coronal/IM0001.dcm", "x", 1, &why));
+    CHECK_OK(file_write_atomic("sp/reports/j1-s0.json", "x", 1, &why));
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 2, NULL, 0, second_us, &why));
+    CHECK_INT(count_in("sp/derived"), 2);
+    CHECK_OK(spool_retry(spool, "j1", second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_FAULT(spool_job_finish(spool, job.id, "x", results, 1, NULL, 0, second_us, &why), FAULT_LEASE_LOST);
+    CHECK_INT(count_in("sp/derived"), 2);
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 1, NULL, 0, second_us, &why));
+    CHECK_INT(count_in("sp/derived"), 1);
+    CHECK_INT(access("sp/derived/j1-s0", F_OK), 0);
+    CHECK_INT(count_in("sp/reports"), 1);
+    spool_close(spool);
+}
+
 // Many processes that find no spool at all make one together.
 static void opened_by_many_at_once(void)
 {
@@ -683,6 +840,9 @@ static const struct test tests[] = {
     {"unit.spool.missing_files_are_found", missing_files_are_found},
     {"unit.spool.a_conflict_holds_what_waits_to_be_sent", a_conflict_holds_what_waits_to_be_sent},
     {"unit.spool.a_release_gives_the_job_back", a_release_gives_the_job_back},
+    {"crash.spool.purge_ends_after_any_file_call", purge_ends_after_any_file_call},
+    {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
+    {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
     {"unit.spool.lost_files_come_again", lost_files_come_again},
     {"unit.spool.files_that_are_back_are_found", files_that_are_back_are_found},
 };
