@@ -19,11 +19,22 @@ static const double SAME_POSITION_MM = 0.01;   // or 1 % of the distance
 static const double BLOCK_GAP = 2.5;           // times the median distance
 static const double DRIFT = 0.05;              // of the distance, accepted with a warning
 static const double EVEN = 0.01;               // of the distance, accepted in silence
+static const double BETWEEN = 0.2;             // of the distance; nearer, a slice lies beside another
 static const double MIN_RATIO = 1.3;           // slice distance to pixel
 static const double MIN_RATIO_UNTOLD = 1.5;    // the same, where nothing says that the acquisition is 2D
 
+enum { N_CLASSES = SLICE_N_NUMBERS + 2 }; // one for the numbers each, pixels and texts, orientation
+
+struct classed {
+    unsigned class[N_CLASSES];
+    size_t rank, slice;
+};
+
 struct sorter {
     const struct slice *slices;
+    const struct classed *classed; // [n_classed] what may make stacks, group after group
+    size_t n_classed;
+    const struct classed *group; // the first of the group at hand
     enum stack_use use;
     struct stack *stacks;
     size_t n_stacks, room;
@@ -672,6 +683,105 @@ static int judge_dimension(const struct slice *first, double m, char *reason, si
         type, m, thickness, px);
 }
 
+// Every second slice of a stack (or every third ...) is as even as the whole: only the header tells. Some
+// vendors write the gap as Spacing Between Slices. A gap of half the distance between slices as thick as that
+// cannot be told from half of a stack without gaps, so that is refused as well.
+static int judge_wholeness(const struct slice *first, double m, char *reason, size_t size)
+{
+    double spacing = first->has & SLICE_HAS_SPACING_BETWEEN ? fabs(first->spacing_between_mm) : 0;
+    if (!(spacing > 0))
+        return 0;
+    double times = round(m / spacing);
+    double thickness = first->has & SLICE_HAS_THICKNESS ? first->thickness_mm : 0;
+    if (times < 2 || fabs(m - times * spacing) > DRIFT * m || thickness > (1 + DRIFT) * m / 2)
+        return 0;
+    char thick[40] = "unknown thickness";
+    if (thickness > 0)
+        snprintf(thick, sizeof thick, "%.3f mm", thickness);
+    return reject(reason, size, FAULT_MISSING_SLICES,
+                  "the positions are %.3f mm apart, %.0f times the Spacing Between Slices of %.3f mm, and "
+                  "slices of %s leave room for %.0f more in every gap",
+                  m, times, spacing, thick, times - 1);
+}
+
+// What parts two groups of slices, by the first that differs.
+static const char *difference_of(const struct classed *a, const struct classed *b, const struct slice *x,
+                                 const struct slice *y)
+{
+    static const char *const numbers[SLICE_N_NUMBERS] = {
+        "Echo Time", "Repetition Time", "Inversion Time",    "Flip Angle",  "Pixel Spacing", "Pixel Spacing",
+        "b-value",   "Trigger Time",    "Temporal Position", "Echo Number", "Stack ID"};
+    static const char *const texts[SLICE_N_TEXTS] = {"Image Type", "Complex Image Component", "Sequence Name",
+                                                     "Protocol Name", "Contrast/Bolus Agent"};
+    for (int i = 0; i < SLICE_N_NUMBERS; i++)
+        if (a->class[i] != b->class[i])
+            return numbers[i];
+    for (int i = 0; i < SLICE_N_TEXTS; i++)
+        if (strcmp(x->texts[i], y->texts[i]) != 0)
+            return texts[i];
+    return "bits or acquisition type";
+}
+
+// Another group's slice on the same grid of pixels as this stack's.
+static int shares_grid(const struct sorter *s, const struct slice *first, const struct classed *other)
+{
+    const struct slice *slice = &s->slices[other->slice];
+    double u = 0, v = 0;
+    if (memcmp(other->class, s->group->class, sizeof other->class) == 0 ||
+        other->class[N_CLASSES - 1] != s->group->class[N_CLASSES - 1] || slice->n_rows != first->n_rows ||
+        slice->n_columns != first->n_columns || other->class[SLICE_ROW_MM] != s->group->class[SLICE_ROW_MM] ||
+        other->class[SLICE_COLUMN_MM] != s->group->class[SLICE_COLUMN_MM])
+        return 0;
+    offset_of(first, slice, &u, &v);
+    return hypot(u, v) <= fmax(OFFSET_MM, OFFSET_MM * pixel_mm(first));
+}
+
+// The gap that holds z: slices[gap - 1] and slices[gap] are around it. 0: it lies outside.
+static size_t gap_of(const struct keyed *slices, size_t n, double z)
+{
+    size_t low = 0, high = n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (slices[middle].key < z)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < n ? low : 0;
+}
+
+// Slices of other groups between this stack's: one acquisition in turns (triggered, in packages), each of
+// them as even as a stack. Echoes, phases and volumes share positions instead, or lie a little beside them
+// where the patient moved.
+static int judge_turns(const struct sorter *s, const struct keyed *slices, size_t n, double m, char *reason,
+                       size_t size)
+{
+    const struct slice *first = &s->slices[slices[0].slice];
+    double normal[3];
+    const struct classed *found = NULL;
+    size_t count = 0;
+    normal_of(first, normal);
+    for (size_t i = 0; i < s->n_classed; i++) {
+        const struct classed *other = &s->classed[i];
+        if (!shares_grid(s, first, other))
+            continue;
+        double z = dot(s->slices[other->slice].position, normal);
+        size_t gap = gap_of(slices, n, z);
+        if (gap == 0 || fmin(z - slices[gap - 1].key, slices[gap].key - z) < BETWEEN * m)
+            continue;
+        count++;
+        if (found == NULL)
+            found = other;
+    }
+    if (found == NULL)
+        return 0;
+    return reject(
+        reason, size, FAULT_MISSING_SLICES,
+        "%zu image%s of the same orientation and pixels between these %zu slices, %.3f mm apart, and "
+        "unlike them in %s: these are not a whole stack",
+        count, count == 1 ? "" : "s", n, m, difference_of(s->group, found, first, &s->slices[found->slice]));
+}
+
 static void cross_check(const struct slice *first, double m, char *warnings, size_t size)
 {
     if (first->has & SLICE_HAS_SPACING_BETWEEN && fabs(fabs(first->spacing_between_mm) - m) > 0.05 * m)
@@ -700,6 +810,10 @@ static int judge_stack(struct sorter *s, const struct keyed *slices, size_t n)
         verdict = judge_regularity(slices, n, m, reason, sizeof reason, warnings, sizeof warnings);
     if (verdict == 0 && s->use == STACK_TO_DERIVE)
         verdict = judge_dimension(first, m, reason, sizeof reason);
+    if (verdict == 0)
+        verdict = judge_turns(s, slices, n, m, reason, sizeof reason);
+    if (verdict == 0)
+        verdict = judge_wholeness(first, m, reason, sizeof reason);
     if (verdict == 0)
         cross_check(first, m, warnings, sizeof warnings);
     if (verdict == 0 && s->dropped > 0)
@@ -851,13 +965,6 @@ static int is_localizer(const struct sorter *s, const size_t *firsts, size_t n_o
     return 1;
 }
 
-enum { N_CLASSES = SLICE_N_NUMBERS + 2 };
-
-struct classed {
-    unsigned class[N_CLASSES];
-    size_t rank, slice;
-};
-
 static int compare_classed(const void *a, const void *b)
 {
     const struct classed *x = a, *y = b;
@@ -908,14 +1015,18 @@ static int judge_groups(struct sorter *s, size_t *members, size_t n)
     }
     qsort(classed, n, sizeof *classed, compare_classed);
     size_t start = 0;
+    s->classed = classed;
+    s->n_classed = n;
     for (size_t i = 0; i < n; i++)
         members[i] = classed[i].slice;
     for (size_t i = 1; rc == 0 && i <= n; i++)
         if (i == n || memcmp(classed[i].class, classed[start].class, sizeof classed[i].class) != 0) {
+            s->group = &classed[start];
             rc = judge_group(s, members + start, i - start);
             start = i;
         }
 out:
+    s->n_classed = 0;
     free(classed);
     free(class);
     free(firsts);

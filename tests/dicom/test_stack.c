@@ -351,6 +351,125 @@ static void every_dropped_slice_is_missed(void)
     }
 }
 
+static void say_spacing(double thickness, double spacing)
+{
+    for (size_t i = 0; i < n_made; i++) {
+        made[i].thickness_mm = thickness;
+        made[i].spacing_between_mm = spacing;
+        made[i].has |= SLICE_HAS_SPACING_BETWEEN;
+    }
+}
+
+static void expect_ok(void)
+{
+    sort_made();
+    CHECK_INT(n_stacks, 1);
+    CHECK_STR(fault_name(stacks[0].verdict), "OK");
+}
+
+// A sender that stopped passing on every second image: what came was as even as a stack of its own, and went
+// out as one, with no more than a warning about Spacing Between Slices.
+static void a_regular_part_is_not_the_whole(void)
+{
+    add_stack(6, 8);
+    say_spacing(3.6, 4);
+    expect(FAULT_MISSING_SLICES,
+           "8.000 mm apart, 2 times the Spacing Between Slices of 4.000 mm, and slices of "
+           "3.600 mm leave room for 1 more in every gap");
+    say_spacing(4, 4); // no gaps: half the slices, not a gap of 4 mm
+    expect(FAULT_MISSING_SLICES, "2 times");
+    say_spacing(2.4, -8.0 / 3);
+    expect(FAULT_MISSING_SLICES, "3 times");
+    for (size_t i = 0; i < n_made; i++)
+        made[i].has &= ~(unsigned)SLICE_HAS_THICKNESS;
+    expect(FAULT_MISSING_SLICES, "slices of unknown thickness");
+    wanted = STACK_TO_LEARN;
+    expect(FAULT_MISSING_SLICES, "3 times");
+}
+
+// Some vendors write the gap there. Thickness and gap then make up the distance, and nothing fits between.
+static void a_gap_for_spacing_is_no_part(void)
+{
+    add_stack(8, 6);
+    say_spacing(4, 2); // a third of the distance
+    expect_ok();
+    CHECK_CONTAINS(stacks[0].warnings, "Spacing Between Slices says 2.000 mm, the positions 6.000 mm");
+    say_spacing(5, 1);
+    expect_ok();
+    say_spacing(6, 0);
+    expect_ok();
+    say_spacing(3.6, 2.5); // no whole part
+    expect_ok();
+    say_spacing(5, 6);
+    expect_ok();
+    CHECK_STR(stacks[0].warnings, "");
+    say_spacing(6, 3); // overlapping slices
+    expect_ok();
+}
+
+// Packages or heart beats that took turns, slice by slice: every group was as even as a stack of its own.
+static void turns_are_not_stacks(void)
+{
+    for (int by = 0; by < 3; by++)
+        for (int n_turns = 2; n_turns <= 3; n_turns++) {
+            n_made = 0;
+            add_stack(18, 4);
+            for (size_t i = 0; i < n_made; i++) {
+                int turn = (int)i % n_turns;
+                made[i].thickness_mm = 3.6;
+                made[i].numbers[SLICE_REPETITION_TIME] = by == 0 ? 4000 + 10 * turn : 4000;
+                made[i].numbers[SLICE_TRIGGER_TIME] = by == 1 ? 300 + turn : 300;
+                if (by == 2 && turn > 0)
+                    strcpy(made[i].texts[SLICE_IMAGE_TYPE],
+                           turn > 1 ? "ORIGINAL\\PRIMARY\\M\\NORM" : "ORIGINAL\\PRIMARY\\M");
+            }
+            sort_made();
+            CHECK_INT(n_stacks, n_turns);
+            for (int i = 0; i < n_turns; i++) {
+                CHECK_STR(fault_name(stacks[i].verdict), "MISSING_SLICES");
+                CHECK_CONTAINS(stacks[i].reason, "images of the same orientation and pixels between these");
+                CHECK_CONTAINS(stacks[i].reason, n_turns == 2 ? "8.000 mm" : "12.000 mm");
+                CHECK_CONTAINS(stacks[i].reason, by == 0   ? "unlike them in Repetition Time"
+                                                 : by == 1 ? "unlike them in Trigger Time"
+                                                           : "unlike them in Image Type");
+            }
+        }
+}
+
+// Groups at the same positions, beside them, one after the other or elsewhere in plane are stacks, each.
+static void groups_beside_each_other_are_stacks(void)
+{
+    static const double beside[] = {0, 0.5, 50, 2.5};
+    for (int kind = 0; kind < 4; kind++) {
+        n_made = 0;
+        add_stack(10, 5);
+        for (size_t i = 0; i < 10; i++) {
+            struct slice *s = add(5 * (double)i + beside[kind]);
+            s->numbers[SLICE_ECHO_TIME] = 20;
+            if (kind == 3)
+                shift(s, 30);
+        }
+        sort_made();
+        CHECK_INT(n_stacks, 2);
+        for (int i = 0; i < 2; i++) {
+            CHECK_STR(fault_name(stacks[i].verdict), "OK");
+            CHECK_STR(stacks[i].warnings, "");
+        }
+    }
+    // half of one echo came: the other is whole all the same
+    n_made = 0;
+    add_stack(11, 4);
+    for (size_t i = 0; i < 6; i++)
+        add(8 * (double)i)->numbers[SLICE_ECHO_TIME] = 20;
+    sort_made();
+    CHECK_INT(n_stacks, 2);
+    CHECK_STR(fault_name(stacks[0].verdict), "OK");
+    CHECK_INT(stacks[0].n, 11);
+    CHECK_STR(fault_name(stacks[1].verdict), "MISSING_SLICES");
+    CHECK_CONTAINS(stacks[1].reason, "5 images");
+    CHECK_CONTAINS(stacks[1].reason, "Echo Time");
+}
+
 static void uneven(void)
 {
     add_stack(12, 5);
@@ -827,6 +946,10 @@ static const struct test tests[] = {
     {"unit.stack.duplicates", duplicates},
     {"unit.stack.missing_slices", missing_slices},
     {"unit.stack.every_dropped_slice_is_missed", every_dropped_slice_is_missed},
+    {"unit.stack.a_regular_part_is_not_the_whole", a_regular_part_is_not_the_whole},
+    {"unit.stack.a_gap_for_spacing_is_no_part", a_gap_for_spacing_is_no_part},
+    {"unit.stack.turns_are_not_stacks", turns_are_not_stacks},
+    {"unit.stack.groups_beside_each_other_are_stacks", groups_beside_each_other_are_stacks},
     {"unit.stack.uneven", uneven},
     {"unit.stack.sheared", sheared},
     {"unit.stack.nothing_to_do", nothing_to_do},
