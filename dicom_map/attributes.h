@@ -10,11 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// "Same" means the same bytes in every slice of the stack. "Or empty" is for type 2: empty where there is
-// none.
+// "Same" means the same bytes in every slice of the stack: not for what is only alike in all of them by a
+// tolerance (stack.h), such as spacings and orientations. "Or empty" is for type 2: empty where there is
+// none. "Or fail" is for type 1, which every source of a stack has: nothing is written without it.
 enum attribute_rule {
     ATTRIBUTE_COPY_FIRST, // from the first slice, whatever the others say
     ATTRIBUTE_COPY_FIRST_OR_EMPTY,
+    ATTRIBUTE_COPY_FIRST_OR_FAIL,
     ATTRIBUTE_COPY_SAME, // only if it is the same in all
     ATTRIBUTE_COPY_SAME_OR_EMPTY,
     ATTRIBUTE_NEW,        // derive.c gives the value

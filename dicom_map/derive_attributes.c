@@ -189,6 +189,19 @@ static void copy_attributes(struct derivation *d)
     }
 }
 
+// Of what every object must have and only the source can say: a derived image without it would have no place
+// or no size.
+static void check_required(struct derivation *d)
+{
+    char text[8];
+    for (size_t i = 0; d->rc == 0 && i < n_attributes; i++)
+        if (attributes[i].rule == ATTRIBUTE_COPY_FIRST_OR_FAIL &&
+            dcm_get_text(d->root, attributes[i].tag, text, sizeof text) <= 0)
+            d->rc = fault_set(d->why, FAULT_INTERNAL,
+                              "no derived object can be without %s, and the source's cannot be copied",
+                              attributes[i].name);
+}
+
 // ---- dates
 
 // The latest time that the sources name, for work that has no record of its own: the same input then gives
@@ -674,4 +687,5 @@ void derivation_build_common(struct derivation *d)
         d->rc = dcm_remove(d->root, 0x00409096, d->why);
     if (d->request->view != VIEW_ACQUIRED)
         put_view(d);
+    check_required(d);
 }

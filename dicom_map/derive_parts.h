@@ -70,7 +70,8 @@ int derivation_has_term(const struct dcm_item *item, uint32_t tag, const char *t
 // Date and time of the job, into d.
 void derivation_set_job_time(struct derivation *d);
 
-// Fills d->root with all that does not change from image to image. Errors stay in d->rc.
+// Fills d->root with all that does not change from image to image. Errors stay in d->rc; INTERNAL where
+// something of type 1 is missing.
 void derivation_build_common(struct derivation *d);
 
 // 1 when the images are numbered in the order of their positions along the normal, -1 when against it: as the
