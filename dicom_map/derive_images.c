@@ -6,6 +6,7 @@
 #include "dicom_map/identity.h"
 #include "dicom_map/number.h"
 #include "dicom_map/object_file.h"
+#include "dicom_map/terms.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -174,22 +175,14 @@ static const struct dcm_item *find_anatomy(const struct derivation *d)
                : NULL;
 }
 
-// Complex Image Component as Enhanced MR says it, or as vendors say it in Image Type.
+// As Enhanced MR calls it.
 static const char *find_component(const struct derivation *d)
 {
-    static const char *const terms[][2] = {
-        {"MAGNITUDE", "M"}, {"PHASE", "P"}, {"REAL", "R"}, {"IMAGINARY", "I"}};
-    const struct slice *slice = source_slice(d->request->source, d->request->item, 0);
-    for (size_t i = 0; i < sizeof terms / sizeof terms[0]; i++)
-        if (strcmp(slice->texts[SLICE_COMPLEX_COMPONENT], terms[i][0]) == 0)
-            return terms[i][0];
-    int ge = 0;
-    if (sscanf(slice->texts[SLICE_COMPLEX_COMPONENT], "GE %d", &ge) == 1 && ge >= 0 && ge <= 3)
-        return terms[ge][0];
-    for (size_t i = 0; i < sizeof terms / sizeof terms[0]; i++)
-        if (derivation_has_term(d->first, 0x00080008, terms[i][1]))
-            return terms[i][0];
-    return "MAGNITUDE";
+    static const char *const names[] = {[COMPONENT_MAGNITUDE] = "MAGNITUDE",
+                                        [COMPONENT_PHASE] = "PHASE",
+                                        [COMPONENT_REAL] = "REAL",
+                                        [COMPONENT_IMAGINARY] = "IMAGINARY"};
+    return names[terms_component(source_slice(d->request->source, d->request->item, 0))];
 }
 
 // A term that all sources have, else another.

@@ -3,6 +3,7 @@
 
 #include "dicom_map/number.h"
 #include "dicom_map/square.h"
+#include "dicom_map/terms.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -76,18 +77,6 @@ static void normal_of(const struct slice *s, double n[3])
 static double pixel_mm(const struct slice *s)
 {
     return fmin(s->row_mm, s->column_mm);
-}
-
-static int has_value(const char *values, const char *value)
-{
-    size_t n = strlen(value);
-    for (const char *p = values; p != NULL; p = strchr(p, '\\')) {
-        if (*p == '\\')
-            p++;
-        if (strncmp(p, value, n) == 0 && (p[n] == '\0' || p[n] == '\\'))
-            return 1;
-    }
-    return 0;
 }
 
 // qsort has no argument for the caller, so keys are sorted together with what they belong to.
@@ -246,14 +235,18 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
         return reject(reason, size, FAULT_NO_PIXELS, "there is no pixel data");
     if (s->own_output)
         return reject(reason, size, FAULT_OWN_OUTPUT, "made by Isoslice itself; it is not processed again");
-    if (strncmp(type, "DERIVED", 7) == 0 || has_value(type, "PROJECTION IMAGE"))
+    if (strncmp(type, "DERIVED", 7) == 0 || terms_have(type, "PROJECTION IMAGE"))
         return reject(reason, size, FAULT_DERIVED, "Image Type is '%s'", type);
-    if (has_value(type, "MOSAIC") || has_value(type, "VFRAME"))
+    if (terms_have(type, "MOSAIC") || terms_have(type, "VFRAME"))
         return reject(reason, size, FAULT_MOSAIC,
                       "Image Type is '%s': one image of %d x %d holds a whole volume", type, s->n_rows,
                       s->n_columns);
-    if (has_value(type, "LOCALIZER"))
+    if (terms_have(type, "LOCALIZER"))
         return reject(reason, size, FAULT_LOCALIZER, "Image Type is '%s'", type);
+    if (terms_component(s) == COMPONENT_PHASE)
+        return reject(reason, size, FAULT_PHASE,
+                      "Image Type is '%s', Complex Image Component '%s': between two phases there is no mean",
+                      type, s->texts[SLICE_COMPLEX_COMPONENT]);
     if (s->burned_in)
         return reject(reason, size, FAULT_BURNED_IN, "Burned In Annotation is YES");
     int rc = judge_pixels(s, reason, size);

@@ -189,6 +189,7 @@ int dcm_get_number(const struct dcm_item *item, uint32_t tag, int index, double 
         Sint32 sl = 0;
         Float32 fl = 0;
         Float64 fd = 0;
+        Uint8 *bytes = nullptr;
         double value = 0;
         if (element->ident() == EVR_FD && element->getFloat64(fd, at).good())
             value = fd;
@@ -202,6 +203,9 @@ int dcm_get_number(const struct dcm_item *item, uint32_t tag, int index, double 
             value = ul;
         else if (element->ident() == EVR_SL && element->getSint32(sl, at).good())
             value = sl;
+        else if (element->ident() == EVR_UN && (tag >> 16 & 1) != 0 && at < element->getLength() / 2 &&
+                 element->getUint8Array(bytes).good() && bytes != nullptr)
+            value = static_cast<Sint16>(bytes[2 * at] | bytes[2 * at + 1] << 8);
         else
             return 0;
         *out = value;

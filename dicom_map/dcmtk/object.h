@@ -41,7 +41,8 @@ int dcm_has(const struct dcm_item *item, uint32_t tag);
 // The whole value as text, values separated by backslashes, bytes as they are in the object, padding at the
 // end removed, cut to what fits. Returns its length, 0 for an empty value, -1 when absent or not a text.
 long dcm_get_text(const struct dcm_item *item, uint32_t tag, char *out, size_t size);
-// Value number `index` of a binary number (US SS UL SL FL FD). 1 when there is one.
+// Value number `index` of a binary number (US SS UL SL FL FD). 1 when there is one. Private attributes in
+// implicit VR have no VR that is known here: they count as SS.
 int dcm_get_number(const struct dcm_item *item, uint32_t tag, int index, double *out);
 // A tag that is a value (AT), the first one. 1 when there is one.
 int dcm_get_tag(const struct dcm_item *item, uint32_t tag, uint32_t *out);

@@ -199,6 +199,53 @@ def refusals():
         check(why in item['reason'], item['reason'])
 
 
+def edited(change, paths):
+    for path in paths:
+        d = pydicom.dcmread(path)
+        change(d)
+        d.save_as(path)
+
+
+def phases():
+    """Phase images were interpolated like intensities, half a turn off where they wrap; wherever the file says that it is one."""
+    def says(component):
+        def change(d):
+            d.add_new(0x00430010, 'LO', 'GEMS_PARM_01')
+            d.add_new(0x0043102F, 'SS', component)
+        return change
+
+    def implicit(d):  # private attributes then come without a VR
+        says([1, 0])(d)
+        d.is_implicit_VR, d.file_meta.TransferSyntaxUID = True, '1.2.840.10008.1.2'
+
+    def typed(d):
+        d.ImageType = ['ORIGINAL', 'PRIMARY', 'P', 'ND']
+
+    def neither(d):
+        d.ImageType = ['ORIGINAL', 'PRIMARY', 'OTHER']
+        says(0)(d)
+
+    for change, verdict in ((typed, 'PHASE'), (says(1), 'PHASE'), (implicit, 'PHASE'), (neither, 'OK')):
+        make_series.make('ascii', fresh('in'))
+        edited(change, files_of('in'))
+        equal([i['verdict'] for i in inspect()], [verdict], change.__name__)
+
+    def frame_type(**values):
+        def change(d):
+            group = d.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0]
+            for name, value in values.items():
+                setattr(group, name, value)
+        return change
+
+    for values in ({'ComplexImageComponent': 'PHASE'}, {'FrameType': ['ORIGINAL', 'PRIMARY', 'P', 'NONE']}):
+        enhanced()
+        edited(frame_type(**values), files_of('in'))
+        equal([i['verdict'] for i in inspect()], ['PHASE'], 'enhanced, %s' % values)
+    enhanced()
+    edited(frame_type(ComplexImageComponent='REAL'), files_of('in'))
+    equal([i['verdict'] for i in inspect()], ['OK'], 'enhanced, real')
+
+
 def frames_that_lie():
     """A number of frames that the pixels do not hold."""
     enhanced()
@@ -291,7 +338,7 @@ TESTS = {'peer.frames.shuffled': like_classic('ascii', order='shuffled'), 'peer.
          'peer.frames.high_bit': like_classic('high', order='shuffled'), 'peer.frames.utf8': like_classic('utf8'),
          'peer.frames.attributes': attributes, 'peer.frames.composed_attributes': composed_attributes,
          'unit.anatomy.codes': anatomy_codes, 'peer.frames.legacy_attributes': legacy_attributes,
-         'peer.frames.several_objects': several_objects, 'peer.frames.dimensions': dimensions, 'peer.frames.refusals': refusals,
+         'peer.frames.several_objects': several_objects, 'peer.frames.dimensions': dimensions, 'peer.frames.refusals': refusals, 'peer.frames.phases': phases,
          'peer.frames.number_that_lies': frames_that_lie, 'peer.frames.philips_phantom': philips_phantom}
 TESTS.update({'peer.frames.compressed.' + coder: compressed(coder) for coder in CODERS})
 

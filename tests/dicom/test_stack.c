@@ -225,6 +225,48 @@ static void magnitude_and_phase_are_split(void)
         strcpy(made[i].texts[SLICE_IMAGE_TYPE], "ORIGINAL\\PRIMARY\\P\\ND");
     sort_made();
     CHECK_INT(n_stacks, 2);
+    CHECK_STR(fault_name(stacks[0].verdict), "OK");
+    CHECK_STR(fault_name(stacks[1].verdict), "PHASE");
+    CHECK_INT(stacks[1].members[0], 10);
+}
+
+// Phases were interpolated like intensities: between 3.1 and -3.1 radian lay 0, half a turn off. Whoever says
+// that they are phases is believed; real and imaginary values lie on a line.
+static void phases_are_refused(void)
+{
+    static const struct {
+        const char *image_type, *component;
+        enum fault fault;
+    } cases[] = {
+        {"ORIGINAL\\PRIMARY\\P\\ND", "", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\PHASE MAP\\P\\FFE", "", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\PHASE", "", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\OTHER\\PHASE_MAP", "", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\VELOCITY MAP\\PCA", "", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\OTHER", "GE 1", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\T1\\NONE", "PHASE", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\P\\ND", "MAGNITUDE", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\M\\ND", "PHASE", FAULT_PHASE},
+        {"ORIGINAL\\PRIMARY\\M_FFE\\M\\FFE", "", FAULT_OK},
+        {"ORIGINAL\\PRIMARY\\PCA", "GE 0", FAULT_OK},
+        {"ORIGINAL\\PRIMARY\\OTHER", "GE 10", FAULT_OK},
+        {"ORIGINAL\\PRIMARY\\R\\ND", "", FAULT_OK},
+        {"ORIGINAL\\PRIMARY\\I\\ND", "", FAULT_OK},
+        {"ORIGINAL\\PRIMARY\\T1\\NONE", "REAL", FAULT_OK},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        n_made = 0;
+        add_stack(10, 5);
+        for (size_t k = 0; k < n_made; k++) {
+            strcpy(made[k].texts[SLICE_IMAGE_TYPE], cases[i].image_type);
+            strcpy(made[k].texts[SLICE_COMPLEX_COMPONENT], cases[i].component);
+        }
+        expect(cases[i].fault, cases[i].fault == FAULT_OK ? "" : cases[i].image_type);
+    }
+    wanted = STACK_TO_LEARN;
+    strcpy(made[0].texts[SLICE_COMPLEX_COMPONENT], "PHASE");
+    sort_made();
+    CHECK_STR(fault_name(stacks[n_stacks - 1].verdict), "PHASE");
 }
 
 static void turn(struct slice *s)
@@ -938,6 +980,7 @@ static const struct test tests[] = {
     {"unit.stack.reversed_numbers_do_not_matter", reversed_numbers_do_not_matter},
     {"unit.stack.echoes_are_split", echoes_are_split},
     {"unit.stack.magnitude_and_phase_are_split", magnitude_and_phase_are_split},
+    {"unit.stack.phases_are_refused", phases_are_refused},
     {"unit.stack.two_orientations_are_split", two_orientations_are_split},
     {"unit.stack.localizer_by_geometry", localizer_by_geometry},
     {"unit.stack.offset_stacks_are_split", offset_stacks_are_split},
