@@ -7,6 +7,7 @@
 #include "dicom_map/prescan.h"
 #include "scp/association.h"
 #include "scp/commitment.h"
+#include "scp/object.h"
 #include "scp/quota.h"
 #include "spool/seal.h"
 
