@@ -110,6 +110,19 @@ def while_moving(look):
             pass
 
 
+def children(pid):
+    """{pid: name} of a process's children."""
+    found = {}
+    for path in glob.glob('/proc/[0-9]*/status'):
+        try:
+            status = dict(line.rstrip('\n').split(':\t', 1) for line in open(path) if ':\t' in line)
+        except OSError:
+            continue
+        if status['PPid'].strip() == str(pid):
+            found[int(status['Pid'])] = status['Name']
+    return found
+
+
 class Node:
     """isoslice-receive, -work and -send, each startable and killable on its own."""
 
@@ -166,6 +179,12 @@ class Node:
         process = self.processes.pop(name)
         process.send_signal(number)
         return process.wait(60)
+
+    def kill_whole(self, name):
+        """The same, and waits until its children have noticed: nothing of it touches the spool any more."""
+        family = children(self.processes[name].pid)
+        self.kill(name)
+        wait_for('the children of isoslice-%s gone' % name, 20, lambda: not any(os.path.exists('/proc/%d' % pid) for pid in family))
 
     def stop(self):
         for process in self.processes.values():

@@ -16,19 +16,6 @@ from test_tls import TlsNode
 IS_SANITIZED = os.environ.get('ISOSLICE_SANITIZE') == '1'
 
 
-def children(pid):
-    """{pid: name} of a process's children."""
-    found = {}
-    for path in glob.glob('/proc/[0-9]*/status'):
-        try:
-            status = dict(line.rstrip('\n').split(':\t', 1) for line in open(path) if ':\t' in line)
-        except OSError:
-            continue
-        if status['PPid'].strip() == str(pid):
-            found[int(status['Pid'])] = status['Name']
-    return found
-
-
 def status_of(pid):
     return dict(line.rstrip('\n').split(':\t', 1) for line in open('/proc/%d/status' % pid) if ':\t' in line)
 

@@ -320,14 +320,14 @@ def replacing_dies_at_every_file_call():
                 db.close()
             node.start('receive', env={'ISOSLICE_CRASH_AT': str(call)})
             time.sleep(0.5)
-            node.kill('receive')
+            node.kill_whole('receive')
             is_over = os.path.exists(path) and open(path, 'rb').read() == whole and only(node)['state'] == 'QUEUED'
             n_crashed += not is_over
             node.start('receive', wait=False)
             wait_for('the whole file in its place after call %d' % call, 10, lambda: os.path.exists(path) and open(path, 'rb').read() == whole)
             wait_for('queued after call %d' % call, 10, lambda: only(node)['state'] == 'QUEUED')
             wait_for('nothing waits after call %d' % call, 10, lambda: not glob.glob(node.spool + '/incoming/a9*'))
-            node.kill('receive')
+            node.kill_whole('receive')
             if is_over and call > 1:
                 break
         check(n_crashed >= 2, 'only %d calls were reached' % n_crashed)
@@ -365,7 +365,7 @@ def purge_goes_on_after_a_kill():
             node.start('receive', env={'ISOSLICE_CRASH_AT': str(call)})
             wait_for('the purge begun', 10, lambda: count_files(node) != before)
             time.sleep(0.3)
-            node.kill('receive')
+            node.kill_whole('receive')
             check(sum(count_files(node).values()) > 0, 'not killed in its middle: %s' % count_files(node))
             node = Node(retention__keep_days=0).start('receive')
             wait_for('purged', 10, lambda: node.rows() == [])
