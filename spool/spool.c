@@ -401,7 +401,7 @@ static int count_missing(struct spool *spool, const char *series_uid, size_t *n,
 // been processed whole is not processed again: it would be delivered twice.
 static int go_on(struct spool *spool, const char *series_uid, int64_t now_us, struct fault_note *why)
 {
-    size_t n_missing;
+    size_t n_missing = 0;
     int rc = count_missing(spool, series_uid, &n_missing, why);
     if (rc != 0 || n_missing > 0)
         return rc;

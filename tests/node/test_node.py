@@ -266,7 +266,7 @@ def derived_is_found_and_moved(make_source):
     third_port = free_port()
     pacs = Orthanc(DicomAlwaysAllowMove=True,
                    DicomModalities={'third': {'AET': 'THIRD', 'Host': '127.0.0.1', 'Port': third_port}}).start()
-    node = Node(pacs.dicom, work__views='all').start()
+    node = Node(pacs.dicom, work__views='all', work__finetune=False, work__spacing=2).start()  # other tests have more planes
     os.makedirs('moved')
     third = subprocess.Popen(['storescp', '-aet', 'THIRD', '-od', 'moved', '-uf', str(third_port)],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
