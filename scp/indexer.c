@@ -30,8 +30,7 @@ enum {
     BUSY_US = 300 * 1000,
     BUSY_ROUNDS = 10,
     USAGE_INTERVAL_S = 10,
-    TIMES_INTERVAL_S = 5,
-    JOB_PAUSE_MAX_S = 600 // as the worker has it
+    TIMES_INTERVAL_S = 5
 };
 
 // One association's folder as a round finds it.
@@ -353,7 +352,7 @@ static int put_times_right(struct spool *spool, const struct conf *conf, struct 
 {
     static double next_s;
     const struct spool_longest longest = {
-        .pause_s = fmax(JOB_PAUSE_MAX_S, conf->retry_max_s),
+        .pause_s = fmax(SPOOL_PAUSE_MAX_S, conf->retry_max_s),
         .lease_s = fmax(conf->lease_s, 2 * (conf->connect_timeout_s + conf->dimse_timeout_s))};
     size_t n_rows;
     if (clock_monotonic_s() < next_s)

@@ -207,6 +207,7 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
 
 // ---- times
 
+#define SPOOL_PAUSE_MAX_S 600.0  // of a job, before it is tried again
 #define SPOOL_LEASE_MAX_S 8400.0 // no setting gives a longer one: a delivery's, 2 (600 + 3600) s
 
 struct spool_longest {

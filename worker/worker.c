@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { POLL_MS = 300, RETRY_MAX_S = 600 };
+enum { POLL_MS = 300 };
 
 struct worker {
     const struct conf *conf;
@@ -316,7 +316,7 @@ static void give_back(struct worker *worker, const struct fault_note *fault)
         return;
     }
     if (fault->fault != FAULT_CANCELLED) {
-        double pause_s = fmin(RETRY_MAX_S, worker->conf->retry_min_s * ldexp(1, worker->job.attempts));
+        double pause_s = fmin(SPOOL_PAUSE_MAX_S, worker->conf->retry_min_s * ldexp(1, worker->job.attempts));
         not_before_us += (int64_t)(pause_s * 1e6);
         log_error("job j%lld: %s fault: %s: %s", (long long)worker->job.id,
                   fault_class_name(fault_class_of(fault->fault)), fault_name(fault->fault), fault->text);
