@@ -258,8 +258,9 @@ static void phases_are_refused(void)
         n_made = 0;
         add_stack(10, 5);
         for (size_t k = 0; k < n_made; k++) {
-            strcpy(made[k].texts[SLICE_IMAGE_TYPE], cases[i].image_type);
-            strcpy(made[k].texts[SLICE_COMPLEX_COMPONENT], cases[i].component);
+            snprintf(made[k].texts[SLICE_IMAGE_TYPE], sizeof made[k].texts[0], "%s", cases[i].image_type);
+            snprintf(made[k].texts[SLICE_COMPLEX_COMPONENT], sizeof made[k].texts[0], "%s",
+                     cases[i].component);
         }
         expect(cases[i].fault, cases[i].fault == FAULT_OK ? "" : cases[i].image_type);
     }
@@ -462,8 +463,8 @@ static void turns_are_not_stacks(void)
                 made[i].numbers[SLICE_REPETITION_TIME] = by == 0 ? 4000 + 10 * turn : 4000;
                 made[i].numbers[SLICE_TRIGGER_TIME] = by == 1 ? 300 + turn : 300;
                 if (by == 2 && turn > 0)
-                    strcpy(made[i].texts[SLICE_IMAGE_TYPE],
-                           turn > 1 ? "ORIGINAL\\PRIMARY\\M\\NORM" : "ORIGINAL\\PRIMARY\\M");
+                    snprintf(made[i].texts[SLICE_IMAGE_TYPE], sizeof made[i].texts[0],
+                             "ORIGINAL\\PRIMARY\\M%s", turn > 1 ? "\\NORM" : "");
             }
             sort_made();
             CHECK_INT(n_stacks, n_turns);

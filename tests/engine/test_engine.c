@@ -262,7 +262,7 @@ static void finetune_is_repeatable(void)
 static void budget_becomes_steps(void)
 {
     struct sr_stack stack;
-    struct sr_report first, second;
+    struct sr_report first = {0}, second = {0};
     struct sr_options options = default_options();
     float *voxels = phantom(&stack);
     struct fault_note why = {0};
