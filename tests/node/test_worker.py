@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the worker does with kept objects that are not what was received any more, and with a lease that it has lost."""
+import ctypes
+
 import pydicom
 
 from support import *
@@ -27,13 +29,26 @@ def the_seal(path):
         f.write(b'\0' * 128)
 
 
+def head_under_a_new_seal(path):
+    """Something writes into the store that makes seals, too: the seal is whole and the file no image."""
+    with open(path, 'rb') as f:
+        content = b'none' + f.read()[132:]
+    library = ctypes.CDLL('libxxhash.so.0')
+    library.XXH3_128bits.restype = type('Hash', (ctypes.Structure,), {'_fields_': [('low', ctypes.c_uint64), ('high', ctypes.c_uint64)]})
+    library.XXH3_128bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    checksum = library.XXH3_128bits(content, len(content))
+    with open(path, 'wb') as f:
+        f.write(('ISOSLICE SEAL XXH3 %016x%016x' % (checksum.high, checksum.low)).encode().ljust(128, b'\0') + content)
+
+
 def damaged_files_fail_the_job():
     """A disk spoils one slice of seven after it was acknowledged. Once its pixels went into the derived series as they were;
     and where it could not be read at all, a series was made from the other six. Nothing is derived, the file is named, and the
     job is done when the bytes are back and a person says so."""
-    for n, damage in enumerate([one_byte_of_the_pixels, the_end, the_seal]):
+    faults = {one_byte_of_the_pixels: 'DAMAGED_FILE', the_end: 'DAMAGED_FILE', the_seal: 'DAMAGED_FILE', head_under_a_new_seal: 'NOT_DICOM'}
+    for n, (damage, fault) in enumerate(faults.items()):
         shutil.rmtree('spool', ignore_errors=True)
-        node = Node(free_port()).start('receive')
+        node = Node(free_port(), work__finetune=False, work__spacing=4).start('receive')
         try:
             storescu(node, phantom('sent%d' % n, seed=n + 1, slices=7))
             wait_for('a job', 30, lambda: node.rows('job'))
@@ -46,7 +61,7 @@ def damaged_files_fail_the_job():
             job = wait_for('the job FAILED', 60, lambda: [r for r in node.rows('job') if r['state'] not in ('WAITING', 'LEASED')])[0]
             said = '%s %s' % (job['note'], node.show(job['id']))
             equal(job['state'], 'FAILED', '%s: state (%s)' % (damage.__name__, said))
-            check('DAMAGED_FILE' in said and os.path.basename(last) in said, '%s: %s' % (damage.__name__, said))
+            check(fault in said and os.path.basename(last) in said, '%s: %s' % (damage.__name__, said))
             equal(os.listdir(node.spool + '/derived'), [], 'derived')
             equal(node.rows('delivery'), [], 'deliveries')
             with open(last, 'wb') as f:
