@@ -288,9 +288,9 @@ struct thin_part_body {
     }
 };
 
-// to [i] = sum of partial [i,parts], times factor.
-struct sum_parts_body {
-    float *to;
+// to [i] = sum of partial [i,parts], times factor. T: double on the way, float at the end.
+template <class T> struct sum_parts_body {
+    T *to;
     const double *partial;
     unsigned parts;
     double factor;
@@ -300,7 +300,7 @@ struct sum_parts_body {
         UNROLL_16
         for (unsigned k = 0; k < parts; k++)
             sum += partial[(size_t)i * parts + k];
-        to[i] = (float)(sum * factor);
+        to[i] = (T)(sum * factor);
     }
 };
 

@@ -24,13 +24,17 @@
 using namespace host_math;
 using namespace QUEUE_NAMESPACE;
 
-// Points that go through the decoder at a time, shares of a long sum, and most memory for what a backward
-// pass finds ready. Small on the host, so that its tests have several chunks, and some that are not kept.
+// Points that go through the decoder at a time, shares of a long sum, how many of them are added up at a time,
+// and most memory for what a backward pass finds ready. Small on the host, so that its tests have several
+// chunks, and some that are not kept.
 #ifdef ISOSLICE_CUDA_ON_HOST
-enum { CHUNK = 101, PARTS = 3, KEEP_BYTES = 2 << 20 };
+enum { CHUNK = 101, PARTS = 4, FOLD = 2, KEEP_BYTES = 2 << 20 };
 #else
-enum { CHUNK = 1 << 16, PARTS = 512, KEEP_BYTES = 2000 << 20 };
+enum { CHUNK = 1 << 16, PARTS = 512, FOLD = 32, KEEP_BYTES = 2000 << 20 };
 #endif
+
+// The loss is one sum, with threads enough for the whole device; others have PARTS for each of many results.
+enum { LOSS_PARTS = PARTS * FOLD };
 
 enum { TAPS = 27, ALIGN_BYTES = 256 }; // cuDNN and cuBLAS are faster on aligned operands
 
@@ -58,7 +62,8 @@ struct sr_device {
     size_t kernels_at[NET_MAX_CONVS];
     void *dkernels;  // of T, of one convolution
     void *ones;      // of T, [CHUNK]
-    double *partial; // of sums in parts
+    double *partial; // of sums in parts; behind them room for those that are folded
+    size_t n_partial;
     void *scratch;   // grows to what a call needs
     size_t scratch_bytes;
     struct kept_decode kept;
@@ -134,8 +139,9 @@ template <class T> static int open_memory(struct sr_device *device, struct fault
         rc = queue_run(device->queue, "fill", CHUNK, fill_body<T>{ones, 1}, why);
     }
     size_t sums = (size_t)device->net.config.channels * (IS_BF16<T> ? TAPS : 1);
+    device->n_partial = PARTS * sums > LOSS_PARTS ? PARTS * sums : (size_t)LOSS_PARTS;
     if (rc == 0)
-        rc = queue_new(device->queue, PARTS * sums, &device->partial, why);
+        rc = queue_new(device->queue, device->n_partial + device->n_partial / FOLD, &device->partial, why);
     if (rc == 0 && IS_BF16<T>)
         rc = queue_new(device->queue, device->net.n_parameters, &device->parameters16, why);
     return rc;
@@ -405,6 +411,23 @@ static int cuda_conv_forward(struct sr_device *device, int index, const struct s
     return rc != 0 ? rc : conv_finish<T>(device, conv, flags, y, why);
 }
 
+// to [n] = sums of device->partial [n,parts], times factor: FOLD at a time, in an order that is always the same.
+static int sum_parts(struct sr_device *device, size_t n, unsigned parts, double factor, float *to,
+                     struct fault_note *why)
+{
+    double *from = device->partial, *folded = device->partial + device->n_partial;
+    for (; parts > FOLD; parts /= FOLD) {
+        int rc = queue_run(device->queue, "fold_parts", n * (parts / FOLD),
+                           sum_parts_body<double>{folded, from, FOLD, 1}, why);
+        if (rc != 0)
+            return rc;
+        double *last = from;
+        from = folded;
+        folded = last;
+    }
+    return queue_run(device->queue, "sum_parts", n, sum_parts_body<float>{to, from, parts, factor}, why);
+}
+
 template <class T>
 static int conv_bias_gradient(struct sr_device *device, const struct net_conv *conv,
                               const struct sr_buffer *dy, float *to, struct fault_note *why)
@@ -424,8 +447,7 @@ static int conv_bias_gradient(struct sr_device *device, const struct net_conv *c
             why);
     if (rc != 0)
         return rc;
-    return queue_run(device->queue, "sum_parts", channels, sum_parts_body{to, device->partial, PARTS, 1},
-                     why);
+    return sum_parts(device, channels, PARTS, 1, to, why);
 }
 
 static int thin_gradient(struct sr_device *device, const struct net_conv *conv, const struct sr_buffer *x,
@@ -438,7 +460,7 @@ static int thin_gradient(struct sr_device *device, const struct net_conv *conv, 
                        why);
     if (rc != 0)
         return rc;
-    return queue_run(device->queue, "sum_parts", n, sum_parts_body{to, device->partial, PARTS, 1}, why);
+    return sum_parts(device, n, PARTS, 1, to, why);
 }
 
 // In bf16 the kernels' gradient is summed in fp32 and rounded once, to 0.4 % of each value: cuDNN offers no
@@ -933,13 +955,11 @@ static int cuda_loss_l1(struct sr_device *device, const struct sr_buffer *y, con
                         struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why)
 {
     int rc = queue_run(
-        device->queue, "loss", PARTS,
-        loss_body{image_of(y), image_of(target), image_of(dy), device->partial, y->count, PARTS}, why);
+        device->queue, "loss", LOSS_PARTS,
+        loss_body{image_of(y), image_of(target), image_of(dy), device->partial, y->count, LOSS_PARTS}, why);
     if (rc != 0)
         return rc;
-    return queue_run(device->queue, "sum_parts", 1,
-                     sum_parts_body{image_of(losses) + index, device->partial, PARTS, 1 / (double)y->count},
-                     why);
+    return sum_parts(device, 1, LOSS_PARTS, 1 / (double)y->count, image_of(losses) + index, why);
 }
 
 static int cuda_adam(struct sr_device *device, struct sr_adam adam, const struct sr_buffer *gradients,
