@@ -120,18 +120,23 @@ int queue_linear(struct queue *queue, int rows, int n_in, int n_out, const T *x,
     return 0;
 }
 
-// Calls visit(x's voxel, y's voxel, tap) for every product of a convolution within one pair of channels.
+// Calls visit(x's voxel, y's voxel, tap) for every product of a convolution within one pair of channels; a
+// tap at a time, so that the innermost loop goes along both volumes and the compiler can make vectors of it.
 template <class Visit> static void each_product(const conv_shape &s, Visit visit)
 {
-    for (int d = 0; d < s.d; d++)
-        for (int h = 0; h < s.h; h++)
-            for (int w = 0; w < s.w; w++)
-                for (int tap = 0; tap < 27; tap++) {
-                    int z = d + tap / 9 - 1, y = h + tap / 3 % 3 - 1, x = w + tap % 3 - 1;
-                    if (z >= 0 && z < s.d && y >= 0 && y < s.h && x >= 0 && x < s.w)
-                        visit(((size_t)z * (size_t)s.h + (size_t)y) * (size_t)s.w + (size_t)x,
-                              ((size_t)d * (size_t)s.h + (size_t)h) * (size_t)s.w + (size_t)w, (size_t)tap);
-                }
+    auto first = [](int shift) { return shift < 0 ? -shift : 0; };
+    auto end = [](int size, int shift) { return shift > 0 ? size - shift : size; };
+    for (int tap = 0; tap < 27; tap++) {
+        int dz = tap / 9 - 1, dy = tap / 3 % 3 - 1, dx = tap % 3 - 1;
+        for (int d = first(dz); d < end(s.d, dz); d++)
+            for (int h = first(dy); h < end(s.h, dy); h++) {
+                size_t from = ((size_t)(d + dz) * (size_t)s.h + (size_t)(h + dy)) * (size_t)s.w;
+                size_t to = ((size_t)d * (size_t)s.h + (size_t)h) * (size_t)s.w;
+                size_t low = (size_t)first(dx), high = (size_t)end(s.w, dx);
+                for (size_t w = low; w < high; w++)
+                    visit(from + w + (size_t)dx, to + w, (size_t)tap);
+            }
+    }
 }
 
 // Calls visit(offset of x's channel, offset of y's channel, offset of the kernel) for every pair.
