@@ -78,7 +78,7 @@ def subject_is_the_workers():
     """Stopped and taken up it ends with the same bits, and isoslice run with its weights gives the pixels of a run that
     adapts by itself."""
     isoslice('new-weights', 'start.safetensors')
-    isoslice('phantom', '--matrix', '64', '--slices', '6', 'in')
+    isoslice('phantom', '--matrix', '48', '--slices', '6', 'in')
     command = ['train', 'subject', '--data', 'in', '--weights', 'start.safetensors', '--steps', '16', '--recipe',
                'average=0.9:detail=yes', '--recipe', 'rate-woken=1e-3']
     out = isoslice(*command, '--out', 'whole')
