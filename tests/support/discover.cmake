@@ -6,15 +6,16 @@ if(ISOSLICE_SANITIZE)
 endif()
 
 # ./test runs ctest with four slots on two cores: a test that computes, with as many threads as there are cores, takes two
-# of them (SLOTS 2), one that waits most of its time (for a disk, a peer, a limit of time) takes one. Which tests differ
-# from the others of their file, and which start first because they are long, stands in schedule.cmake.
+# of them (SLOTS 2), one that waits most of its time (for a disk, a peer, a limit of time) takes one; under sanitizers it
+# computes as well. Which tests differ from the others of their file, and which start first because they are long, stands
+# in schedule.cmake.
 
 # isoslice_test(PROGRAM SOURCES... LIBRARIES ... [TIMEOUT SECONDS] [SLOTS N] [LABELS ...])
 # Builds a test program and registers every test that it lists itself (see check.h), each as a process of its own in
 # an empty directory of its own. 77 is a skip. SLOTS: 2 unless given.
 function(isoslice_test program)
   cmake_parse_arguments(T "" "TIMEOUT;SLOTS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
-  if(NOT T_SLOTS)
+  if(NOT T_SLOTS OR ISOSLICE_SANITIZE)
     set(T_SLOTS 2)
   endif()
   if(NOT T_TIMEOUT)
@@ -39,7 +40,7 @@ endfunction()
 # The same for a Python program that lists its tests without arguments and runs the one that is named.
 function(isoslice_script_test script)
   cmake_parse_arguments(T "SERIAL" "TIMEOUT;SLOTS" "ENVIRONMENT" ${ARGN})
-  if(NOT T_SLOTS)
+  if(NOT T_SLOTS OR ISOSLICE_SANITIZE)
     set(T_SLOTS 2)
   endif()
   math(EXPR T_TIMEOUT "${T_TIMEOUT} * ${ISOSLICE_PATIENCE}")
