@@ -7,8 +7,9 @@
 #define ISOSLICE_CLI_COMMAND_H
 
 #include "core/fault.h"
+#include "core/version.h"
 
-#define COMMAND_CONFIG_FILE "/etc/isoslice/isoslice.yaml" // where --config is looked for by default
+#define COMMAND_CONFIG_FILE ISOSLICE_CONFIG_FILE // without --config
 
 int command_run(int argc, char **argv);
 int command_inspect(int argc, char **argv);

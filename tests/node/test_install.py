@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cmake --install: what units, commands and a later installation take for granted about each other."""
+from support import *
+
+
+def install(*options, **environment):
+    done = subprocess.run(['cmake', '--install', BIN, *options], capture_output=True, text=True,
+                          env={**os.environ, **environment})
+    check(done.returncode == 0, done.stdout + done.stderr)
+
+
+def text(path):
+    with open(path) as f:
+        return f.read()
+
+
+def keeps_the_configuration():
+    """A site brings its node up to date: its own senders and destinations stand. Once the sample was written over them, and the
+    node came up listening to nobody and sending nowhere. Commands look where the units do; once they looked in /etc whatever
+    the prefix, and so found nothing after the README's own installation."""
+    root = os.path.abspath('root')
+    install(DESTDIR=root)
+    units = glob.glob(root + '/**/isoslice-*.service', recursive=True)
+    equal(len(units), 3, 'units')
+    for unit in units:
+        started, config = re.search(r'^ExecStart=(\S+) --config (\S+)$', text(unit), re.M).groups()
+        check(os.access(root + started, os.X_OK), '%s: no %s' % (unit, started))
+        equal(text(root + config), isoslice('check-config', '--sample').stdout, 'the configuration of a first installation')
+        for command in ('queue', 'echo'):
+            check('default ' + config in isoslice(command, '--help').stdout, '%s does not look for %s' % (command, config))
+    with open(root + config, 'w') as f:
+        f.write('site_id: ours\n')
+    install(DESTDIR=root)
+    equal(text(root + config), 'site_id: ours\n', 'the configuration after a second installation')
+
+
+def goes_below_another_prefix():
+    """cmake --install --prefix: whole, and nothing outside."""
+    install('--prefix', 'elsewhere')
+    check(os.path.exists('elsewhere/etc/isoslice/isoslice.yaml'), 'no configuration')
+    program = os.path.abspath('elsewhere/bin/isoslice')
+    phantom('in', slices=6)
+    done = subprocess.run([program, 'run', '--no-finetune', 'in', 'out'], capture_output=True, text=True)
+    check(done.returncode == 0, done.stdout + done.stderr)  # finds its weights and its reader
+
+
+run_named({
+    'unit.install.keeps_the_configuration': keeps_the_configuration,
+    'unit.install.goes_below_another_prefix': goes_below_another_prefix,
+})
