@@ -95,6 +95,19 @@ static int send_objects(struct spool *spool, const struct conf *conf, struct dcm
     return 0;
 }
 
+static void tell(const struct spool_delivery *delivery, const struct fault_note *outcome, int gave_up)
+{
+    if (outcome->fault == FAULT_OK)
+        log_info("delivery d%lld: %lld objects confirmed by '%s'", (long long)delivery->id,
+                 (long long)delivery->n_objects, delivery->destination);
+    else if (fault_class_of(outcome->fault) == FAULT_CLASS_TEMP && !gave_up)
+        log_warning("delivery d%lld to '%s' will be tried again: %s", (long long)delivery->id,
+                    delivery->destination, outcome->text);
+    else
+        log_error("delivery d%lld to '%s' is held: %s: %s", (long long)delivery->id, delivery->destination,
+                  fault_name(outcome->fault), outcome->text);
+}
+
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
                 const struct credentials *credentials, const char *owner,
                 const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
@@ -113,21 +126,17 @@ int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_
     int failed = outcome->fault != FAULT_OK && outcome->fault != FAULT_CANCELLED;
     if (failed)
         next_us += (int64_t)(1e6 * deliver_pause_s(conf, delivery->attempts));
-    int hold = failed && (double)(next_us - delivery->created_us) > conf->give_up_h * 3600e6;
-    return spool_delivery_end(spool, delivery->id, owner, outcome, hold, next_us, now_us, why);
-}
-
-static void tell(const struct spool_delivery *delivery, const struct fault_note *outcome)
-{
-    if (outcome->fault == FAULT_OK)
-        log_info("delivery d%lld: %lld objects confirmed by '%s'", (long long)delivery->id,
-                 (long long)delivery->n_objects, delivery->destination);
-    else if (fault_class_of(outcome->fault) == FAULT_CLASS_TEMP)
-        log_warning("delivery d%lld to '%s' will be tried again: %s", (long long)delivery->id,
-                    delivery->destination, outcome->text);
-    else
-        log_error("delivery d%lld to '%s' is held: %s: %s", (long long)delivery->id, delivery->destination,
-                  fault_name(outcome->fault), outcome->text);
+    int give_up = failed && fault_class_of(outcome->fault) == FAULT_CLASS_TEMP &&
+                  (double)(next_us - delivery->created_us) > conf->give_up_h * 3600e6;
+    struct fault_note last = *outcome;
+    if (give_up)
+        fault_set(outcome, last.fault,
+                  "given up after %g h (send.give_up_h); the last of %d attempts: %.380s", conf->give_up_h,
+                  delivery->attempts + 1, last.text);
+    rc = spool_delivery_end(spool, delivery->id, owner, outcome, give_up, next_us, now_us, why);
+    if (rc == 0)
+        tell(delivery, outcome, give_up);
+    return rc;
 }
 
 int deliver_lock(const struct conf *conf, const char *name, struct fault_note *why)
@@ -169,8 +178,6 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
         if (rc == 0 && found) {
             rc = deliver_one(spool, conf, destination, keeper->credentials, owner, &delivery, stop, &outcome,
                              why);
-            if (rc == 0)
-                tell(&delivery, &outcome);
         } else if (rc == 0)
             usleep(POLL_MS * 1000);
         if (rc == FAULT_LEASE_LOST || rc == FAULT_QUEUE || rc == FAULT_NO_SPACE) {

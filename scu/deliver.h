@@ -25,9 +25,9 @@ int deliver_credentials(const struct conf *conf, const struct conf_destination *
 // retry_max_s.
 double deliver_pause_s(const struct conf *conf, int attempts);
 
-// One attempt at one delivery, recorded in the queue whatever happens. Returns 0 when the queue was written;
-// the delivery's own fault is in *outcome (FAULT_OK: all confirmed). *stop asks to end after the object in
-// flight.
+// One attempt at one delivery, recorded in queue and log whatever happens. Returns 0 when the queue was
+// written; the delivery's own fault is in *outcome (FAULT_OK: all confirmed). *stop asks to end after the
+// object in flight.
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
                 const struct credentials *credentials, const char *owner,
                 const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,

@@ -548,6 +548,25 @@ def unknown_destination_is_told():
         node.stop()
 
 
+def given_up_is_told():
+    """A PACS is down for longer than give_up_h. Once the delivery was held with the log still promising to try again, so that
+    nobody knew to release it. Log and note say that it was given up, after how long and why; nothing is tried any more."""
+    phantom('source', matrix=32, slices=6)
+    node = Node(free_port(), work__finetune=False, send__give_up_h=0.001, send__retry_max_s=1).start()
+    try:
+        storescu(node, files_of('source'))
+        row = wait_for('it held', 60, lambda: [r for r in node.rows('delivery') if r['state'] == 'HELD'])[0]
+        said = 'given up after 0.001 h'
+        check(said in row['note'] and 'cannot reach' in row['note'], row['note'])
+        time.sleep(1.5)
+        lines = [line for line in open('node.log') if 'delivery d1' in line]
+        check(' error ' in lines[-1] and 'is held' in lines[-1] and said in lines[-1], lines[-1])
+        equal(sum('is held' in line for line in lines), 1, 'lines that say held')
+        check(len(lines) > 1 and all('will be tried again' in line for line in lines[:-1]), lines)
+    finally:
+        node.stop()
+
+
 TESTS = {
     'peer.node.phantom_roundtrip': phantom_roundtrip,
     'peer.node.command_roundtrip': node_command_roundtrip,
@@ -564,6 +583,7 @@ TESTS = {
     'unit.work.no_positions_are_refused': no_positions_are_refused,
     'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
     'unit.send.unknown_destination_is_told': unknown_destination_is_told,
+    'unit.send.given_up_is_told': given_up_is_told,
     'peer.send.hold_and_release': permanent_answer_is_held,
     'crash.receive.dies_at_every_file_call': receiver_dies_at_every_file_call,
     'crash.node.killed_daemons_lose_nothing': killed_daemons_lose_nothing,
