@@ -28,11 +28,11 @@ enum derive_spacing { DERIVE_ISOTROPIC, DERIVE_RECUR, DERIVE_MM };
 // Most planes of a derived series.
 enum { DERIVE_MAX_PLANES = 4096 };
 
-// Positions of the derived planes: first = first acquired plane, last <= last acquired centre (tolerance 1e-6
-// of a step). ISOTROPIC: step = the smaller in-plane spacing exactly. RECUR: the nearest step at which
-// acquired planes recur. MM: step = `mm`. *planes is given to the caller (free). Errors: TOO_MANY_PLANES
-// (more than that), USAGE for a step out of (0.05 mm, slice distance), NO_MEMORY. Source: dicom.md 1.7 in
-// spirit, PS3.3 C.7.6.2.
+// Positions of the derived planes: first = first acquired plane, last <= last acquired centre (tolerance 1e-4
+// of a step: positions are rounded texts). ISOTROPIC: step = the smaller in-plane spacing exactly. RECUR: the
+// nearest step at which acquired planes recur. MM: step = `mm`. *planes is given to the caller (free).
+// Errors: TOO_MANY_PLANES (more than that), NOTHING_TO_DO for slices closer than `mm`, USAGE for a step below
+// 0.05 mm, NO_MEMORY. Source: dicom.md 1.7 in spirit, PS3.3 C.7.6.2.
 int derive_plan(const struct source *source, size_t item, enum derive_spacing mode, double mm,
                 struct derive_plane **planes, size_t *n_planes, double *step_mm, struct fault_note *why);
 

@@ -24,10 +24,12 @@ static int choose_step(const struct source_item *item, const double *z_mm, enum 
         double mean = (z_mm[item->depth - 1] - z_mm[0]) / (item->depth - 1);
         *step = mean / fmax(1, round(mean / pixel));
     }
-    if (!(*step >= MIN_STEP_MM && *step <= item->slice_mm))
-        return fault_set(why, FAULT_USAGE,
-                         "a slice spacing of %g mm is not within %g and the slice distance %.3f mm", *step,
-                         MIN_STEP_MM, item->slice_mm);
+    if (!(*step >= MIN_STEP_MM))
+        return fault_set(why, FAULT_USAGE, "a slice spacing of %g mm is less than %g mm", *step, MIN_STEP_MM);
+    if (mode == DERIVE_MM && *step > item->slice_mm * (1 + STEP_TOLERANCE))
+        return fault_set(why, FAULT_NOTHING_TO_DO,
+                         "the slices are %.3f mm apart, closer than the spacing asked for, %g mm",
+                         item->slice_mm, *step);
     return 0;
 }
 

@@ -255,7 +255,10 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
             return rc;
         result->verdict = (enum fault)rc;
         snprintf(result->note, sizeof result->note, "%s: %s", fault_name((enum fault)rc), why->text);
-        log_error("job j%lld: stack %zu failed: %s", (long long)worker->job.id, i, result->note);
+        if (class == FAULT_CLASS_REFUSAL) // found only when planes were planned
+            log_info("job j%lld: refused: %s", (long long)worker->job.id, result->note);
+        else
+            log_error("job j%lld: stack %zu failed: %s", (long long)worker->job.id, i, result->note);
         return 0;
     }
     snprintf(result->note, sizeof result->note, "%s", outcome.note);

@@ -315,7 +315,11 @@ static void plans(void)
     CHECK_OK(derive_plan(source, 0, DERIVE_MM, 4, &planes, &n, &step, &why));
     CHECK_INT(n, 8);
     free(planes);
-    CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, 4.1, &planes, &n, &step, &why), FAULT_USAGE);
+    // positions 4 mm apart, as decimal texts say it
+    CHECK_OK(derive_plan(source, 0, DERIVE_MM, 4.0001, &planes, &n, &step, &why));
+    free(planes);
+    // a node whose spacing is 4.1 mm has nothing to do with this stack; once its job FAILED
+    CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, 4.1, &planes, &n, &step, &why), FAULT_NOTHING_TO_DO);
     CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, 0.04, &planes, &n, &step, &why), FAULT_USAGE);
     CHECK_FAULT(derive_plan(source, 0, DERIVE_MM, -1, &planes, &n, &step, &why), FAULT_USAGE);
     CHECK_OK(derive_plan(source, 0, DERIVE_MM, 0.0501, &planes, &n, &step, &why));

@@ -86,6 +86,16 @@ def spacing_and_exit_codes():
     phantom('long', matrix=32, slices=60)
     tiny = inspect('--spacing', '0.06', 'long', ok=(3,))[0]
     equal((tiny['verdict'], tiny['class']), ('TOO_MANY_PLANES', 'refusal'), 'a spacing of 0.06 mm over 60 slices')
+    shutil.move('in', 'both/near')
+    shutil.move('long', 'both/far')
+    for path in files_of('both/far'):  # twice as far apart
+        d = pydicom.dcmread(path)
+        d.ImagePositionPatient = [2 * x for x in d.ImagePositionPatient]
+        d.SliceThickness, d.SpacingBetweenSlices = 10, 11
+        d.save_as(path)
+    # once the nearer stack was a usage error that hid all others
+    both = inspect('--spacing', '8', 'both', ok=(0,))
+    equal(sorted(i['verdict'] for i in both), ['NOTHING_TO_DO', 'OK'], 'a spacing of 8 mm of slices 5.5 and 11 mm apart')
 
 
 def says_no_names():

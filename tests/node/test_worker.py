@@ -109,7 +109,23 @@ def sleeper_spares_the_next():
         node.stop()
 
 
+def a_wider_spacing_is_refused():
+    """work.spacing is 8 mm and the slices are 5.5 mm apart: nothing to do, as with any series that is thin already. Once such a
+    job FAILED with an error for a person to look at, every time."""
+    node = Node(free_port(), work__spacing='8').start('receive', 'work')
+    try:
+        storescu(node, phantom('sent', matrix=32, slices=6))
+        node.wait_idle(60)
+        job, = node.rows('job')
+        equal(job['state'], 'REFUSED', 'the job (%s)' % job['note'])
+        check('NOTHING_TO_DO' in job['note'] and '8 mm' in job['note'], job['note'])
+        check(not [line for line in open('node.log') if ' error ' in line], 'errors in the log')
+    finally:
+        node.stop()
+
+
 TESTS = {
+    'unit.work.a_wider_spacing_is_refused': a_wider_spacing_is_refused,
     'unit.worker.damaged_files_fail_the_job': damaged_files_fail_the_job,
     'unit.worker.sleeper_spares_the_next': sleeper_spares_the_next,
 }
