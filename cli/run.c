@@ -416,6 +416,8 @@ static int run_all(struct run *run, struct fault_note *why)
         else
             fputs("[", run->report_file);
     }
+    if (rc == 0 && reader_n_items(reader) == 0)
+        printf("there is no file below '%s'\n", run->in);
     for (size_t i = 0; rc == 0 && i < reader_n_items(reader); i++)
         rc = do_item(run, reader, i, why);
     if (run->report_file != NULL) {
