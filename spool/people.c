@@ -37,6 +37,16 @@ static int list_commitment(void *user, const char *path, const char *name, struc
     return 0;
 }
 
+static const char states[] =
+    " GATHERING QUEUED CONFLICT FAILED WAITING LEASED DONE REFUSED HELD SENDING SENT CHECKING OFFERED ";
+
+static int is_state(const char *state)
+{
+    char padded[20];
+    return snprintf(padded, sizeof padded, " %s ", state) < (int)sizeof padded &&
+           strchr(state, ' ') == NULL && strstr(states, padded) != NULL;
+}
+
 int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *user, struct fault_note *why)
 {
     static const struct {
@@ -58,6 +68,9 @@ int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *u
     };
     struct fault_note local;
     why = why ? why : &local;
+    if (state != NULL && !is_state(state))
+        return fault_set(why, FAULT_USAGE, "bad state '%.32s': must be one of%.*s", state,
+                         (int)sizeof states - 2, states);
     for (size_t i = 0; i < sizeof queries / sizeof queries[0]; i++) {
         sqlite3_stmt *statement = db_prepare(spool, why, queries[i].sql, "t", state);
         if (statement == NULL)

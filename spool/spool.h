@@ -273,7 +273,7 @@ struct spool_row {
 };
 typedef void (*spool_row_fn)(void *user, const struct spool_row *row);
 
-// All rows, oldest first; `state` filters unless NULL.
+// All rows, oldest first; `state` filters unless NULL. Errors: USAGE for a state that nothing can be in.
 int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *user, struct fault_note *why);
 
 // Everything about one id, as "name: value" lines through `line`. Errors: NOT_FOUND.

@@ -825,7 +825,25 @@ static void opened_by_many_at_once(void)
     }
 }
 
+// 'queue list held' said "nothing" while deliveries were HELD, and so did any slip of the pen.
+static void unknown_states_are_errors(void)
+{
+    static const char *const bad[] = {"held", "HELD ", "", "HEL", "HELD SENT", "GATHERINGS"};
+    open_spool();
+    CHECK_INT(index_at("a1p1-1.dcm", "1.1", "1.5", "aa", 0), SPOOL_NEW);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        CHECK_FAULT(spool_list(spool, bad[i], count_job, NULL, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "GATHERING");
+    static const char *const good[] = {"GATHERING", "QUEUED",   "CONFLICT", "FAILED", "WAITING",
+                                       "LEASED",    "DONE",     "REFUSED",  "HELD",   "SENDING",
+                                       "SENT",      "CHECKING", "OFFERED"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        CHECK_INT(count_jobs(good[i]), 0);
+    spool_close(spool);
+}
+
 static const struct test tests[] = {
+    {"unit.spool.unknown_states_are_errors", unknown_states_are_errors},
     {"unit.spool.opened_by_many_at_once", opened_by_many_at_once},
     {"unit.spool.verdicts", verdicts},
     {"unit.spool.conflict_across_series", conflict_across_series},
