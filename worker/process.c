@@ -129,19 +129,31 @@ static void say_result(const struct sr_report *report, char *out, size_t size)
              sr_method_name(report->delivered), in_plane, left_out, control, uniformity);
 }
 
+// Without the number of threads: it changes no bit (sr_engine/engine.h), so it may change no UID.
+static void say_backend(const char *backend, char *out, size_t size)
+{
+    const char *last = strrchr(backend, ',');
+    size_t n = strlen(backend);
+    if (last != NULL && n > 9 && strcmp(backend + n - 9, " threads)") == 0)
+        snprintf(out, size, "%.*s)", (int)(last - backend), backend);
+    else
+        snprintf(out, size, "%s", backend);
+}
+
 // Everything that decides what is written and is not source, weights or algorithm revision.
 static void say_parameters(const struct process_options *options, double step_mm,
                            const struct sr_report *report, char *out, size_t size)
 {
-    char recipe[512];
+    char recipe[512], backend[sizeof report->backend];
+    say_backend(report->backend, backend, sizeof backend);
     if (sr_recipe_say(&options->recipe, recipe, sizeof recipe, NULL) != 0)
         snprintf(recipe, sizeof recipe, "unnamed");
     snprintf(out, size,
              "network=P0;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
-             "step_mm=%.9g%s%s",
-             report->backend, options->engine.finetune, report->steps_done,
-             (unsigned long long)options->engine.seed, options->engine.choose, options->engine.clip, step_mm,
-             recipe[0] != '\0' ? ";recipe=" : "", recipe);
+             "step_mm=%.9g%s%s;station=%s",
+             backend, options->engine.finetune, report->steps_done, (unsigned long long)options->engine.seed,
+             options->engine.choose, options->engine.clip, step_mm, recipe[0] != '\0' ? ";recipe=" : "",
+             recipe, options->station_name);
     // no pixels, but other bytes: they may not come under the same UID
     size_t n = strlen(out);
     if (options->number_offset != DERIVE_NUMBER_OFFSET && n < size)

@@ -60,14 +60,15 @@ def start_weights_give_linear():
 
 
 def same_input_same_bytes():
-    """Fine-tuned twice with the same seed: the same files; with another seed: another UID."""
+    """Fine-tuned twice with the same seed: the same files, with another number of threads too, which once gave the same voxels
+    other UIDs; with another seed: another UID."""
     phantom('in', slices=6)
     weights = start_weights()
-    isoslice('run', 'in', 'a', '--steps', '3', '--seed', '5', *weights)
+    isoslice('run', 'in', 'a', '--steps', '3', '--seed', '5', '--threads', '1', *weights)
     shutil.copytree('in', 'renamed/deep/er')
     for n, path in enumerate(files_of('renamed')):
         os.rename(path, os.path.join(os.path.dirname(path), 'x%d' % (99 - n)))
-    isoslice('run', 'renamed', 'b', '--steps', '3', '--seed', '5', *weights)
+    isoslice('run', 'renamed', 'b', '--steps', '3', '--seed', '5', '--threads', '2', *weights)
     equal(digest('b'), digest('a'), 'files of the second run')
     isoslice('run', 'in', 'c', '--steps', '3', '--seed', '6', *weights)
     check(set(derived('c')).isdisjoint(derived('a')), 'another seed has the same series UID')
@@ -231,13 +232,19 @@ def formats():
 
 
 def names_from_the_configuration():
-    """Series Number and Series Description as configured; other bytes have another UID."""
+    """Series Number, Series Description and Station Name as configured; other bytes have another UID."""
     phantom('in', slices=6)
     weights = start_weights()
     with open('node.yaml', 'w') as f:
         f.write("derive: {series_number: 5000, description: '{source} {kind}{view} NFPD'}\nwork: {views: all}\n")
     isoslice('run', 'in', 'out', '--no-finetune', *weights)
     isoslice('run', 'in', 'named', '--no-finetune', '--config', 'node.yaml', *weights)
+    with open('station.yaml', 'w') as f:
+        f.write('node: {station_name: MR7}\n')
+    isoslice('run', 'in', 'station', '--no-finetune', '--config', 'station.yaml', *weights)
+    (uid_there, there), = derived('station').items()
+    equal(there[0].StationName, 'MR7', 'Station Name')
+    check(uid_there not in derived('out'), 'another Station Name has the same series UID')
     number = int(pydicom.dcmread(files_of('in')[0]).SeriesNumber)
     source = str(pydicom.dcmread(files_of('in')[0]).SeriesDescription)
     (uid, images), = derived('out').items()
