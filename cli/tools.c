@@ -130,6 +130,18 @@ static int check_tls(const struct conf *conf)
     return n;
 }
 
+// What the worker would refuse to start with. A file that is not named is looked for beside the program,
+// which need not be installed where this runs.
+static int check_weights(const struct conf *conf)
+{
+    struct fault_note why;
+    char path[CONF_PATH_SIZE];
+    if (conf->weights[0] == '\0' || process_find_weights(conf->weights, path, sizeof path, &why) == 0)
+        return 0;
+    fprintf(stderr, "isoslice check-config: bad 'weights' in 'work': %s\n", why.text);
+    return 1;
+}
+
 int command_check_config(int argc, char **argv)
 {
     static const struct option options[] = {{"dump-config", no_argument, NULL, 'd'},
@@ -149,16 +161,15 @@ int command_check_config(int argc, char **argv)
             conf_sample(stdout);
             return 0;
         case 'h':
-            puts(
-                "usage: isoslice check-config [--dump-config] FILE\n"
-                "       isoslice check-config --sample\n\n"
-                "Checks a configuration file; errors name file, line, column, key, value and what would be "
-                "legal.\n"
-                "Keys and certificates that a daemon would refuse are named too; run this as its user, or as "
-                "root.\n\n"
-                "  --dump-config  print every setting that is in force, with its explanation\n"
-                "  --sample       print the sample file, which is the manual\n\n"
-                "Exit code: 0 valid; 2 not.");
+            puts("usage: isoslice check-config [--dump-config] FILE\n"
+                 "       isoslice check-config --sample\n\n"
+                 "Checks a configuration file; errors name file, line, column, key, value and what would be "
+                 "legal.\n"
+                 "Keys, certificates and weights that a daemon would refuse are named too; run this as its "
+                 "user, or as root.\n\n"
+                 "  --dump-config  print every setting that is in force, with its explanation\n"
+                 "  --sample       print the sample file, which is the manual\n\n"
+                 "Exit code: 0 valid; 2 not.");
             return 0;
         default:
             return command_usage_error("check-config", "bad arguments");
@@ -172,7 +183,7 @@ int command_check_config(int argc, char **argv)
     struct user user;
     if (geteuid() == 0 && user_find(conf.user, &user, &why) != 0)
         return command_fault("check-config", &why);
-    if (check_tls(&conf) > 0)
+    if (check_tls(&conf) + check_weights(&conf) > 0)
         return 2;
     if (dump)
         conf_dump(&conf, stdout);

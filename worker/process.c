@@ -49,8 +49,9 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
     if (ops_use_gpu((int)conf->gpu, why) != 0)
         return FAULT_INTERNAL;
     options->recipe = sr_recipe_default();
-    if (conf->recipe[0] != '\0' && sr_recipe_set(&options->recipe, conf->recipe, why) != 0)
-        return FAULT_CONFIG;
+    struct fault_note bad;
+    if (conf->recipe[0] != '\0' && sr_recipe_set(&options->recipe, conf->recipe, &bad) != 0)
+        return fault_set(why, FAULT_CONFIG, "bad 'recipe' in 'work': '%s': %.200s", conf->recipe, bad.text);
     options->site_id = conf->site_id;
     options->station_name = conf->station_name;
     options->number_offset = (int)conf->series_number;

@@ -310,7 +310,24 @@ def help_everywhere():
     isoslice('no-such-command', ok=(2,))
 
 
+def check_config_asks_the_worker():
+    """What conf itself cannot judge but the worker refuses to start with: weights that are not there (once valid), and a recipe's
+    mistake, with its key and value."""
+    with open('good.safetensors', 'w') as f:
+        f.write('there')
+    for setting, words in (('weights: nowhere.safetensors', ["bad 'weights' in 'work'", 'nowhere.safetensors']),
+                           ('recipe: "part=lora:foo=1"', ["bad 'recipe' in 'work'", 'part=lora:foo=1', "no 'foo'"])):
+        with open('bad.yaml', 'w') as f:
+            f.write('work: {%s}\n' % setting)
+        said = isoslice('check-config', 'bad.yaml', ok=(2,)).stderr
+        check(all(word in said for word in words), said)
+    with open('good.yaml', 'w') as f:
+        f.write('work: {weights: good.safetensors, recipe: "part=lora"}\n')
+    check('valid' in isoslice('check-config', 'good.yaml').stdout, 'a good one')
+
+
 run_named({
+    'unit.check_config.asks_the_worker': check_config_asks_the_worker,
     'unit.run.start_weights_give_linear': start_weights_give_linear,
     'unit.run.same_input_same_bytes': same_input_same_bytes,
     'unit.run.exit_codes': exit_codes,
