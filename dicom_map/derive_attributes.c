@@ -281,6 +281,33 @@ static void find_acquisition(const struct derivation *d, char date[9], char time
     }
 }
 
+// ---- loss
+
+// Values are steps, one after the other: what a slice went through is their product. 0 where it does not say.
+static double loss_of(const struct dcm_item *slice)
+{
+    char text[256];
+    double ratio = 0, product = 1;
+    int n = 0;
+    dcm_get_text(slice, 0x00282112, text, sizeof text);
+    for (; number_at(text, n, &ratio); n++)
+        product *= ratio;
+    return n > 0 ? product : 0;
+}
+
+// The slice that was compressed most; NULL where none was compressed with loss.
+static const struct dcm_item *find_lossiest(const struct derivation *d)
+{
+    const struct dcm_item *found = NULL;
+    for (int i = 0; i < d->item->depth; i++) {
+        const struct dcm_item *slice = derivation_source(d, (size_t)i);
+        if (derivation_has_term(slice, 0x00282110, "01") &&
+            (found == NULL || loss_of(slice) > loss_of(found)))
+            found = slice;
+    }
+    return found;
+}
+
 // ---- texts
 
 static void put_series_description(struct derivation *d)
@@ -334,8 +361,14 @@ static void put_derivation_description(struct derivation *d)
                      : "; shown in %s planes, not resampled for that",
                  view_name(r->view));
     static const char not_diagnosis[] = "Not for primary diagnosis.";
-    char end[192];
+    char end[256];
     snprintf(end, sizeof end, ". Voxels clamped: %zu. ", d->n_clamped);
+    const struct dcm_item *worst = find_lossiest(d);
+    if (worst != NULL && loss_of(worst) > 0)
+        snprintf(end + strlen(end), sizeof end - strlen(end), "Sources compressed with loss, up to %.4g:1. ",
+                 loss_of(worst));
+    else if (worst != NULL)
+        snprintf(end + strlen(end), sizeof end - strlen(end), "Sources compressed with loss. ");
     if (r->n_late > 0)
         snprintf(end + strlen(end), sizeof end - strlen(end),
                  "Made again: %d images came after an earlier series was made. ", r->n_late);
@@ -537,21 +570,22 @@ static void put_rescale(struct derivation *d)
 
 static void put_lossy(struct derivation *d)
 {
-    int n_lossy = 0, n_not = 0;
-    for (int i = 0; i < d->item->depth; i++) {
-        char text[32];
-        dcm_get_text(derivation_source(d, (size_t)i), 0x00282110, text, sizeof text);
-        n_lossy += strcmp(text, "01") == 0;
-        n_not += strcmp(text, "00") == 0;
-    }
-    if (n_lossy > 0)
+    const struct dcm_item *worst = find_lossiest(d);
+    int n_not = 0;
+    for (int i = 0; i < d->item->depth; i++)
+        n_not += derivation_has_term(derivation_source(d, (size_t)i), 0x00282110, "00");
+    if (worst != NULL)
         derivation_put(d, 0x00282110, "01");
     else if (n_not == d->item->depth)
         derivation_put(d, 0x00282110, "00");
-    if (d->rc == 0 && n_lossy == 0)
-        d->rc = dcm_remove(d->root, 0x00282112, d->why);
-    if (d->rc == 0 && n_lossy == 0)
-        d->rc = dcm_remove(d->root, 0x00282114, d->why);
+    // both of one slice: the values of one belong to those of the other
+    static const struct {
+        uint32_t tag;
+        const char *vr;
+    } how[] = {{0x00282112, "DS"}, {0x00282114, "CS"}};
+    for (int i = 0; i < 2 && worst != NULL; i++)
+        if (!is_empty(worst, how[i].tag))
+            copy_from(d, d->root, worst, how[i].tag, how[i].vr);
 }
 
 // What a viewer of the source shows it by: the Instance Number, in a multi-frame object the frame's.
