@@ -256,13 +256,14 @@ void derivation_set_job_time(struct derivation *d)
     memcpy(d->time + 6, fraction, 8);
 }
 
-// The earliest acquisition of the stack; empty where it is not said.
+// The earliest acquisition of the stack, of the slices that say one; empty where none does.
 static void find_acquisition(const struct derivation *d, char date[9], char time[15], char date_time[27])
 {
+    char earliest[24] = "";
     date[0] = time[0] = date_time[0] = '\0';
     for (int i = 0; i < d->item->depth; i++) {
         const struct dcm_item *root = derivation_source(d, (size_t)i);
-        char da[32], tm[32], dt[64];
+        char da[32], tm[32], dt[64], key[24];
         dcm_get_text(root, 0x00080022, da, sizeof da);
         dcm_get_text(root, 0x00080032, tm, sizeof tm);
         dcm_get_text(root, 0x0008002A, dt, sizeof dt);
@@ -270,8 +271,10 @@ static void find_acquisition(const struct derivation *d, char date[9], char time
             da[0] = '\0';
         if (!attribute_is_legal("TM", tm))
             tm[0] = '\0';
-        int order = strcmp(da, date);
-        if (i == 0 || order < 0 || (order == 0 && strcmp(tm, time) < 0)) {
+        // what is not said comes last
+        snprintf(key, sizeof key, "%.8s%.13s", da[0] != '\0' ? da : "99999999", tm[0] != '\0' ? tm : "9");
+        if (i == 0 || strcmp(key, earliest) < 0) {
+            memcpy(earliest, key, sizeof key);
             snprintf(date, 9, "%.8s", da);
             snprintf(time, 15, "%.13s", tm);
         }

@@ -312,6 +312,23 @@ def required_ones_are_required():
         sys.exit('a source was taken without %s' % taken)
 
 
+def earliest_acquisition_of_those_that_say_it():
+    """One slice of eight lost its date to a de-identifier, another its time: the derived series then had neither."""
+    for path in make('differs', 'in'):
+        d = pydicom.dcmread(path)
+        if d.InstanceNumber == 3:
+            del d.AcquisitionDate
+        if d.InstanceNumber == 1:
+            del d.AcquisitionTime
+        d.save_as(path)
+    done = derive()
+    if done.returncode != 0:
+        sys.exit('derive_series: %s %s' % (done.stdout, done.stderr))
+    got = {(d.get('AcquisitionDate'), d.get('AcquisitionTime')) for d in map(pydicom.dcmread, glob.glob('out/*.dcm'))}
+    if got != {('20260104', '101001.5')}:  # of the second
+        sys.exit('acquired at %s' % got)
+
+
 def nothing_is_written_without_type_1():
     """A Pixel Spacing that can be read and cannot be copied (hundreds of values, one of them too long for its VR): a derived
     series without one went out once, because the slices wrote the same spacing in two ways."""
@@ -386,6 +403,7 @@ TESTS = {
     'peer.attributes.every_one_absent': lambda: judge('none'),
     'peer.attributes.required_ones_are_required': required_ones_are_required,
     'peer.attributes.nothing_is_written_without_type_1': nothing_is_written_without_type_1,
+    'peer.attributes.earliest_acquisition': earliest_acquisition_of_those_that_say_it,
     'peer.attributes.every_one_differs': lambda: judge('differs'),
 }
 
