@@ -5,26 +5,39 @@
 #include "core/daemon.h"
 #include "core/log.h"
 
+#include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { N_DAEMONS = 3, STOP_GRACE_S = 30 };
-static const double restart_s = 1.0;
+enum { N_DAEMONS = 3, STOP_GRACE_S = 30, PATH_SIZE = CONF_PATH_SIZE + 32 };
+// One that ends soon after its start is started again after a pause, which doubles as long as it does.
+static const double soon_s = 10, pause_min_s = 1, pause_max_s = 60;
 
 struct child {
     const char *name;
     pid_t pid; // 0: not running
-    double not_before_s;
+    double started_s, pause_s, not_before_s;
 };
+
+static int has_program(const char *folder, const struct child *child, struct fault_note *why)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s", folder, child->name);
+    return access(path, X_OK) == 0
+               ? 0
+               : fault_set_errno(why, errno, "cannot run '%s', which belongs beside isoslice", path);
+}
 
 static void start(struct child *child, const char *folder, const char *config)
 {
-    char path[CONF_PATH_SIZE + 32];
+    char path[PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s", folder, child->name);
-    child->not_before_s = clock_monotonic_s() + restart_s;
+    child->started_s = clock_monotonic_s();
+    child->not_before_s = child->started_s + pause_min_s;
     pid_t parent = getpid();
     child->pid = fork();
     if (child->pid == 0) {
@@ -36,6 +49,18 @@ static void start(struct child *child, const char *folder, const char *config)
     }
     if (child->pid > 0)
         log_info("started %s as process %d", child->name, (int)child->pid);
+}
+
+static void ended(struct child *child, int status)
+{
+    double now_s = clock_monotonic_s();
+    int was_soon = now_s - child->started_s < soon_s;
+    child->pid = 0;
+    child->pause_s = was_soon ? fmin(pause_max_s, fmax(pause_min_s, 2 * child->pause_s)) : 0;
+    child->not_before_s = fmax(child->not_before_s, now_s + child->pause_s);
+    log_error("%s ended (%s %d); starting it again in %.0f s", child->name,
+              WIFSIGNALED(status) ? "signal" : "exit code",
+              WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), child->pause_s);
 }
 
 static void stop(struct child *children)
@@ -79,7 +104,7 @@ int command_node(int argc, char **argv)
     const char *config =
         daemon_arguments(argc, argv, "isoslice node",
                          "The whole node: isoslice-receive, isoslice-work and isoslice-send as children,\n"
-                         "each started again when it ends.",
+                         "each started again when it ends, after a pause where it ends at once.",
                          &exit_code);
     if (config == NULL)
         return exit_code;
@@ -91,6 +116,9 @@ int command_node(int argc, char **argv)
     char *slash = strrchr(folder, '/');
     if (slash != NULL)
         *slash = '\0';
+    for (int i = 0; i < N_DAEMONS; i++)
+        if (has_program(folder, &children[i], &why) != 0)
+            return command_fault("node", &why);
     daemon_init();
     log_init("isoslice-node", conf_log_level(&conf));
     while (!daemon_stop) {
@@ -101,12 +129,8 @@ int command_node(int argc, char **argv)
                 start(&children[i], folder, config);
         while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
             for (int i = 0; i < N_DAEMONS; i++)
-                if (children[i].pid == pid) {
-                    children[i].pid = 0;
-                    log_error("%s ended (%s %d); starting it again", children[i].name,
-                              WIFSIGNALED(status) ? "signal" : "exit code",
-                              WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-                }
+                if (children[i].pid == pid)
+                    ended(&children[i], status);
         if (daemon_reload_asked())
             for (int i = 0; i < N_DAEMONS; i++)
                 if (children[i].pid > 0)

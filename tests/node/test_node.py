@@ -19,17 +19,45 @@ def phantom_roundtrip():
     roundtrip('source', lambda node, source: storescu(node, files_of(source)))
 
 
+def copied_layout():
+    """As installed_layout, with files instead of links: isoslice node looks for the daemons where its own file lies."""
+    installed_layout()
+    for path in glob.glob('bin/*'):
+        real = os.path.realpath(path)
+        os.unlink(path)
+        shutil.copy(real, path)
+
+
+def node_command_does_not_spin():
+    """A daemon that cannot start, since another program has its port, is tried after longer and longer pauses; once it was every
+    second, for ever, three lines of log each. One that is not there at all is an error at once; once that spun as well."""
+    copied_layout()
+    node = Node()
+    with socket.socket() as other:
+        other.bind(('127.0.0.1', node.port))
+        other.listen()
+        process = subprocess.Popen(['bin/isoslice', 'node', '--config', node.config], stderr=node.log)
+        try:
+            again = 'isoslice-receive ended (exit code 1); starting it again in 4 s'
+            wait_for('the third pause', 30, lambda: again in open('node.log').read())
+        finally:
+            process.terminate()
+        equal(process.wait(60), 0, 'exit code')
+    log = open('node.log').read()
+    equal(log.count('isoslice-receive ended'), 3, 'times that it ended')
+    check('Address already in use' in log, log)
+    os.unlink('bin/isoslice-work')
+    done = subprocess.run(['bin/isoslice', 'node', '--config', node.config], capture_output=True, text=True, timeout=20)
+    equal(done.returncode, 1, 'exit code without the worker')
+    check('isoslice-work' in done.stderr and 'No such file' in done.stderr, done.stderr)
+
+
 def node_command_roundtrip():
     """`isoslice node` starts and stops all three."""
     phantom('source')
     pacs = Orthanc().start()
     node = Node(pacs.dicom)
-    installed_layout()
-    shutil.copy(os.path.realpath('bin/isoslice'), 'bin/isoslice.copy')
-    for name in ('isoslice', 'isoslice-receive', 'isoslice-work', 'isoslice-send'):
-        real = os.path.realpath('bin/' + name)
-        os.unlink('bin/' + name)
-        shutil.copy(real, 'bin/' + name)
+    copied_layout()
     process = subprocess.Popen(['bin/isoslice', 'node', '--config', node.config], stderr=node.log)
     try:
         node.wait_listening()
@@ -570,6 +598,7 @@ def given_up_is_told():
 TESTS = {
     'peer.node.phantom_roundtrip': phantom_roundtrip,
     'peer.node.command_roundtrip': node_command_roundtrip,
+    'unit.node.does_not_spin': node_command_does_not_spin,
     'peer.node.refused_series': refused_series,
     'unit.receive.access_is_denied_by_default': access_is_denied_by_default,
     'unit.receive.too_many_associations_are_rejected': too_many_associations_are_rejected,
