@@ -19,7 +19,7 @@ static void print_help(void)
          "retry    do a job, a delivery or a commitment's report again, now\n"
          "hold     keep a waiting job or delivery from being done\n"
          "release  let a held one go on; of a series in CONFLICT: the first version of its images stands,\n"
-         "         and what was held for it is sent\n\n"
+         "         and what was held for it is sent; until then nothing of it can be retried or released\n\n"
          "States: series GATHERING QUEUED CONFLICT FAILED; jobs WAITING LEASED DONE REFUSED FAILED HELD;\n"
          "deliveries WAITING SENDING SENT HELD; commitments CHECKING OFFERED WAITING HELD.\n\n"
          "  --config FILE  default " COMMAND_CONFIG_FILE);

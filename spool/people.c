@@ -288,6 +288,25 @@ static int end_conflict(struct spool *spool, int64_t number, int64_t now_us, str
     return rc;
 }
 
+// A job or delivery of a series in CONFLICT goes on when that is decided, not around it.
+static int check_conflict(struct spool *spool, const char *id, const char *verb, const char *table,
+                          int64_t number, struct fault_note *why)
+{
+    const char *sql = table[0] == 'j' ? "SELECT s.id FROM series s JOIN job j ON j.series_uid=s.series_uid"
+                                        " WHERE j.id=?1 AND s.state='CONFLICT'"
+                                      : "SELECT s.id FROM series s JOIN job j ON j.series_uid=s.series_uid"
+                                        " JOIN result r ON r.job_id=j.id JOIN delivery d ON d.result_id=r.id"
+                                        " WHERE d.id=?1 AND s.state='CONFLICT'";
+    int64_t series = 0;
+    int rc = db_integer(spool, why, &series, 0, sql, "i", number);
+    if (rc == 0 && series != 0)
+        return fault_set(why, FAULT_USAGE,
+                         "cannot %s '%s': its series 's%lld' is in CONFLICT, which is to be decided first "
+                         "('release s%lld')",
+                         verb, id, (long long)series, (long long)series);
+    return rc;
+}
+
 // One person's decision: `from` lists the states it is allowed in, space separated on both sides.
 static int decide(struct spool *spool, const char *id, const char *verb, const char *from_job,
                   const char *from_delivery, const char *from_series, const char *to, const char *extra,
@@ -309,6 +328,8 @@ static int decide(struct spool *spool, const char *id, const char *verb, const c
     if (rc == 0 && (from == NULL || strstr(from, padded) == NULL))
         rc = fault_set(why, FAULT_USAGE, "cannot %s '%s': it is %s%s%s", verb, id, state,
                        from ? ", must be one of" : ", which has nothing to decide", from ? from : "");
+    if (rc == 0 && table[0] != 's' && strcmp(to, "WAITING") == 0)
+        rc = check_conflict(spool, id, verb, table, number, why);
     if (rc == 0) {
         char sql[256];
         snprintf(sql, sizeof sql, "UPDATE %s SET state='%s', changed_us=?2%s%s WHERE id=?1", table,

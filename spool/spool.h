@@ -286,7 +286,7 @@ int spool_show(struct spool *spool, const char *id,
 // release: HELD -> WAITING; of a series in CONFLICT or FAILED: the first version stands; what the conflict
 // held goes on, and it gathers again unless a job has all that is kept of it; a job of the same objects is
 // taken up again, not made a second time. Errors: NOT_FOUND; USAGE when the state does not allow it, naming
-// both.
+// both, and for retry and release of a job or delivery whose series is in CONFLICT.
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);

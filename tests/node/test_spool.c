@@ -613,11 +613,23 @@ static void a_conflict_holds_what_waits_to_be_sent(void)
     CHECK_FAULT(spool_delivery_end(spool, 1, "s", NULL, 0, 0, 5 * second_us, &why), FAULT_LEASE_LOST);
     CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 99 * second_us, &delivery, &found, &why));
     CHECK_INT(found, 0);
+    // A retry of all that is held, or of the job, once sent it in spite of the conflict.
+    CHECK_FAULT(spool_retry(spool, "d1", 90 * second_us, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "release s1");
+    CHECK_FAULT(spool_release(spool, "d2", 90 * second_us, &why), FAULT_USAGE);
+    CHECK_FAULT(spool_release(spool, "d3", 90 * second_us, &why), FAULT_USAGE);
+    CHECK_FAULT(spool_retry(spool, "j1", 90 * second_us, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "release s1");
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 99 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_STR(row_of("j1").state, "DONE");
+    CHECK_OK(spool_retry(spool, "d4", 99 * second_us, &why)); // of the other series
     CHECK_OK(spool_release(spool, "s1", 100 * second_us, &why));
     CHECK_STR(row_of("d1").state, "WAITING");
     CHECK_STR(row_of("d2").state, "WAITING");
     CHECK_STR(row_of("d3").state, "HELD"); // a person's
     CHECK_STR(row_of("d3").note, "held by a person");
+    CHECK_OK(spool_release(spool, "d3", 100 * second_us, &why));
     // Its job has all that is kept: another would send the same UIDs again.
     CHECK_STR(row_of("s1").state, "QUEUED");
     CHECK_INT(gather(0, 200 * second_us), 0);
