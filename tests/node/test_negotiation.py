@@ -127,7 +127,17 @@ def compressed_objects_arrive_as_sent():
         equal(node.stop(), {'receive': 0}, 'exit codes')
 
 
+def statement_names_what_is_accepted():
+    """The conformance statement lists just the classes and transfer syntaxes of these tests, the latter in the order of preference."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'docs', 'CONFORMANCE.md')
+    with open(path) as f:
+        named = [word for line in f for word in line.split() if word.startswith('1.2.840.10008.') and word != '1.2.840.10008.3.1.1.1']
+    equal([uid for uid in named if uid.startswith(SYNTAX + '.') or uid == SYNTAX], ACCEPTED, 'transfer syntaxes')
+    equal([uid for uid in named if uid not in ACCEPTED], [VERIFICATION, MR, ENHANCED, LEGACY, COMMITMENT], 'classes')
+
+
 TESTS = {
+    'unit.docs.statement_names_what_is_accepted': statement_names_what_is_accepted,
     'unit.receive.lossy_deflated_and_video_are_refused': lossy_deflated_and_video_are_refused,
     'unit.receive.lossless_in_order_of_preference': lossless_is_accepted_in_order_of_preference,
     'unit.receive.other_classes_are_refused': other_classes_are_refused,
