@@ -24,9 +24,9 @@
 using namespace host_math;
 using namespace QUEUE_NAMESPACE;
 
-// Points that go through the decoder at a time, shares of a long sum, how many of them are added up at a time,
-// and most memory for what a backward pass finds ready. Small on the host, so that its tests have several
-// chunks, and some that are not kept.
+// Points that go through the decoder at a time, shares of a long sum, how many of them are added up at a
+// time, and most memory for what a backward pass finds ready. Small on the host, so that its tests have
+// several chunks, and some that are not kept.
 #ifdef ISOSLICE_CUDA_ON_HOST
 enum { CHUNK = 101, PARTS = 4, FOLD = 2, KEEP_BYTES = 2 << 20 };
 #else
@@ -64,7 +64,7 @@ struct sr_device {
     void *ones;      // of T, [CHUNK]
     double *partial; // of sums in parts; behind them room for those that are folded
     size_t n_partial;
-    void *scratch;   // grows to what a call needs
+    void *scratch; // grows to what a call needs
     size_t scratch_bytes;
     struct kept_decode kept;
 };
@@ -411,7 +411,8 @@ static int cuda_conv_forward(struct sr_device *device, int index, const struct s
     return rc != 0 ? rc : conv_finish<T>(device, conv, flags, y, why);
 }
 
-// to [n] = sums of device->partial [n,parts], times factor: FOLD at a time, in an order that is always the same.
+// to [n] = sums of device->partial [n,parts], times factor: FOLD at a time, in an order that is always the
+// same.
 static int sum_parts(struct sr_device *device, size_t n, unsigned parts, double factor, float *to,
                      struct fault_note *why)
 {

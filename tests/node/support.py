@@ -195,9 +195,12 @@ class Node:
         return codes
 
     def database_stamp(self):
-        """What changes with every commit to the queue; None while it is being made."""
+        """What changes with every commit to the queue, and with every request for a commitment, which is a file of its own; None
+        while it is being made."""
+        requests = glob.glob(self.spool + '/commitments/*')
         try:
-            return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in (os.stat(self.spool + '/queue.db' + end) for end in ('', '-wal'))]
+            return [(path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in
+                    ((path, os.stat(path)) for path in [self.spool + '/queue.db', self.spool + '/queue.db-wal', *requests])]
         except FileNotFoundError:
             return None
 
