@@ -13,6 +13,7 @@
 
 int command_run(int argc, char **argv);
 int command_inspect(int argc, char **argv);
+int command_rules(int argc, char **argv);
 int command_node(int argc, char **argv);
 int command_queue(int argc, char **argv);
 int command_echo(int argc, char **argv);

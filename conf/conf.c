@@ -220,12 +220,44 @@ static const struct conf_key destination_keys[] = {
      "Ask it how many images a series has (C-FIND, Study Root), so that a complete one starts before quiet_s "
      "and one that lacks some does not. At most one."},
 };
+
+#define RULE_FIELD(name) offsetof(struct conf_rule, name), sizeof(((struct conf_rule *)0)->name)
+#define RULE_PATTERN(name, label, help)                                                                      \
+    {                                                                                                        \
+        "rules", name, TYPE_TEXT, RULE_FIELD(labels[label]), 0, CONF_TEXT_SIZE - 1, "", NULL, help           \
+    }
+
+static const struct conf_key rule_keys[] = {
+    {"rules", "name", TYPE_TEXT, RULE_FIELD(name), 1, 32, NULL, NULL,
+     "What the log and the queue call it, unique."},
+    {"rules", "sender", TYPE_TEXT, RULE_FIELD(sender), 0, CONF_TEXT_SIZE - 1, "", NULL,
+     "Calling AE title of who sent the series. This and the next are patterns: * is any characters, ? one, | "
+     "stands between patterns of which one is enough, upper and lower case are the same. Empty: any."},
+    RULE_PATTERN("manufacturer", LABEL_MANUFACTURER, "(0008,0070) of the series."),
+    RULE_PATTERN("model", LABEL_MODEL, "Manufacturer's Model Name (0008,1090)."),
+    RULE_PATTERN("station", LABEL_STATION, "Station Name (0008,1010)."),
+    RULE_PATTERN("institution", LABEL_INSTITUTION, "Institution Name (0008,0080)."),
+    RULE_PATTERN("body_part", LABEL_BODY_PART, "Body Part Examined (0018,0015)."),
+    RULE_PATTERN("study_description", LABEL_STUDY_DESCRIPTION, "(0008,1030)."),
+    RULE_PATTERN("series_description", LABEL_SERIES_DESCRIPTION, "(0008,103E)."),
+    RULE_PATTERN("protocol", LABEL_PROTOCOL, "Protocol Name (0018,1030)."),
+    RULE_PATTERN("sequence", LABEL_SEQUENCE, "Sequence Name (0018,0024)."),
+    RULE_PATTERN("image_type", LABEL_IMAGE_TYPE, "(0008,0008), its values with backslashes between."),
+    {"rules", "min_slice_mm", TYPE_REAL, RULE_FIELD(min_slice_mm), 0, 1000, "0", NULL,
+     "Slices at least so far apart."},
+    {"rules", "action", TYPE_CHOICE, RULE_FIELD(action), 0, 0, "process", "process|ignore",
+     "process, or ignore: nothing is derived, the queue says BY_RULE and the rule's name."},
+    {"rules", "destinations", TYPE_TEXT, RULE_FIELD(destinations), 0, CONF_TEXT_SIZE - 1, "", NULL,
+     "Names of the destinations that get what is derived, with commas between. Empty: all."},
+};
 enum {
+    N_RULE_KEYS = sizeof rule_keys / sizeof rule_keys[0],
     N_SENDER_KEYS = sizeof sender_keys / sizeof sender_keys[0],
     N_DESTINATION_KEYS = sizeof destination_keys / sizeof destination_keys[0],
     MAX_LIST_KEYS = 32
 };
-_Static_assert((int)N_DESTINATION_KEYS <= (int)MAX_LIST_KEYS && (int)N_SENDER_KEYS <= (int)MAX_LIST_KEYS,
+_Static_assert((int)N_DESTINATION_KEYS <= (int)MAX_LIST_KEYS && (int)N_SENDER_KEYS <= (int)MAX_LIST_KEYS &&
+                   (int)N_RULE_KEYS <= (int)MAX_LIST_KEYS,
                "read_list has a flag per key");
 
 static const char *const section_help[][2] = {
@@ -238,7 +270,12 @@ static const char *const section_help[][2] = {
     {"send", "Sending (isoslice-send)."},
     {"retention", "How long patient data stay here."},
     {"senders", "Who may send to us; everybody else is refused. A list."},
-    {"destinations", "Where every derived series is sent. A list."},
+    {"destinations", "Where derived series are sent. A list."},
+    {"rules",
+     "What becomes of which series. A list: the first rule that fits decides; what none fits is processed "
+     "and "
+     "sent to every destination. A rule without conditions fits all: the last may be one. What Isoslice "
+     "itself refuses no rule makes it process. isoslice rules tries them on files."},
 };
 
 // ---- one small parser per kind of value; each names the legal range
@@ -547,6 +584,9 @@ static int read_section(struct reader *reader, yaml_node_t *key, yaml_node_t *va
     if (strcmp(name, "destinations") == 0)
         return read_list(reader, value, destination_keys, N_DESTINATION_KEYS, conf->destinations,
                          sizeof conf->destinations[0], CONF_MAX_DESTINATIONS, &conf->n_destinations);
+    if (strcmp(name, "rules") == 0)
+        return read_list(reader, value, rule_keys, N_RULE_KEYS, conf->rules, sizeof conf->rules[0],
+                         CONF_MAX_RULES, &conf->n_rules);
     for (size_t i = 0; i < N_KEYS; i++) {
         if (keys[i].section == NULL && strcmp(keys[i].name, name) == 0) {
             char legal[CONF_TEXT_SIZE];
@@ -604,7 +644,57 @@ static int check_tls(struct reader *reader, const struct conf *conf, yaml_mark_t
     return rc;
 }
 
-static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark_t mark)
+static int fits_all(const struct conf_rule *rule)
+{
+    int n = rule->sender[0] != '\0' || rule->min_slice_mm > 0;
+    for (int i = 0; i < N_LABELS; i++)
+        n += rule->labels[i][0] != '\0';
+    return n == 0;
+}
+
+// Finds the destinations that a rule names.
+static int resolve_rule(struct reader *reader, const struct conf *conf, struct conf_rule *rule,
+                        yaml_mark_t mark)
+{
+    int is_ignored = strcmp(rule->action, "ignore") == 0;
+    rule->to = rule->destinations[0] == '\0' && !is_ignored ? ~0u : 0;
+    if (is_ignored && rule->destinations[0] != '\0')
+        return error_at(reader, mark, "bad 'rules': '%s' ignores series, but has destinations", rule->name);
+    for (const char *p = rule->destinations; *p != '\0';) {
+        size_t n, i = 0;
+        p += strspn(p, " ");
+        n = strcspn(p, ",");
+        while (n > 0 && p[n - 1] == ' ')
+            n--;
+        while (i < conf->n_destinations &&
+               !(strlen(conf->destinations[i].name) == n && strncmp(conf->destinations[i].name, p, n) == 0))
+            i++;
+        if (i == conf->n_destinations)
+            return error_at(reader, mark, "bad 'rules': '%s' names destination '%.*s', which there is not",
+                            rule->name, (int)n, p);
+        rule->to |= 1u << i;
+        p += strcspn(p, ",");
+        p += *p == ',';
+    }
+    return 0;
+}
+
+static int check_rules(struct reader *reader, struct conf *conf, yaml_mark_t mark)
+{
+    int rc = 0;
+    for (size_t i = 0; i < conf->n_rules && rc == 0; i++) {
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(conf->rules[i].name, conf->rules[j].name) == 0)
+                return error_at(reader, mark, "bad 'rules': name '%s' given twice", conf->rules[i].name);
+            else if (fits_all(&conf->rules[j]))
+                return error_at(reader, mark, "bad 'rules': '%s' is never looked at, '%s' before it fits all",
+                                conf->rules[i].name, conf->rules[j].name);
+        rc = resolve_rule(reader, conf, &conf->rules[i], mark);
+    }
+    return rc;
+}
+
+static int check_whole(struct reader *reader, struct conf *conf, yaml_mark_t mark)
 {
     for (size_t i = 0; i < conf->n_destinations; i++)
         for (size_t j = 0; j < i; j++)
@@ -620,7 +710,8 @@ static int check_whole(struct reader *reader, const struct conf *conf, yaml_mark
     if (conf->retry_max_s < conf->retry_min_s)
         return error_at(reader, mark, "bad 'retry_max_s': %g is less than 'retry_min_s', %g",
                         conf->retry_max_s, conf->retry_min_s);
-    return check_tls(reader, conf, mark);
+    int rc = check_rules(reader, conf, mark);
+    return rc != 0 ? rc : check_tls(reader, conf, mark);
 }
 
 static int read_document(struct reader *reader, struct conf *conf)
@@ -761,10 +852,10 @@ static void print_section_head(FILE *out, const char *section)
     for (size_t i = 0; i < sizeof section_help / sizeof section_help[0]; i++) {
         if (strcmp(section_help[i][0], section) != 0)
             continue;
-        if (dot != NULL)
-            fprintf(out, "  # %s\n  %s:\n", section_help[i][1], dot + 1);
-        else
-            fprintf(out, "\n# %s\n%s:\n", section_help[i][1], section);
+        if (dot == NULL)
+            fputc('\n', out);
+        print_help(out, dot != NULL ? "  " : "", section_help[i][1]);
+        fprintf(out, "%s%s:\n", dot != NULL ? "  " : "", dot != NULL ? dot + 1 : section);
     }
 }
 
@@ -793,6 +884,8 @@ void conf_dump(const struct conf *conf, FILE *out)
     print_section_head(out, "destinations");
     print_list(out, destination_keys, N_DESTINATION_KEYS, conf->destinations, sizeof conf->destinations[0],
                conf->n_destinations);
+    print_section_head(out, "rules");
+    print_list(out, rule_keys, N_RULE_KEYS, conf->rules, sizeof conf->rules[0], conf->n_rules);
 }
 
 void conf_sample(FILE *out)
@@ -806,6 +899,10 @@ void conf_sample(FILE *out)
     conf->destinations[0] = (struct conf_destination){
         .name = "pacs", .ae_title = "PACS", .host = "192.0.2.10", .port = 104, .format = "classic"};
     conf->n_destinations = 1;
+    conf->rules[0] = (struct conf_rule){.name = "no localizers",
+                                        .action = "ignore",
+                                        .labels[LABEL_SERIES_DESCRIPTION] = "*localizer*|*scout*"};
+    conf->n_rules = 1;
     conf_dump(conf, out);
     free(conf);
 }

@@ -10,12 +10,19 @@
 #include "core/credentials.h"
 #include "core/daemon.h"
 #include "core/fault.h"
+#include "dicom_map/label.h"
 
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
-enum { CONF_MAX_SENDERS = 64, CONF_MAX_DESTINATIONS = 16, CONF_TEXT_SIZE = 256, CONF_PATH_SIZE = 1024 };
+enum {
+    CONF_MAX_SENDERS = 64,
+    CONF_MAX_DESTINATIONS = 16,
+    CONF_MAX_RULES = 64,
+    CONF_TEXT_SIZE = 256,
+    CONF_PATH_SIZE = 1024
+};
 
 // Who may send to us. Default deny: a sender that is not listed is refused.
 struct conf_sender {
@@ -44,6 +51,17 @@ struct conf_destination {
     char certificate_name[CONF_TEXT_SIZE]; // in theirs; empty: host, unless certificate_sha256 is set
     char format[16];                       // of what it gets: classic, enhanced
     int query;                             // it is the archive that is asked how many images a series has
+};
+
+// What becomes of series that look so; patterns as in worker/rules.h, empty: any.
+struct conf_rule {
+    char name[33]; // unique
+    char sender[CONF_TEXT_SIZE];
+    char labels[N_LABELS][CONF_TEXT_SIZE];
+    double min_slice_mm;               // least slice distance
+    char action[16];                   // process, ignore
+    char destinations[CONF_TEXT_SIZE]; // names with commas between; empty: all
+    unsigned to;                       // the same: bit i for destinations[i] of struct conf; 0: ignored
 };
 
 struct conf {
@@ -91,6 +109,8 @@ struct conf {
     size_t n_senders;
     struct conf_destination destinations[CONF_MAX_DESTINATIONS];
     size_t n_destinations;
+    struct conf_rule rules[CONF_MAX_RULES]; // the first that fits decides
+    size_t n_rules;
 };
 
 // The defaults: valid, but with no sender and no destination.

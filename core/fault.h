@@ -83,7 +83,8 @@ enum fault_class {
     X(TOO_MANY_PLANES, -120, REFUSAL, 0, "the result would have too many planes")                            \
     X(NO_PIXELS, -121, REFUSAL, 0, "the object has no pixel data")                                           \
     X(IN_CONFLICT, -122, REFUSAL, 0, "the series is in conflict until a person decides")                     \
-    X(PHASE, -123, REFUSAL, 0, "the values are phases, which wrap around")
+    X(PHASE, -123, REFUSAL, 0, "the values are phases, which wrap around")                                   \
+    X(BY_RULE, -124, REFUSAL, 0, "a rule of the configuration leaves the series alone")
 
 enum fault {
     FAULT_OK = 0,

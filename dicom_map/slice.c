@@ -62,6 +62,8 @@ static const struct {
     {SLICE_ECHO_NUMBER, 0x00180086},
 };
 static const uint32_t text_tags[SLICE_N_TEXTS] = {0x00080008, 0x00089208, 0x00180024, 0x00181030, 0x00180010};
+static const uint32_t label_tags[N_LABELS] = {0x00080070, 0x00081090, 0x00081010, 0x00080080, 0x00180015,
+                                              0x00081030, 0x0008103E, 0x00181030, 0x00180024, 0x00080008};
 
 static void read_geometry(const struct dcm_item *position, const struct dcm_item *orientation,
                           const struct dcm_item *measures, struct slice *s)
@@ -185,6 +187,8 @@ static int read_object(const struct dcm_item *root, const struct prescan *scan, 
         get_numbers(root, keys[i].tag, &s->numbers[keys[i].number], 1);
     for (int i = 0; i < SLICE_N_TEXTS; i++)
         dcm_get_text(root, text_tags[i], s->texts[i], SLICE_TEXT_SIZE);
+    for (int i = 0; i < N_LABELS; i++)
+        dcm_get_text(root, label_tags[i], s->labels[i], LABEL_SIZE);
     // GE says in (0043,102F) what kind of image it is: 0 magnitude, 1 phase, 2 real, 3 imaginary.
     int kind = 0;
     if (s->texts[SLICE_COMPLEX_COMPONENT][0] == '\0' && get_int(root, 0x0043102F, &kind))

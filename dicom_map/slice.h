@@ -10,6 +10,7 @@
 #include "core/digest.h"
 #include "core/fault.h"
 #include "dicom_map/dcmtk/object.h"
+#include "dicom_map/label.h"
 #include "dicom_map/prescan.h"
 
 #include <stddef.h>
@@ -93,6 +94,7 @@ struct slice {
     char photometric[17];
     char acquisition_type[17]; // "2D", "3D" or empty
     char acquisition_time[17]; // TM text
+    char labels[N_LABELS][LABEL_SIZE];
 };
 
 // A slice with nothing known: numbers NAN, slope 1, texts empty.

@@ -260,6 +260,7 @@ static void take_stack(const struct source *source, enum stack_use use, struct s
     snprintf(item->reason, sizeof item->reason, "%s", stack->reason);
     snprintf(item->warnings, sizeof item->warnings, "%s", stack->warnings);
     item->n_images = stack->n;
+    memcpy(item->labels, first->labels, sizeof item->labels);
     entry->members = stack->members;
     entry->z_mm = stack->z_mm;
     memcpy(entry->normal, stack->normal, sizeof entry->normal);

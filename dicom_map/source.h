@@ -9,6 +9,7 @@
 
 #include "core/digest.h"
 #include "core/fault.h"
+#include "dicom_map/label.h"
 
 #include <stddef.h>
 
@@ -17,12 +18,13 @@ struct source;
 // One stack, or one group of instances that is refused for one reason.
 struct source_item {
     char study_uid[UID_SIZE];
-    char series_uid[UID_SIZE]; // of the source series
-    int stack_index;           // 0, 1, ... within the series, in order of position
-    enum fault verdict;        // FAULT_OK: a stack to process; else why it is refused
-    char reason[512];          // the sentence with the numbers; empty for FAULT_OK
-    char warnings[512];        // "; "-joined, empty when there are none; no patient data
-    size_t n_images;           // images (frames) in it
+    char series_uid[UID_SIZE];         // of the source series
+    int stack_index;                   // 0, 1, ... within the series, in order of position
+    enum fault verdict;                // FAULT_OK: a stack to process; else why it is refused
+    char reason[512];                  // the sentence with the numbers; empty for FAULT_OK
+    char warnings[512];                // "; "-joined, empty when there are none; no patient data
+    size_t n_images;                   // images (frames) in it
+    char labels[N_LABELS][LABEL_SIZE]; // of its first image, bytes in its character set; empty when absent
     // The grid; valid when verdict is FAULT_OK (and zero where unknown otherwise).
     int depth, height, width; // slices, rows, columns
     int resampled_axis;       // 1: rows, 2: columns are resampled in plane (square.h); 0: neither

@@ -413,6 +413,8 @@ static int check_items(struct source_item *items, size_t n, size_t *n_positions)
         clean(item->series_uid, sizeof item->series_uid);
         clean(item->reason, sizeof item->reason);
         clean(item->warnings, sizeof item->warnings);
+        for (int k = 0; k < N_LABELS; k++)
+            clean(item->labels[k], LABEL_SIZE);
         item->z_mm = NULL;
         if (item->verdict != FAULT_OK)
             item->depth = item->height = item->width = 0;

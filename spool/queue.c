@@ -36,7 +36,8 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
         // One series is in one worker's hands at a time.
         statement = db_prepare(
             spool, why,
-            "SELECT id, series_uid, created_us, attempts, steps, generation, " DB_N_LATE_TAKEN " FROM job j"
+            "SELECT id, series_uid, created_us, attempts, steps, generation, " DB_N_LATE_TAKEN ","
+            " coalesce((SELECT sender FROM series s WHERE s.series_uid=j.series_uid), '') FROM job j"
             " WHERE ((state='WAITING' AND not_before_us<=?1) OR (state='LEASED' AND lease_until_us<?1))"
             " AND NOT EXISTS(SELECT 1 FROM job o WHERE o.series_uid=j.series_uid AND o.id<>j.id"
             "  AND o.state='LEASED' AND o.lease_until_us>=?1) ORDER BY id LIMIT 1",
@@ -56,6 +57,7 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
         job->steps = sqlite3_column_int64(statement, 4);
         job->generation = sqlite3_column_int(statement, 5);
         job->n_late = sqlite3_column_int64(statement, 6);
+        db_text(statement, 7, job->sender, sizeof job->sender);
         rc = 0;
     }
     sqlite3_finalize(statement);
@@ -169,7 +171,7 @@ static int insert_result(struct spool *spool, int64_t job, const struct spool_re
                result->derived_name, result->derived_uid, result->n_objects);
     int64_t id = sqlite3_last_insert_rowid(spool->db);
     for (size_t i = 0; i < n_destinations && rc == 0 && result->verdict == FAULT_OK; i++) {
-        if (destinations[i].form != result->form)
+        if (destinations[i].form != result->form || (result->not_to >> i & 1) != 0)
             continue;
         rc = db_run(spool, why,
                     "INSERT INTO delivery(result_id, destination, state, created_us, changed_us)"

@@ -151,6 +151,7 @@ int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64
 struct spool_job {
     int64_t id;
     char series_uid[UID_SIZE];
+    char sender[17];    // calling AE title of who sent its series last
     int64_t created_us; // dates and times of the derived objects
     int attempts;       // this one included
     int64_t steps;      // recorded step count, 0 when none yet
@@ -184,7 +185,8 @@ struct spool_result {
     char derived_name[SPOOL_NAME_SIZE]; // folder in derived/, empty when there is none
     char derived_uid[UID_SIZE];
     int64_t n_objects;
-    int form; // goes to the destinations that get this form
+    int form;        // goes to the destinations that get this form,
+    unsigned not_to; // but not to destination i where bit i is set
 };
 
 struct spool_destination {
@@ -193,9 +195,9 @@ struct spool_destination {
 };
 
 // Ends a job in one transaction: its results, and a delivery of every derived series to every destination
-// that gets its form. Done again, its new results stand for the old ones, whose folders go unless they are
-// among the new. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack failed; what was
-// derived is delivered all the same). Errors: LEASE_LOST, QUEUE.
+// that gets its form and is not excepted. Done again, its new results stand for the old ones, whose folders
+// go unless they are among the new. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack
+// failed; what was derived is delivered all the same). Errors: LEASE_LOST, QUEUE.
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
                      size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
                      int64_t now_us, struct fault_note *why);

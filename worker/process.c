@@ -29,6 +29,15 @@ enum format process_format_for(const struct conf_destination *destination)
     return format;
 }
 
+unsigned process_formats_for(const struct conf *conf, unsigned to)
+{
+    unsigned formats = 0;
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        if ((to >> i & 1) != 0)
+            formats |= 1u << process_format_for(&conf->destinations[i]);
+    return formats != 0 ? formats : 1u << FORMAT_CLASSIC;
+}
+
 int process_options_from_conf(const struct conf *conf, struct process_options *options,
                               struct fault_note *why)
 {
@@ -42,10 +51,7 @@ int process_options_from_conf(const struct conf *conf, struct process_options *o
     if (!conf_parse_views(conf->views, &views))
         return fault_set(why, FAULT_CONFIG, "bad views '%s'", conf->views);
     options->views = views << VIEW_SAGITTAL;
-    for (size_t i = 0; i < conf->n_destinations; i++)
-        options->formats |= 1u << process_format_for(&conf->destinations[i]);
-    if (options->formats == 0)
-        options->formats = 1u << FORMAT_CLASSIC;
+    options->formats = process_formats_for(conf, ~0u);
     if (ops_use_gpu((int)conf->gpu, why) != 0)
         return FAULT_INTERNAL;
     options->recipe = sr_recipe_default();

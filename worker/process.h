@@ -65,6 +65,10 @@ struct process_outcome {
 // The form that a destination gets.
 enum format process_format_for(const struct conf_destination *destination);
 
+// The forms that are needed for those destinations whose bit is set in `to`: bits 1 << enum format. Classic
+// where there is none of them, so that something is made.
+unsigned process_formats_for(const struct conf *conf, unsigned to);
+
 // Settings of the node as options; the GPU they name is chosen for this process (ops_use_gpu). The strings
 // are borrowed from conf. Errors: CONFIG, INTERNAL.
 int process_options_from_conf(const struct conf *conf, struct process_options *options,

@@ -9,6 +9,7 @@
 #include "spool/spool.h"
 #include "worker/preview.h"
 #include "worker/process.h"
+#include "worker/rules.h"
 
 #include <errno.h>
 #include <math.h>
@@ -28,6 +29,7 @@ struct worker {
     struct process_options options;
     volatile int *stop;
     struct spool_job job;
+    const struct conf_rule *rule;                 // that decides on the item in hand; NULL: none
     char work[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE]; // folder of the job in hand: all that its reader can write
 };
 
@@ -220,6 +222,13 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
         log_info("job j%lld: refused: %s", (long long)worker->job.id, result->note);
         return 0;
     }
+    if (worker->rule != NULL && worker->rule->to == 0) {
+        result->verdict = FAULT_BY_RULE;
+        snprintf(result->note, sizeof result->note, "%s: rule '%s' leaves it alone",
+                 fault_name(FAULT_BY_RULE), worker->rule->name);
+        log_info("job j%lld: %s", (long long)worker->job.id, result->note);
+        return 0;
+    }
     char name[SPOOL_NAME_SIZE], work[SPOOL_PATH_SIZE + 2 * SPOOL_NAME_SIZE];
     snprintf(name, sizeof name, "j%lld-s%zu", (long long)worker->job.id, i);
     int rc = file_join(work, sizeof work, worker->work, name, why);
@@ -231,6 +240,10 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
     struct process_options options = worker->options;
     options.generation = worker->job.generation;
     options.n_late = (int)worker->job.n_late;
+    if (worker->rule != NULL) {
+        log_info("job j%lld: stack %zu goes by rule '%s'", (long long)worker->job.id, i, worker->rule->name);
+        options.formats = process_formats_for(worker->conf, worker->rule->to);
+    }
     options.job_time_us = worker->job.created_us;
     options.engine.progress = on_progress;
     options.engine.progress_user = &state;
@@ -296,7 +309,10 @@ static int do_stacks(struct worker *worker, struct reader *reader, struct keeper
     int rc = check_items(reader, why);
     for (size_t i = 0; i < n && rc == 0; i++) {
         size_t n_made = 0;
+        worker->rule = rules_find(worker->conf, worker->job.sender, reader_item(reader, i));
         rc = do_item(worker, reader, i, keeper, &results[n_results], &n_made, why);
+        for (size_t k = 0; worker->rule != NULL && k < n_made; k++)
+            results[n_results + k].not_to = ~worker->rule->to;
         n_results += n_made;
     }
     for (size_t i = 0; i < worker->conf->n_destinations; i++)

@@ -95,6 +95,22 @@ static void errors_name_place_and_range(void)
         {"destinations:\n- {name: a, ae_title: A, host: h, port: 1}\n- {name: a, ae_title: B, host: h, port: "
          "1}\n",
          "name 'a' given twice"},
+        {"rules: [{sender: A}]\n", "missing key 'name' in 'rules'"},
+        {"rules: [{name: a, acton: ignore}]\n", "unknown key 'acton' in 'rules'"},
+        {"rules: [{name: a, action: drop}]\n", "bad 'action': 'drop' is not one of process|ignore"},
+        {"rules: [{name: a, min_slice_mm: -1}]\n", "bad 'min_slice_mm': '-1' is not a number from 0 to 1000"},
+        {"rules: [{name: a, model: A}, {name: a, model: B}]\n", "bad 'rules': name 'a' given twice"},
+        {"rules: [{name: a, action: ignore}, {name: b, model: B}]\n",
+         "bad 'rules': 'b' is never looked at, 'a' before it fits all"},
+        {"rules: [{name: a, destinations: 'p, q'}]\n"
+         "destinations: [{name: p, ae_title: P, host: h, port: 1}]\n",
+         "bad 'rules': 'a' names destination 'q', which there is not"},
+        {"rules: [{name: a, destinations: 'p,'}]\n"
+         "destinations: [{name: pp, ae_title: P, host: h, port: 1}]\n",
+         "bad 'rules': 'a' names destination 'p', which there is not"},
+        {"rules: [{name: a, action: ignore, destinations: p}]\n"
+         "destinations: [{name: p, ae_title: P, host: h, port: 1}]\n",
+         "bad 'rules': 'a' ignores series, but has destinations"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         why.text[0] = '\0';
@@ -148,7 +164,10 @@ static void dump_reads_back(void)
         "senders: [{ae_title: 'A B', address: 10.0.0.1, certificate_name: 'CN=a,O=b'}]\n"
         "node: {tls: {port: 2762, certificate: c.pem, key: k.pem, ca: a.pem}}\n"
         "destinations: [{name: p, ae_title: P, host: h, port: 1, tls: true, ca: b.pem, format: enhanced}, "
-        "{name: q, ae_title: Q, host: h, port: 2}]\n"));
+        "{name: q, ae_title: Q, host: h, port: 2}]\n"
+        "rules: [{name: knees, body_part: 'KNEE|*EXTREMITY', sender: MR?, min_slice_mm: 2.5, destinations: ' "
+        "q'},"
+        " {name: rest, action: ignore}]\n"));
     dump_to(&conf, "d.yaml", &first);
     CHECK_OK(conf_load("d.yaml", &again, &why));
     dump_to(&again, "e.yaml", &second);
@@ -166,6 +185,12 @@ static void dump_reads_back(void)
     CHECK_INT(again.destinations[0].tls, 1);
     CHECK_STR(again.destinations[0].format, "enhanced");
     CHECK_STR(again.destinations[1].format, "classic");
+    CHECK_INT(again.n_rules, 2);
+    CHECK_STR(again.rules[0].labels[LABEL_BODY_PART], "KNEE|*EXTREMITY");
+    CHECK_STR(again.rules[0].sender, "MR?");
+    CHECK_NEAR(again.rules[0].min_slice_mm, 2.5, 0);
+    CHECK_INT(again.rules[0].to, 2);
+    CHECK_INT(again.rules[1].to, 0);
     struct credentials_files files = conf_destination_files(&again, &again.destinations[0], 7);
     CHECK_STR(files.certificate, "c.pem");
     CHECK_STR(files.ca, "b.pem");
