@@ -21,7 +21,7 @@ static const struct {
     {"run", command_run, "turn a folder of DICOM files into isotropic derived series"},
     {"inspect", command_inspect, "say what would become of DICOM files, and why"},
     {"node", command_node, "receive, work and send, all three daemons as children"},
-    {"queue", command_queue, "look at the queue and decide: list, show, retry, hold, release"},
+    {"queue", command_queue, "look at the queue and decide: list, show, retry, anew, hold, release"},
     {"rules", command_rules, "say which rule decides on DICOM files, and what it decides"},
     {"echo", command_echo, "ask a destination whether it answers (C-ECHO)"},
     {"check-config", command_check_config, "check a configuration file, print it or a sample"},

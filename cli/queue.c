@@ -11,12 +11,15 @@
 static void print_help(void)
 {
     puts("usage: isoslice queue [--config FILE] list [STATE]\n"
-         "       isoslice queue [--config FILE] show|retry|hold|release ID ...\n\n"
+         "       isoslice queue [--config FILE] show|retry|anew|hold|release ID ...\n\n"
          "list     every series (s1, ...), job (j1, ...), delivery (d1, ...) and storage commitment that a "
          "sender\n"
          "         asked for (c<time>-<number>), or those in STATE\n"
          "show     everything about one\n"
          "retry    do a job, a delivery or a commitment's report again, now\n"
+         "anew     do a job that is DONE again, under new UIDs: when what it gave was withdrawn from an "
+         "archive,\n"
+         "         which does not take the old ones back\n"
          "hold     keep a waiting job or delivery from being done\n"
          "release  let a held one go on; of a series in CONFLICT: the first version of its images stands,\n"
          "         and what was held for it is sent; until then nothing of it can be retried or released\n\n"
@@ -51,6 +54,8 @@ static int decide(struct spool *spool, const char *verb, const char *id, struct 
         return spool_show(spool, id, print_line, NULL, why);
     if (strcmp(verb, "retry") == 0)
         return spool_retry(spool, id, now_us, why);
+    if (strcmp(verb, "anew") == 0)
+        return spool_anew(spool, id, now_us, why);
     if (strcmp(verb, "hold") == 0)
         return spool_hold(spool, id, now_us, why);
     return spool_release(spool, id, now_us, why);
@@ -58,6 +63,7 @@ static int decide(struct spool *spool, const char *verb, const char *id, struct 
 
 int command_queue(int argc, char **argv)
 {
+    static const char *const verbs[] = {"show", "retry", "anew", "hold", "release"};
     const char *config = COMMAND_CONFIG_FILE;
     static struct conf conf;
     struct fault_note why;
@@ -72,9 +78,10 @@ int command_queue(int argc, char **argv)
         at += 2;
     }
     const char *verb = at < argc ? argv[at++] : "";
-    int is_list = strcmp(verb, "list") == 0;
-    if (!is_list && strcmp(verb, "show") != 0 && strcmp(verb, "retry") != 0 && strcmp(verb, "hold") != 0 &&
-        strcmp(verb, "release") != 0)
+    int is_list = strcmp(verb, "list") == 0, is_verb = is_list;
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
+        is_verb = is_verb || strcmp(verb, verbs[i]) == 0;
+    if (!is_verb)
         return command_usage_error("queue", "unknown action '%s'", verb);
     if (is_list ? argc - at > 1 : argc == at)
         return command_usage_error("queue", is_list ? "list takes at most one state" : "needs an id");
@@ -92,8 +99,10 @@ int command_queue(int argc, char **argv)
         if (rc == 0 && n_rows == 0)
             puts("nothing");
     }
-    for (; rc == 0 && !is_list && at < argc; at++)
-        rc = decide(spool, verb, argv[at], &why);
+    int code = rc == 0 ? 0 : command_fault("queue", &why);
+    for (; rc == 0 && !is_list && at < argc; at++) // one that cannot be does not stop the others
+        if (decide(spool, verb, argv[at], &why) != 0)
+            code = command_fault("queue", &why);
     spool_close(spool);
-    return rc == 0 ? 0 : command_fault("queue", &why);
+    return code;
 }

@@ -337,6 +337,8 @@ static int decide(struct spool *spool, const char *id, const char *verb, const c
                  table[0] == 'd' ? ", created_us=?2" : ""); // the time to give up counts anew
         rc = db_run(spool, why, sql, "ii", number, now_us);
     }
+    if (rc == 0 && table[0] == 'd' && strcmp(verb, "retry") == 0) // sent again means all of it
+        rc = db_run(spool, why, "DELETE FROM sent WHERE delivery_id=?1", "i", number);
     if (rc == 0 && table[0] == 's' && strcmp(state, "CONFLICT") == 0)
         rc = end_conflict(spool, number, now_us, why);
     return db_end(spool, rc, why);
@@ -347,12 +349,17 @@ int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct faul
     char path[SPOOL_PATH_SIZE + 128];
     if (spool_commitment_path(spool, id, path))
         return spool_commitment_retry(spool, id, now_us, why);
-    int rc = decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ", NULL, "WAITING",
-                    ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
-    if (rc == 0 && id[0] == 'd') // sent again means all of it
-        rc = db_run(spool, why, "DELETE FROM sent WHERE delivery_id=?1", "i",
-                    (int64_t)strtoll(id + 1, NULL, 10));
-    return rc;
+    return decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ", NULL, "WAITING",
+                  ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
+}
+
+int spool_anew(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + 128];
+    if (spool_commitment_path(spool, id, path))
+        return fault_set(why, FAULT_USAGE, "cannot make '%s' anew: it is a commitment, not a job", id);
+    return decide(spool, id, "make anew", " DONE ", NULL, NULL, "WAITING",
+                  ", attempts=0, not_before_us=0, owner='', note='', generation=generation+1", now_us, why);
 }
 
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)

@@ -155,7 +155,7 @@ struct spool_job {
     int64_t created_us; // dates and times of the derived objects
     int attempts;       // this one included
     int64_t steps;      // recorded step count, 0 when none yet
-    int generation;
+    int generation;     // how often its results were withdrawn; other UIDs for each
     int64_t n_late; // of its objects, those that an earlier derived series lacks; the same in every attempt
 };
 
@@ -290,6 +290,9 @@ int spool_show(struct spool *spool, const char *id,
 // taken up again, not made a second time. Errors: NOT_FOUND; USAGE when the state does not allow it, naming
 // both, and for retry and release of a job or delivery whose series is in CONFLICT.
 int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
+// A job that is DONE becomes WAITING, to be derived under UIDs that were never used: what it gave was
+// withdrawn from an archive, which takes the old ones no more (IHE IOCM). Errors: as above.
+int spool_anew(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 

@@ -162,6 +162,18 @@ static void leases_run_out_and_are_lost(void)
     CHECK_OK(spool_retry(spool, "j1", 99 * second_us, &why));
     CHECK_OK(spool_job_take(spool, "w5", 10, 2, 99 * second_us, &job, &found, &why));
     CHECK_INT(found, 1);
+    // Made anew: another generation, the same steps; only of what is done.
+    CHECK_FAULT(spool_anew(spool, "j1", 100 * second_us, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "cannot make anew 'j1': it is LEASED, must be one of DONE");
+    CHECK_FAULT(spool_anew(spool, "s1", 100 * second_us, &why), FAULT_USAGE);
+    struct spool_result done = {.n_objects = 1, .derived_name = "j1-s0"};
+    CHECK_OK(spool_job_finish(spool, job.id, "w5", &done, 1, NULL, 0, 100 * second_us, &why));
+    CHECK_INT(job.generation, 0);
+    CHECK_OK(spool_anew(spool, "j1", 101 * second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w6", 10, 2, 102 * second_us, &job, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_INT(job.generation, 1);
+    CHECK_INT(job.steps, 77);
     spool_close(spool);
 }
 

@@ -124,7 +124,38 @@ def a_wider_spacing_is_refused():
         node.stop()
 
 
+def anew_gives_other_uids():
+    """What was derived was withdrawn from the archive, which takes those UIDs no more: done anew it has the same voxels under other
+    UIDs, and those again when it is only done again. An id that is none does not keep the next from being done."""
+    node = Node(free_port(), work__finetune=False, work__spacing=4).start('receive', 'work')
+
+    def derived():
+        wait_for('the job DONE', 60, lambda: [r['state'] for r in node.rows('job')] == ['DONE'])
+        objects = [pydicom.dcmread(p) for p in files_of(node.spool + '/derived/j1-s0')]
+        return {str(d.SOPInstanceUID): d for d in objects} | {'series': str(objects[0].SeriesInstanceUID)}
+    try:
+        storescu(node, phantom('sent', slices=6))
+        wait_for('a job', 30, lambda: node.rows('job'))
+        first = derived()
+        done = isoslice('queue', '--config', node.config, 'anew', 'j7', 's1', 'j1', ok=(1, 2))
+        check("'j7'" in done.stderr and "'s1'" in done.stderr and "'j1'" not in done.stderr, done.stderr)
+        second = derived()
+        equal(set(first) & set(second), {'series'}, 'UIDs of both')
+        check(first['series'] != second['series'], 'the same series')
+
+        def voxels(made):
+            return [d.PixelData for d in sorted((d for uid, d in made.items() if uid != 'series'), key=lambda d: int(d.InstanceNumber))]
+        check(voxels(first) == voxels(second), 'other voxels')
+        isoslice('queue', '--config', node.config, 'retry', 'j1')
+        again = derived()
+        equal((sorted(again), again['series']), (sorted(second), second['series']), 'UIDs of a job that is done again')
+        equal(len(node.rows('delivery')), 1, 'deliveries')
+    finally:
+        node.stop()
+
+
 TESTS = {
+    'unit.worker.anew_gives_other_uids': anew_gives_other_uids,
     'unit.work.a_wider_spacing_is_refused': a_wider_spacing_is_refused,
     'unit.worker.damaged_files_fail_the_job': damaged_files_fail_the_job,
     'unit.worker.sleeper_spares_the_next': sleeper_spares_the_next,
