@@ -440,6 +440,18 @@ static void forms_go_to_who_gets_them(void)
         CHECK_OK(spool_delivery_take(spool, name, "s", 10, second_us, &delivery, &found, &why));
         CHECK_INT(found, 0);
     }
+    // done again when a rule keeps them from the first and from the third
+    for (int i = 0; i < 3; i++)
+        results[i].not_to = ~2u;
+    CHECK_OK(spool_retry(spool, "j1", second_us, &why));
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_STR(job.sender, "MR1");
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 3, destinations, 3, 2 * second_us, &why));
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(spool_delivery_take(spool, destinations[i].name, "s", 10, 3 * second_us, &delivery, &found,
+                                     &why));
+        CHECK_INT(found, i == 1);
+    }
     spool_close(spool);
 }
 
