@@ -24,7 +24,7 @@ static void print_help(void)
          "release  let a held one go on; of a series in CONFLICT: the first version of its images stands,\n"
          "         and what was held for it is sent; until then nothing of it can be retried or released\n\n"
          "States: series GATHERING QUEUED CONFLICT FAILED; jobs WAITING LEASED DONE REFUSED FAILED HELD;\n"
-         "deliveries WAITING SENDING SENT HELD; commitments CHECKING OFFERED WAITING HELD.\n\n"
+         "deliveries WAITING SENDING ASKED SENT HELD; commitments CHECKING OFFERED WAITING HELD.\n\n"
          "  --config FILE  default " COMMAND_CONFIG_FILE);
 }
 

@@ -142,6 +142,18 @@ static int check_weights(const struct conf *conf)
     return 1;
 }
 
+// Not wrong, but perhaps not meant.
+static void tell_unasked(const struct conf *conf)
+{
+    for (size_t i = 0; i < conf->n_destinations; i++) {
+        const struct conf_destination *destination = &conf->destinations[i];
+        if (strcmp(destination->commitment, "auto") == 0 && !conf_may_report(conf, destination))
+            printf("destination '%s' is not asked to commit itself to what it gets: '%s' is not among the "
+                   "senders\n",
+                   destination->name, destination->ae_title);
+    }
+}
+
 int command_check_config(int argc, char **argv)
 {
     static const struct option options[] = {{"dump-config", no_argument, NULL, 'd'},
@@ -185,11 +197,12 @@ int command_check_config(int argc, char **argv)
         return command_fault("check-config", &why);
     if (check_tls(&conf) + check_weights(&conf) > 0)
         return 2;
-    if (dump)
+    if (dump) {
         conf_dump(&conf, stdout);
-    else
-        printf("%s: valid, %zu senders, %zu destinations\n", argv[optind], conf.n_senders,
-               conf.n_destinations);
+        return 0;
+    }
+    printf("%s: valid, %zu senders, %zu destinations\n", argv[optind], conf.n_senders, conf.n_destinations);
+    tell_unasked(&conf);
     return 0;
 }
 

@@ -159,6 +159,9 @@ static const struct conf_key keys[] = {
     {"send", "retry_max_s", TYPE_REAL, FIELD(retry_max_s), 0.1, 86400, "900", NULL, "Longest pause."},
     {"send", "give_up_h", TYPE_REAL, FIELD(give_up_h), 0.001, 8760, "72", NULL,
      "A delivery that failed for so many hours is held."},
+    {"send", "commitment_h", TYPE_REAL, FIELD(commitment_h), 0.001, 720, "24", NULL,
+     "Hours that a destination may take to answer a request for storage commitment before it is asked "
+     "again."},
 
     {"retention", "keep_days", TYPE_INT, FIELD(keep_days), 0, 36500, "14", NULL,
      "Days that received and derived objects are kept after all was delivered; 0: for ever."},
@@ -219,6 +222,13 @@ static const struct conf_key destination_keys[] = {
     {"destinations", "query", TYPE_BOOL, DESTINATION_FIELD(query), 0, 0, "false", NULL,
      "Ask it how many images a series has (C-FIND, Study Root), so that a complete one starts before quiet_s "
      "and one that lacks some does not. At most one."},
+    {"destinations", "commitment", TYPE_CHOICE, DESTINATION_FIELD(commitment), 0, 0, "auto",
+     "auto|required|never",
+     "Ask it to commit itself to what it got (storage commitment), and send again what it lacks. Its AE "
+     "title "
+     "must be among the senders, or it could not answer. auto: where it takes the request; required: else "
+     "its "
+     "deliveries are held; never."},
 };
 
 #define RULE_FIELD(name) offsetof(struct conf_rule, name), sizeof(((struct conf_rule *)0)->name)
@@ -697,6 +707,14 @@ static int check_rules(struct reader *reader, struct conf *conf, yaml_mark_t mar
 static int check_whole(struct reader *reader, struct conf *conf, yaml_mark_t mark)
 {
     for (size_t i = 0; i < conf->n_destinations; i++)
+        if (strcmp(conf->destinations[i].commitment, "required") == 0 &&
+            !conf_may_report(conf, &conf->destinations[i]))
+            return error_at(
+                reader, mark,
+                "bad 'destinations': '%s' is to commit itself, but '%s' is not among the senders, "
+                "so that its answer would be rejected",
+                conf->destinations[i].name, conf->destinations[i].ae_title);
+    for (size_t i = 0; i < conf->n_destinations; i++)
         for (size_t j = 0; j < i; j++)
             if (conf->destinations[i].query && conf->destinations[j].query)
                 return error_at(reader, mark, "bad 'destinations': 'query' is true for both '%s' and '%s'",
@@ -896,8 +914,12 @@ void conf_sample(FILE *out)
     conf_defaults(conf);
     conf->senders[0] = (struct conf_sender){.ae_title = "MR1", .address = "192.0.2.0/24"};
     conf->n_senders = 1;
-    conf->destinations[0] = (struct conf_destination){
-        .name = "pacs", .ae_title = "PACS", .host = "192.0.2.10", .port = 104, .format = "classic"};
+    conf->destinations[0] = (struct conf_destination){.name = "pacs",
+                                                      .ae_title = "PACS",
+                                                      .host = "192.0.2.10",
+                                                      .port = 104,
+                                                      .format = "classic",
+                                                      .commitment = "auto"};
     conf->n_destinations = 1;
     conf->rules[0] = (struct conf_rule){.name = "no localizers",
                                         .action = "ignore",
@@ -954,6 +976,24 @@ const struct conf_destination *conf_find_destination(const struct conf *conf, co
         if (strcmp(conf->destinations[i].name, name) == 0)
             return &conf->destinations[i];
     return NULL;
+}
+
+int conf_may_report(const struct conf *conf, const struct conf_destination *destination)
+{
+    for (size_t i = 0; i < conf->n_senders; i++)
+        if (strcmp(conf->senders[i].ae_title, destination->ae_title) == 0)
+            return 1;
+    return 0;
+}
+
+int conf_asks_commitment(const struct conf *conf, const struct conf_destination *destination)
+{
+    return strcmp(destination->commitment, "never") != 0 && conf_may_report(conf, destination);
+}
+
+double conf_pause_s(const struct conf *conf, int attempts)
+{
+    return fmin(conf->retry_max_s, conf->retry_min_s * ldexp(1.0, attempts < 30 ? attempts : 30));
 }
 
 int64_t conf_largest_object(const struct conf *conf)

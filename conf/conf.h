@@ -51,6 +51,7 @@ struct conf_destination {
     char certificate_name[CONF_TEXT_SIZE]; // in theirs; empty: host, unless certificate_sha256 is set
     char format[16];                       // of what it gets: classic, enhanced
     int query;                             // it is the archive that is asked how many images a series has
+    char commitment[16];                   // whether it is asked to commit itself: auto, required, never
 };
 
 // What becomes of series that look so; patterns as in worker/rules.h, empty: any.
@@ -102,6 +103,7 @@ struct conf {
     int64_t max_attempts;
 
     double retry_min_s, retry_max_s, give_up_h;
+    double commitment_h; // that a destination has to answer
     double connect_timeout_s;
     int64_t keep_days; // of received and derived objects once everything was delivered; 0: for ever
 
@@ -139,6 +141,16 @@ int conf_sender_is_pinned(const struct conf_sender *sender);
 struct credentials_files conf_node_files(const struct conf *conf, uid_t user);
 struct credentials_files conf_destination_files(const struct conf *conf,
                                                 const struct conf_destination *destination, uid_t user);
+
+// Whether a destination is listed as a sender, too, and so may tell what it committed itself to.
+int conf_may_report(const struct conf *conf, const struct conf_destination *destination);
+
+// Whether a destination is to be asked to commit itself.
+int conf_asks_commitment(const struct conf *conf, const struct conf_destination *destination);
+
+// Seconds until the next attempt after `attempts` failed ones: retry_min_s doubled each time, at most
+// retry_max_s.
+double conf_pause_s(const struct conf *conf, int attempts);
 
 const struct conf_destination *conf_find_destination(const struct conf *conf, const char *name);
 

@@ -51,6 +51,7 @@ enum fault_class {
     X(TLS, -47, TEMP, 0, "no trusted TLS connection to the peer")                                            \
     X(PROTOCOL, -48, PERM, 0, "the peer broke a rule of the network protocol")                               \
     X(CRASHED, -49, BUG, 0x0110, "a process died that should not have")                                      \
+    X(NOT_COMMITTED, -50, TEMP, 0, "the destination does not commit itself to what it got")                  \
     X(QUEUE, -60, TEMP, 0, "the queue database failed")                                                      \
     X(LEASE_LOST, -61, TEMP, 0, "somebody else has taken the job over")                                      \
     X(CONFLICT, -62, PERM, 0, "other bytes came under a known SOP Instance UID")                             \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A storage commitment request and its outcome (PS3.4 annex J), as every part of the node passes it on. Not
-// here: the network and the files.
+// A storage commitment request and its outcome (PS3.4 annex J), as every part of the node passes it on,
+// whoever asks whom. Not here: the network and the files.
 
 #ifndef ISOSLICE_DICOM_MAP_COMMITMENT_H
 #define ISOSLICE_DICOM_MAP_COMMITMENT_H
@@ -18,6 +18,7 @@ enum commitment_reason {
     COMMITMENT_PROCESSING_FAILURE = 0x0110,
     COMMITMENT_NO_SUCH_INSTANCE = 0x0112,
     COMMITMENT_CLASS_CONFLICT = 0x0119,
+    COMMITMENT_CLASS_NOT_SUPPORTED = 0x0122,
 };
 
 struct commitment_item {

@@ -33,6 +33,7 @@ struct association {
     unsigned n_stored, n_failed;
     char sender[17];
     int n_requests, n_told; // of storage commitment: numbers 1 .. n_requests; up to n_told the peer was told
+    int n_reports;          // that it told us
     double until_s;         // it may last; monotonic
 };
 
@@ -277,28 +278,43 @@ static void store_settle(void *user)
     object_settle(&association->object);
 }
 
-static int commit_request(void *user, const struct commitment *request, int *number, struct fault_note *why)
+// Makes a file of what the peer asks or tells, durable when it returns 0.
+static int keep_commitment(struct association *association, const struct commitment *content, int *number,
+                           const char *suffix, struct fault_note *why)
 {
-    struct association *association = user;
     uint32_t address = association->request->address;
     char path[32];
-    if (association->n_requests >= MAX_REQUESTS)
-        return fault_set(why, FAULT_TOO_LARGE, "more than %d requests in one association", MAX_REQUESTS);
+    if (*number >= MAX_REQUESTS)
+        return fault_set(why, FAULT_TOO_LARGE, "more than %d of them in one association", MAX_REQUESTS);
     if (object_disk_is_low(".", &association->object.limits, why) != 0)
         return FAULT_NO_SPACE;
     struct spool_commitment file = {
-        .state = SPOOL_COMMITMENT_CHECKING, .created_us = clock_wall_us(), .request = *request};
+        .state = SPOOL_COMMITMENT_CHECKING, .created_us = clock_wall_us(), .request = *content};
     file.changed_us = file.created_us;
     snprintf(file.sender, sizeof file.sender, "%s", association->sender);
     snprintf(file.address, sizeof file.address, "%u.%u.%u.%u", address >> 24, address >> 16 & 255u,
              address >> 8 & 255u, address & 255u);
-    *number = ++association->n_requests;
-    snprintf(path, sizeof path, "%d%s", *number, COMMITMENT_REQUEST_SUFFIX);
+    snprintf(path, sizeof path, "%d%s", ++*number, suffix);
     int rc = sync_folder(association, why);
-    if (rc == 0)
-        rc = spool_commitment_write(path, &file, why);
+    return rc == 0 ? spool_commitment_write(path, &file, why) : rc;
+}
+
+static int commit_request(void *user, const struct commitment *request, int *number, struct fault_note *why)
+{
+    struct association *association = user;
+    int rc = keep_commitment(association, request, &association->n_requests, COMMITMENT_REQUEST_SUFFIX, why);
+    *number = association->n_requests;
     if (rc != 0)
         log_warning("association %s: commitment request refused: %s", association->name, why->text);
+    return rc;
+}
+
+static int commit_told(void *user, const struct commitment *outcome, struct fault_note *why)
+{
+    struct association *association = user;
+    int rc = keep_commitment(association, outcome, &association->n_reports, COMMITMENT_TOLD_SUFFIX, why);
+    if (rc != 0)
+        log_warning("association %s: commitment report refused: %s", association->name, why->text);
     return rc;
 }
 
@@ -330,6 +346,15 @@ static void commit_reported(void *user, int number)
         log_warning("association %s: %s", association->name, why.text);
 }
 
+// Whether any destination is asked to commit itself.
+static int is_reported_to(const struct conf *conf)
+{
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        if (conf_asks_commitment(conf, &conf->destinations[i]))
+            return 1;
+    return 0;
+}
+
 int association_serve(int fd, const struct association_request *request)
 {
     const struct conf *conf = request->conf;
@@ -344,6 +369,7 @@ int association_serve(int fd, const struct association_request *request)
     association.object.limits.admit = admit;
     association.object.limits.admit_user = &association;
     struct dcm_scp_options options = {.commitment = conf->commitment,
+                                      .reports = is_reported_to(conf),
                                       .acse_timeout_s = conf->acse_timeout_s,
                                       .dimse_timeout_s = conf->dimse_timeout_s,
                                       .credentials = request->credentials};
@@ -359,6 +385,7 @@ int association_serve(int fd, const struct association_request *request)
         .commit_request = commit_request,
         .commit_outcome = commit_outcome,
         .commit_reported = commit_reported,
+        .commit_told = commit_told,
     };
     struct fault_note why = {0};
     signal(SIGXFSZ, SIG_IGN); // EFBIG instead

@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "scp/object.h"
+#include "scu/promise.h"
 #include "spool/commitment.h"
 
 #include <errno.h>
@@ -45,6 +46,15 @@ static void spool_path(const struct spool *spool, const char *association, const
              (int)strcspn(file, "."), file, COMMITMENT_REQUEST_SUFFIX);
 }
 
+// Written whole or not at all, so that what cannot be read is somebody's hand: kept, and said.
+static int put_aside(const char *path, const struct fault_note *note, struct fault_note *why)
+{
+    char bad[SPOOL_PATH_SIZE + 284];
+    log_error("a commitment cannot be read, kept as '.bad': %s", note->text);
+    snprintf(bad, sizeof bad, "%s.bad", path);
+    return file_ops.rename(path, bad) == 0 ? 0 : fault_set_errno(why, errno, "cannot rename '%s'", path);
+}
+
 int commitment_take(const struct spool *spool, const char *association, const char *folder, const char *file,
                     struct fault_note *why)
 {
@@ -53,12 +63,8 @@ int commitment_take(const struct spool *spool, const char *association, const ch
     snprintf(from, sizeof from, "%s/%s", folder, file);
     spool_path(spool, association, file, to);
     int rc = spool_commitment_read(from, &request, why);
-    if (rc == FAULT_BAD_HEADER) { // written whole or not at all: somebody's hand
-        char bad[SPOOL_PATH_SIZE + 284];
-        log_error("a commitment request cannot be read, kept as '.bad': %s", why->text);
-        snprintf(bad, sizeof bad, "%s.bad", from);
-        return file_ops.rename(from, bad) == 0 ? 0 : fault_set_errno(why, errno, "cannot rename '%s'", from);
-    }
+    if (rc == FAULT_BAD_HEADER)
+        return put_aside(from, why, why);
     if (rc != 0)
         return rc;
     if (spool_commitment_read(to, &known, NULL) == 0) // from before a crash
@@ -72,6 +78,53 @@ int commitment_take(const struct spool *spool, const char *association, const ch
                  (int)strcspn(file, "."), file, request.sender, request.request.n,
                  request.request.transaction_uid);
     spool_commitment_done(&request);
+    return rc;
+}
+
+// The delivery that a report is about, if it came from whom it is of.
+static int find_promise(struct spool *spool, const struct conf *conf, const char *association,
+                        const struct spool_commitment *report, struct spool_promise *promise, int *found,
+                        struct fault_note *why)
+{
+    int rc = spool_promise_find(spool, report->request.transaction_uid, promise, found, why);
+    if (rc != 0)
+        return rc;
+    if (!*found) {
+        log_info("association %s: a report of '%s' is about transaction '%s', which nobody waits for",
+                 association, report->sender, report->request.transaction_uid);
+        return 0;
+    }
+    const struct conf_destination *destination = conf_find_destination(conf, promise->destination);
+    if (destination == NULL || strcmp(destination->ae_title, report->sender) != 0) {
+        log_warning("association %s: '%s' reports a commitment that '%s' was asked for; not believed",
+                    association, report->sender, promise->destination);
+        *found = 0;
+    }
+    return 0;
+}
+
+int commitment_told(struct spool *spool, const struct conf *conf, const char *association, const char *folder,
+                    const char *file, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE + 280];
+    struct spool_commitment report;
+    struct spool_promise promise;
+    struct fault_note note = {0};
+    int found = 0;
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    int rc = spool_commitment_read(path, &report, &note);
+    if (rc == FAULT_BAD_HEADER)
+        return put_aside(path, &note, why);
+    if (rc != 0)
+        return fault_set(why, (enum fault)rc, "%s", note.text);
+    rc = find_promise(spool, conf, association, &report, &promise, &found, why);
+    if (rc == 0 && found)
+        rc = promise_settle(spool, conf, &promise, &report.request, why);
+    if (rc == FAULT_LEASE_LOST) // a person's hand was between
+        rc = 0;
+    if (rc == 0)
+        rc = remove_file(path, why);
+    spool_commitment_done(&report);
     return rc;
 }
 

@@ -306,6 +306,8 @@ static int index_folder(struct spool *spool, const struct conf *conf, const stru
             rc = commitment_take(spool, folder->name, folder->path, name, why);
         else if (has_suffix(name, COMMITMENT_REPORTED_SUFFIX))
             rc = commitment_end(spool, folder->name, folder->path, name, why);
+        else if (has_suffix(name, COMMITMENT_TOLD_SUFFIX))
+            rc = commitment_told(spool, conf, folder->name, folder->path, name, why);
         else if (!folder->is_open && has_suffix(name, ".tmp"))
             rc = settle_temporary(folder, name, &is_kept, why);
         else if (!folder->is_open &&

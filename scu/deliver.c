@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "scu/promise.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,14 +45,14 @@ struct dcm_scu_options deliver_options(const struct conf *conf, const struct con
     };
 }
 
-double deliver_pause_s(const struct conf *conf, int attempts)
-{
-    return fmin(conf->retry_max_s, conf->retry_min_s * ldexp(1.0, attempts < 30 ? attempts : 30));
-}
-
 static double lease_s(const struct conf *conf)
 {
     return 2 * (conf->connect_timeout_s + conf->dimse_timeout_s);
+}
+
+void deliver_path(const struct spool_delivery *delivery, int64_t index, char *path, size_t size)
+{
+    snprintf(path, size, "%s/IM%04lld.dcm", delivery->folder, (long long)index + 1);
 }
 
 // Sends what is not confirmed. A permanent answer to one object does not keep the others from being sent; a
@@ -75,7 +76,7 @@ static int send_objects(struct spool *spool, const struct conf *conf, struct dcm
                       (long long)delivery->n_objects);
             return 0;
         }
-        snprintf(path, sizeof path, "%s/IM%04lld.dcm", delivery->folder, (long long)i + 1);
+        deliver_path(delivery, i, path, sizeof path);
         int fault = dcm_scu_store(scu, path, &status, &note);
         rc = spool_delivery_record(spool, delivery->id, owner, i, status, fault == 0, lease_s(conf),
                                    clock_wall_us(), why);
@@ -98,14 +99,57 @@ static int send_objects(struct spool *spool, const struct conf *conf, struct dcm
 static void tell(const struct spool_delivery *delivery, const struct fault_note *outcome, int gave_up)
 {
     if (outcome->fault == FAULT_OK)
-        log_info("delivery d%lld: %lld objects confirmed by '%s'", (long long)delivery->id,
-                 (long long)delivery->n_objects, delivery->destination);
+        log_info("delivery d%lld: %lld objects confirmed by '%s'%s%s", (long long)delivery->id,
+                 (long long)delivery->n_objects, delivery->destination, outcome->text[0] ? "; " : "",
+                 outcome->text);
     else if (fault_class_of(outcome->fault) == FAULT_CLASS_TEMP && !gave_up)
         log_warning("delivery d%lld to '%s' will be tried again: %s", (long long)delivery->id,
                     delivery->destination, outcome->text);
     else
         log_error("delivery d%lld to '%s' is held: %s: %s", (long long)delivery->id, delivery->destination,
                   fault_name(outcome->fault), outcome->text);
+}
+
+// Asks for the commitment; when there is no time left for an answer, that is the outcome.
+static int ask(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
+               const struct credentials *credentials, const char *owner,
+               const struct spool_delivery *delivery, enum promise_answer *answer, struct fault_note *outcome,
+               struct fault_note *why)
+{
+    *answer = PROMISE_FAILED;
+    if (delivery->is_asked && (double)(clock_wall_us() - delivery->created_us) > conf->give_up_h * 3600e6) {
+        fault_set(outcome, FAULT_NOT_COMMITTED, "the destination took the request and has not answered it");
+        return 0;
+    }
+    return promise_ask(spool, conf, destination, credentials, owner, delivery, answer, outcome, why);
+}
+
+// What follows from an attempt, in queue and log. `may_end`: every object is confirmed, and a destination
+// that cannot be brought to commit itself is not waited for beyond give_up_h.
+static int end_attempt(struct spool *spool, const struct conf *conf, const char *owner,
+                       const struct spool_delivery *delivery, int may_end, struct fault_note *outcome,
+                       struct fault_note *why)
+{
+    int64_t now_us = clock_wall_us(), next_us = now_us;
+    int failed = outcome->fault != FAULT_OK && outcome->fault != FAULT_CANCELLED;
+    if (failed)
+        next_us += (int64_t)(1e6 * conf_pause_s(conf, delivery->attempts));
+    int give_up = failed && fault_class_of(outcome->fault) == FAULT_CLASS_TEMP &&
+                  (double)(next_us - delivery->created_us) > conf->give_up_h * 3600e6;
+    struct fault_note last = *outcome;
+    if (give_up && may_end) {
+        fault_set(outcome, FAULT_OK, "not committed within %g h: %.440s", conf->give_up_h, last.text);
+        log_warning("delivery d%lld: '%s' has confirmed every object but not committed itself: %s",
+                    (long long)delivery->id, delivery->destination, last.text);
+    } else if (give_up) {
+        fault_set(outcome, last.fault,
+                  "given up after %g h (send.give_up_h); the last of %d attempts: %.380s", conf->give_up_h,
+                  delivery->attempts + 1, last.text);
+    }
+    int rc = spool_delivery_end(spool, delivery->id, owner, outcome, give_up, next_us, now_us, why);
+    if (rc == 0)
+        tell(delivery, outcome, give_up);
+    return rc;
 }
 
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
@@ -115,28 +159,19 @@ int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_
 {
     struct dcm_scu_options options = deliver_options(conf, destination, credentials);
     struct dcm_scu *scu = NULL;
-    int rc = 0;
+    enum promise_answer answer = PROMISE_DONE;
+    int rc = 0, is_confirmed = delivery->n_confirmed == delivery->n_objects;
     memset(outcome, 0, sizeof *outcome);
-    if (dcm_scu_open(&options, &scu, outcome) == 0)
+    if (!is_confirmed && dcm_scu_open(&options, &scu, outcome) == 0)
         rc = send_objects(spool, conf, scu, owner, delivery, stop, outcome, why);
     dcm_scu_close(scu);
-    if (rc != 0)
+    is_confirmed = outcome->fault == FAULT_OK;
+    if (rc == 0 && is_confirmed && conf_asks_commitment(conf, destination))
+        rc = ask(spool, conf, destination, credentials, owner, delivery, &answer, outcome, why);
+    if (rc != 0 || answer == PROMISE_TOLD || answer == PROMISE_ASKED)
         return rc;
-    int64_t now_us = clock_wall_us(), next_us = now_us;
-    int failed = outcome->fault != FAULT_OK && outcome->fault != FAULT_CANCELLED;
-    if (failed)
-        next_us += (int64_t)(1e6 * deliver_pause_s(conf, delivery->attempts));
-    int give_up = failed && fault_class_of(outcome->fault) == FAULT_CLASS_TEMP &&
-                  (double)(next_us - delivery->created_us) > conf->give_up_h * 3600e6;
-    struct fault_note last = *outcome;
-    if (give_up)
-        fault_set(outcome, last.fault,
-                  "given up after %g h (send.give_up_h); the last of %d attempts: %.380s", conf->give_up_h,
-                  delivery->attempts + 1, last.text);
-    rc = spool_delivery_end(spool, delivery->id, owner, outcome, give_up, next_us, now_us, why);
-    if (rc == 0)
-        tell(delivery, outcome, give_up);
-    return rc;
+    int may_end = is_confirmed && strcmp(destination->commitment, "required") != 0;
+    return end_attempt(spool, conf, owner, delivery, may_end, outcome, why);
 }
 
 int deliver_lock(const struct conf *conf, const char *name, struct fault_note *why)

@@ -21,13 +21,12 @@ struct dcm_scu_options deliver_options(const struct conf *conf, const struct con
 int deliver_credentials(const struct conf *conf, const struct conf_destination *destination, uid_t user,
                         struct credentials **credentials, struct fault_note *why);
 
-// Seconds until the next attempt after `attempts` failed ones: retry_min_s doubled each time, at most
-// retry_max_s.
-double deliver_pause_s(const struct conf *conf, int attempts);
+// The file of object `index` (0 ..) of a delivery.
+void deliver_path(const struct spool_delivery *delivery, int64_t index, char *path, size_t size);
 
 // One attempt at one delivery, recorded in queue and log whatever happens. Returns 0 when the queue was
-// written; the delivery's own fault is in *outcome (FAULT_OK: all confirmed). *stop asks to end after the
-// object in flight.
+// written; the delivery's own fault is in *outcome (FAULT_OK: all confirmed, and where the destination is
+// asked to commit itself it is or was). *stop asks to end after the object in flight.
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
                 const struct credentials *credentials, const char *owner,
                 const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,

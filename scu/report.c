@@ -45,8 +45,7 @@ static void note_attempt(struct reporter *reporter, const char *sender, int fail
     struct target *target = find_target(reporter, sender);
     if (target == NULL)
         return;
-    target->not_before_s =
-        failed ? clock_monotonic_s() + deliver_pause_s(reporter->conf, target->n_failed) : 0;
+    target->not_before_s = failed ? clock_monotonic_s() + conf_pause_s(reporter->conf, target->n_failed) : 0;
     target->n_failed = failed ? target->n_failed + 1 : 0;
 }
 
@@ -104,7 +103,7 @@ static int postpone(const struct reporter *reporter, const char *path, const cha
 {
     const struct conf *conf = reporter->conf;
     int64_t now_us = clock_wall_us();
-    commitment->not_before_us = now_us + (int64_t)(1e6 * deliver_pause_s(conf, commitment->attempts));
+    commitment->not_before_us = now_us + (int64_t)(1e6 * conf_pause_s(conf, commitment->attempts));
     commitment->attempts++;
     if ((double)(commitment->not_before_us - commitment->created_us) > conf->give_up_h * 3600e6)
         hold = 1;

@@ -102,6 +102,8 @@ static int look_for_orphans(const struct conf *conf, int hold, struct fault_note
     if (rc != 0)
         return rc;
     rc = spool_list(orphans.spool, "WAITING", tell_orphan, &orphans, why);
+    if (rc == 0)
+        rc = spool_list(orphans.spool, "ASKED", tell_orphan, &orphans, why);
     spool_close(orphans.spool); // before the next fork
     return rc;
 }

@@ -38,7 +38,8 @@ static int list_commitment(void *user, const char *path, const char *name, struc
 }
 
 static const char states[] =
-    " GATHERING QUEUED CONFLICT FAILED WAITING LEASED DONE REFUSED HELD SENDING SENT CHECKING OFFERED ";
+    " GATHERING QUEUED CONFLICT FAILED WAITING LEASED DONE REFUSED HELD SENDING ASKED SENT CHECKING "
+    "OFFERED ";
 
 static int is_state(const char *state)
 {
@@ -251,7 +252,8 @@ int spool_show(struct spool *spool, const char *id,
             spool,
             "SELECT d.destination, d.state, r.derived_uid, r.derived_name, r.n_objects, d.created_us,"
             " d.changed_us, d.not_before_us, d.attempts, d.note,"
-            " (SELECT count(*) FROM sent WHERE delivery_id=d.id AND confirmed=1) AS confirmed"
+            " (SELECT count(*) FROM sent WHERE delivery_id=d.id AND confirmed=1) AS confirmed,"
+            " d.transaction_uid AS 'commitment'"
             " FROM delivery d JOIN result r ON r.id=d.result_id WHERE d.id=?1",
             number, "", line, user, why);
         if (rc == 0)
@@ -349,8 +351,8 @@ int spool_retry(struct spool *spool, const char *id, int64_t now_us, struct faul
     char path[SPOOL_PATH_SIZE + 128];
     if (spool_commitment_path(spool, id, path))
         return spool_commitment_retry(spool, id, now_us, why);
-    return decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ", NULL, "WAITING",
-                  ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
+    return decide(spool, id, "retry", " FAILED REFUSED HELD DONE ", " HELD SENT WAITING ASKED ", NULL,
+                  "WAITING", ", attempts=0, not_before_us=0, owner='', note=''", now_us, why);
 }
 
 int spool_anew(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
@@ -369,8 +371,8 @@ int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault
         return fault_set(
             why, FAULT_USAGE,
             "cannot hold '%s': a commitment only reports what is kept; nothing waits for a person", id);
-    return decide(spool, id, "hold", " WAITING ", " WAITING ", NULL, "HELD", ", note='held by a person'",
-                  now_us, why);
+    return decide(spool, id, "hold", " WAITING ", " WAITING ASKED ", NULL, "HELD",
+                  ", note='held by a person'", now_us, why);
 }
 
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)

@@ -324,8 +324,8 @@ int spool_delivery_reclaim(struct spool *spool, const char *destination, struct 
 
 int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why)
 {
-    return db_run(spool, why, "UPDATE delivery SET note=?2 WHERE id=?1 AND state='WAITING'", "it",
-                  (int64_t)strtoll(id + 1, NULL, 10), note);
+    return db_run(spool, why, "UPDATE delivery SET note=?2 WHERE id=?1 AND state IN ('WAITING','ASKED')",
+                  "it", (int64_t)strtoll(id + 1, NULL, 10), note);
 }
 
 int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s,
@@ -339,9 +339,10 @@ int spool_delivery_take(struct spool *spool, const char *destination, const char
         return rc;
     sqlite3_stmt *statement =
         db_prepare(spool, why,
-                   "SELECT d.id, d.destination, r.derived_name, r.n_objects, d.attempts, d.created_us"
+                   "SELECT d.id, d.destination, r.derived_name, r.n_objects, d.attempts, d.created_us,"
+                   " (SELECT count(*) FROM sent WHERE delivery_id=d.id AND confirmed=1), d.state='ASKED'"
                    " FROM delivery d JOIN result r ON r.id=d.result_id"
-                   " WHERE d.destination=?2 AND ((d.state='WAITING' AND d.not_before_us<=?1)"
+                   " WHERE d.destination=?2 AND ((d.state IN ('WAITING','ASKED') AND d.not_before_us<=?1)"
                    "  OR (d.state='SENDING' AND d.lease_until_us<?1)) ORDER BY d.not_before_us, d.id LIMIT 1",
                    "it", now_us, destination);
     if (statement == NULL)
@@ -358,6 +359,8 @@ int spool_delivery_take(struct spool *spool, const char *destination, const char
         delivery->n_objects = sqlite3_column_int64(statement, 3);
         delivery->attempts = sqlite3_column_int(statement, 4);
         delivery->created_us = sqlite3_column_int64(statement, 5);
+        delivery->n_confirmed = sqlite3_column_int64(statement, 6);
+        delivery->is_asked = sqlite3_column_int(statement, 7);
     }
     sqlite3_finalize(statement);
     if (rc == 0 && *found)
@@ -411,6 +414,8 @@ int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
 {
     const char *state = "SENT";
     char note[SPOOL_NOTE_SIZE] = "";
+    if (fault != NULL && fault->fault == FAULT_OK)
+        snprintf(note, sizeof note, "%s", fault->text);
     if (fault != NULL && fault->fault != FAULT_OK) {
         int wait = fault_class_of(fault->fault) == FAULT_CLASS_TEMP && !hold;
         state = wait ? "WAITING" : "HELD";

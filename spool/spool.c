@@ -16,6 +16,15 @@
 static const char *const folder_names[SPOOL_N_FOLDERS] = {"incoming", "store",   "aside",      "derived",
                                                           "work",     "reports", "commitments"};
 
+#define DELIVERY_COLUMNS                                                                                     \
+    "(id INTEGER PRIMARY KEY AUTOINCREMENT,"                                                                 \
+    " result_id INTEGER NOT NULL REFERENCES result(id) ON DELETE CASCADE, destination TEXT NOT NULL,"        \
+    " state TEXT NOT NULL CHECK(state IN ('WAITING','SENDING','SENT','HELD','ASKED')),"                      \
+    " created_us INTEGER NOT NULL, changed_us INTEGER NOT NULL, not_before_us INTEGER NOT NULL DEFAULT 0,"   \
+    " owner TEXT NOT NULL DEFAULT '', lease_until_us INTEGER NOT NULL DEFAULT 0,"                            \
+    " attempts INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '',"                                   \
+    " transaction_uid TEXT NOT NULL DEFAULT '');"
+
 static const char *const schema =
     "CREATE TABLE IF NOT EXISTS object(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,"
     " sop_class TEXT NOT NULL, sop_uid TEXT NOT NULL, series_uid TEXT NOT NULL, study_uid TEXT NOT NULL,"
@@ -51,18 +60,55 @@ static const char *const schema =
     " verdict INTEGER NOT NULL, note TEXT NOT NULL, derived_name TEXT NOT NULL, derived_uid TEXT NOT NULL,"
     " n_objects INTEGER NOT NULL);"
     "CREATE INDEX IF NOT EXISTS result_job ON result(job_id);"
-    "CREATE TABLE IF NOT EXISTS delivery(id INTEGER PRIMARY KEY AUTOINCREMENT,"
-    " result_id INTEGER NOT NULL REFERENCES result(id) ON DELETE CASCADE, destination TEXT NOT NULL,"
-    " state TEXT NOT NULL CHECK(state IN ('WAITING','SENDING','SENT','HELD')), created_us INTEGER NOT NULL,"
-    " changed_us INTEGER NOT NULL, not_before_us INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',"
-    " lease_until_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL "
-    "DEFAULT "
-    "'');"
+    "CREATE TABLE IF NOT EXISTS delivery" DELIVERY_COLUMNS
     "CREATE INDEX IF NOT EXISTS delivery_state ON delivery(state);"
     "CREATE INDEX IF NOT EXISTS delivery_result ON delivery(result_id);"
+    "CREATE INDEX IF NOT EXISTS delivery_transaction ON delivery(transaction_uid);"
     "CREATE TABLE IF NOT EXISTS sent(delivery_id INTEGER NOT NULL REFERENCES delivery(id) ON DELETE CASCADE,"
     " idx INTEGER NOT NULL, status INTEGER NOT NULL, confirmed INTEGER NOT NULL, PRIMARY KEY(delivery_id, "
-    "idx));";
+    "idx));"
+    // what a destination was asked to commit itself to, and has not yet
+    "CREATE TABLE IF NOT EXISTS promised(delivery_id INTEGER NOT NULL REFERENCES delivery(id) ON DELETE "
+    "CASCADE,"
+    " sop_uid TEXT NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY(delivery_id, sop_uid)) WITHOUT ROWID;";
+
+// A queue from before there was the state ASKED: its table is made again around the same rows. Foreign keys
+// are not enforced yet, so that nothing hangs on the old one (sqlite.org/lang_altertable.html, section 7).
+static const char *const new_deliveries =
+    "ALTER TABLE delivery ADD COLUMN transaction_uid TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE renewed" DELIVERY_COLUMNS
+    "INSERT INTO renewed SELECT id, result_id, destination, state, created_us, changed_us, not_before_us,"
+    " owner, lease_until_us, attempts, note, transaction_uid FROM delivery;"
+    "DROP TABLE delivery;"
+    "ALTER TABLE renewed RENAME TO delivery;";
+
+static int run_script(struct spool *spool, const char *script, struct fault_note *why)
+{
+    char *message = NULL;
+    int rc = 0;
+    if (sqlite3_exec(spool->db, script, NULL, NULL, &message) != SQLITE_OK)
+        rc = fault_set(why, FAULT_QUEUE, "cannot make the queue's tables: %s",
+                       message ? message : "no memory");
+    sqlite3_free(message);
+    return rc;
+}
+
+static int make_tables(struct spool *spool, struct fault_note *why)
+{
+    int64_t is_old = 0;
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = db_integer(spool, why, &is_old, 0,
+                    "SELECT count(*) FROM sqlite_master WHERE type='table' AND name='delivery'"
+                    " AND sql NOT LIKE '%''ASKED''%'",
+                    "");
+    if (rc == 0 && is_old)
+        rc = run_script(spool, new_deliveries, why);
+    if (rc == 0)
+        rc = run_script(spool, schema, why);
+    return db_end(spool, rc, why);
+}
 
 static int open_queue(struct spool *spool, struct fault_note *why)
 {
@@ -79,16 +125,10 @@ static int open_queue(struct spool *spool, struct fault_note *why)
     if (rc == 0)
         rc = db_run(spool, why, "PRAGMA synchronous=FULL", "");
     if (rc == 0)
-        rc = db_run(spool, why, "PRAGMA foreign_keys=ON", "");
-    if (rc != 0)
-        return rc;
-    char *message = NULL;
-    rc = db_begin(spool, why);
-    if (rc == 0 && sqlite3_exec(spool->db, schema, NULL, NULL, &message) != SQLITE_OK)
-        rc = fault_set(why, FAULT_QUEUE, "cannot make the queue's tables: %s",
-                       message ? message : "no memory");
-    sqlite3_free(message);
-    return db_end(spool, rc, why);
+        rc = db_run(spool, why, "PRAGMA foreign_keys=OFF", "");
+    if (rc == 0)
+        rc = make_tables(spool, why);
+    return rc == 0 ? db_run(spool, why, "PRAGMA foreign_keys=ON", "") : rc;
 }
 
 // The change to a write-ahead log does not wait for a busy database, and all daemons may start at once on a
@@ -226,7 +266,7 @@ static int mark_conflict(struct spool *spool, const char *series_uid, int64_t no
     // What is being sent ends its object: the sender asks before each, and finds that it is not its own.
     return db_run(spool, why,
                   "UPDATE delivery SET state='HELD', owner='', lease_until_us=0, changed_us=?2,"
-                  " note='" DB_CONFLICT_NOTE "' WHERE state IN ('WAITING','SENDING') AND result_id IN"
+                  " note='" DB_CONFLICT_NOTE "' WHERE state IN ('WAITING','SENDING','ASKED') AND result_id IN"
                   " (SELECT r.id FROM result r JOIN job j ON j.id=r.job_id WHERE j.series_uid=?1)",
                   "ti", series_uid, now_us);
 }
@@ -665,6 +705,6 @@ int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, in
                         "");
     if (rc == 0)
         rc = db_integer(spool, why, n_deliveries, 0,
-                        "SELECT count(*) FROM delivery WHERE state IN ('WAITING','SENDING')", "");
+                        "SELECT count(*) FROM delivery WHERE state IN ('WAITING','SENDING','ASKED')", "");
     return rc;
 }

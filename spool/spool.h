@@ -10,6 +10,7 @@
 
 #include "core/digest.h"
 #include "core/fault.h"
+#include "dicom_map/commitment.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -228,9 +229,10 @@ struct spool_delivery {
     int64_t id;
     char destination[33];
     char folder[SPOOL_PATH_SIZE]; // of the derived series
-    int64_t n_objects;
+    int64_t n_objects, n_confirmed;
     int attempts; // failed ones so far
     int64_t created_us;
+    int is_asked; // it was asked to commit itself, and has not answered within its time
 };
 
 // The next delivery for `destination` that is due, leased.
@@ -253,11 +255,40 @@ int spool_delivery_record(struct spool *spool, int64_t delivery, const char *own
                           unsigned status, int confirmed, double lease_s, int64_t now_us,
                           struct fault_note *why);
 
-// Ends an attempt: FAULT_OK -> SENT; TEMP -> WAITING until next_us; anything else -> HELD. `fault` may be
-// NULL for OK.
+// Ends an attempt: FAULT_OK -> SENT, with the text as note; TEMP -> WAITING until next_us; anything else ->
+// HELD. `fault` may be NULL for OK.
 int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
                        const struct fault_note *fault, int hold, int64_t next_us, int64_t now_us,
                        struct fault_note *why);
+
+// ---- storage commitment of a destination: it is asked once every object was confirmed
+
+// Records what it is about to be asked, `request` with its items in the order of the objects, before it is.
+// Errors: LEASE_LOST.
+int spool_delivery_ask(struct spool *spool, int64_t delivery, const char *owner,
+                       const struct commitment *request, struct fault_note *why);
+
+// It took that request: SENDING -> ASKED, and again due at until_us. What it told meanwhile stays so.
+int spool_delivery_asked(struct spool *spool, int64_t delivery, const char *owner, int64_t until_us,
+                         int64_t now_us, struct fault_note *why);
+
+// The delivery of a transaction that waits for its outcome. *found = 0: none does, any more.
+struct spool_promise {
+    int64_t delivery;
+    char destination[33];
+    int attempts;
+    int64_t created_us;
+};
+int spool_promise_find(struct spool *spool, const char *transaction_uid, struct spool_promise *promise,
+                       int *found, struct fault_note *why);
+
+// What the destination tells. All committed -> SENT. Else what it did not commit itself to counts as not sent
+// any more, and the delivery is WAITING until next_us, or HELD when `hold` is set or a reason says that
+// sending again will not help (0119, 0122). *n_missing counts, *is_held. Errors: LEASE_LOST when nothing
+// waits for it.
+int spool_promise_told(struct spool *spool, const struct spool_promise *promise,
+                       const struct commitment *outcome, int hold, int64_t next_us, int64_t now_us,
+                       size_t *n_missing, int *is_held, struct fault_note *why);
 
 // ---- for people
 

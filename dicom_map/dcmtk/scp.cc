@@ -26,6 +26,7 @@ extern "C" {
 #include "dicom_map/dcmtk/scp.h"
 #include "dicom_map/dcmtk/tls.h"
 }
+#include "dicom_map/dcmtk/sink.h"
 
 namespace
 {
@@ -39,66 +40,35 @@ const char *const storage_syntaxes[] = {
     UID_JPEGProcess14SV1TransferSyntax,     UID_JPEGProcess14TransferSyntax,
     UID_JPEGLSLosslessTransferSyntax,       UID_RLELosslessTransferSyntax,
     UID_JPEG2000LosslessOnlyTransferSyntax};
-constexpr size_t max_request_bytes = 4u << 20; // of a commitment request
 constexpr int state_idle = 1, state_asked = 3; // PS3.8 table 9-10
 constexpr long max_command_bytes = 1L << 20;   // DCMTK gathers a command in memory, whatever its size
 constexpr int outcome_poll_us = 50 * 1000;
 const char *const plain_syntaxes[] = {UID_LittleEndianExplicitTransferSyntax,
                                       UID_LittleEndianImplicitTransferSyntax};
 
-// One object on its way in: the first fault is latched and the rest of its bytes swallowed, because a
-// consumer that reports an error makes DCMTK wait for PDVs that never come.
+// One object on its way in: the first fault is latched and the rest of its bytes swallowed.
 struct Object {
     const dcm_scp_callbacks *callbacks;
     fault_note *why;
     int fault;
 };
 
-class Consumer : public DcmConsumer
+class Consumer final : public Sink
 {
   public:
     explicit Consumer(Object &object) : object_(object)
     {
     }
-    OFBool good() const override
-    {
-        return OFTrue;
-    }
-    OFCondition status() const override
-    {
-        return EC_Normal;
-    }
-    OFBool isFlushed() const override
-    {
-        return OFTrue;
-    }
-    offile_off_t avail() const override
-    {
-        return 2147483647L;
-    }
-    offile_off_t write(const void *data, offile_off_t size) override
-    {
-        if (object_.callbacks->peer_is_due != nullptr && size > 0)
-            object_.callbacks->peer_is_due(object_.callbacks->user, 1);
-        if (object_.fault == 0 && size > 0)
-            object_.fault = object_.callbacks->store_data(object_.callbacks->user, data,
-                                                          static_cast<size_t>(size), object_.why);
-        return size;
-    }
-    void flush() override
-    {
-    }
 
   private:
-    Object &object_;
-};
-
-class Stream : public DcmOutputStream
-{
-  public:
-    explicit Stream(Consumer *consumer) : DcmOutputStream(consumer)
+    void take(const void *data, size_t size) override
     {
+        object_.callbacks->peer_is_due(object_.callbacks->user, 1);
+        if (object_.fault == 0)
+            object_.fault = object_.callbacks->store_data(object_.callbacks->user, data, size, object_.why);
     }
+
+    Object &object_;
 };
 
 // What may still be read from the peer; negative: without bound.
@@ -316,11 +286,8 @@ class Association
         OFCondition condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
             params, verification, 1, const_cast<const char **>(plain_syntaxes),
             sizeof plain_syntaxes / sizeof plain_syntaxes[0]);
-        const char *commitment[] = {DCM_COMMITMENT_CLASS};
-        if (condition.good() && options_.commitment)
-            condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
-                params, commitment, 1, const_cast<const char **>(plain_syntaxes),
-                sizeof plain_syntaxes / sizeof plain_syntaxes[0], ASC_SC_ROLE_SCU); // the peer's role
+        if (condition.good())
+            condition = accept_commitment();
         if (condition.good())
             condition = ASC_acceptContextsWithPreferredTransferSyntaxes(
                 params, const_cast<const char **>(storage_classes),
@@ -330,6 +297,38 @@ class Association
         if (condition.good())
             condition = ASC_acknowledgeAssociation(association_);
         return condition.good() ? 0 : fault_of(condition, why_);
+    }
+
+    // The peer may ask for our commitment, tell us of its own, or both, as the roles that it proposes say.
+    OFCondition accept_commitment()
+    {
+        T_ASC_Parameters *params = association_->params;
+        OFCondition condition = EC_Normal;
+        const int n = ASC_countPresentationContexts(params);
+        for (int i = 0; i < n && condition.good(); i++) {
+            T_ASC_PresentationContext context;
+            condition = ASC_getPresentationContext(params, i, &context);
+            if (condition.bad() || strcmp(context.abstractSyntax, DCM_COMMITMENT_CLASS) != 0)
+                continue;
+            const T_ASC_SC_ROLE role = context.proposedRole;
+            const bool asks = options_.commitment && role != ASC_SC_ROLE_SCP;
+            const bool tells = options_.reports && (role == ASC_SC_ROLE_SCP || role == ASC_SC_ROLE_SCUSCP);
+            if (!asks && !tells)
+                continue; // what no one accepts is refused
+            const char *syntax = nullptr;
+            for (const char *ours : plain_syntaxes)
+                for (int j = 0; j < context.transferSyntaxCount && syntax == nullptr; j++)
+                    if (strcmp(context.proposedTransferSyntaxes[j], ours) == 0)
+                        syntax = ours;
+            condition = syntax == nullptr
+                            ? ASC_refusePresentationContext(params, context.presentationContextID,
+                                                            ASC_P_TRANSFERSYNTAXESNOTSUPPORTED)
+                            : ASC_acceptPresentationContext(params, context.presentationContextID, syntax,
+                                                            asks && tells ? ASC_SC_ROLE_SCUSCP
+                                                            : tells       ? ASC_SC_ROLE_SCP
+                                                                    : ASC_SC_ROLE_SCU); // the peer's role
+        }
+        return condition;
     }
 
     // Identifiers are odd and used once (PS3.8 section 9.3.2.2), so there are 128 at most; DCMTK does not
@@ -426,8 +425,16 @@ class Association
                 condition = store(id, message.msg.CStoreRQ);
             else if (message.CommandField == DIMSE_N_ACTION_RQ && options_.commitment)
                 condition = commit(id, message.msg.NActionRQ);
-            else if (message.CommandField == DIMSE_N_EVENT_REPORT_RSP && reporting_ >= 0 &&
-                     message.msg.NEventReportRSP.DataSetType == DIMSE_DATASET_NULL)
+            else if (message.CommandField == DIMSE_N_EVENT_REPORT_RQ && options_.reports) {
+                callbacks_.peer_is_due(callbacks_.user, 1);
+                const int rc = dcm_commitment_hear(association_, id, &message.msg.NEventReportRQ,
+                                                   timeout_of(options_.dimse_timeout_s), is_alive, this,
+                                                   callbacks_.commit_told, callbacks_.user, why_);
+                callbacks_.peer_is_due(callbacks_.user, 0);
+                if (rc != 0)
+                    return rc;
+            } else if (message.CommandField == DIMSE_N_EVENT_REPORT_RSP && reporting_ >= 0 &&
+                       message.msg.NEventReportRSP.DataSetType == DIMSE_DATASET_NULL)
                 end_report(message.msg.NEventReportRSP);
             else {
                 ASC_abortAssociation(association_);
@@ -439,13 +446,18 @@ class Association
         }
     }
 
-    OFCondition receive(T_ASC_PresentationContextID *id, Stream *stream)
+    OFCondition receive(T_ASC_PresentationContextID id, Sink &sink)
     {
+        SinkStream stream(&sink);
+        T_ASC_PresentationContextID data_id = id;
         callbacks_.peer_is_due(callbacks_.user, 1);
-        const OFCondition condition =
+        OFCondition condition =
             DIMSE_receiveDataSetInFile(association_, DIMSE_NONBLOCKING, timeout_of(options_.dimse_timeout_s),
-                                       id, stream, nullptr, nullptr);
+                                       &data_id, &stream, nullptr, nullptr);
         callbacks_.peer_is_due(callbacks_.user, 0);
+        if (condition.good() && data_id != id)
+            condition = makeDcmnetCondition(DIMSEC_INVALIDPRESENTATIONCONTEXTID, OF_error,
+                                            "data set in another presentation context than its command");
         return condition;
     }
 
@@ -468,12 +480,7 @@ class Association
         object.fault = callbacks_.store_begin(callbacks_.user, &request, &note);
         const int began = object.fault == 0;
         Consumer consumer(object);
-        Stream stream(&consumer);
-        T_ASC_PresentationContextID data_id = id;
-        condition = receive(&data_id, &stream);
-        if (condition.good() && data_id != id)
-            condition = makeDcmnetCondition(DIMSEC_INVALIDPRESENTATIONCONTEXTID, OF_error,
-                                            "data set in another presentation context than its command");
+        condition = receive(id, consumer);
         if (condition.bad()) {
             if (began)
                 callbacks_.store_cancel(callbacks_.user);
@@ -490,83 +497,47 @@ class Association
         return condition;
     }
 
+    static void is_alive(void *user)
+    {
+        const Association &self = *static_cast<Association *>(user);
+        self.callbacks_.peer_is_due(self.callbacks_.user, 1);
+    }
+
     OFCondition commit(T_ASC_PresentationContextID id, const T_DIMSE_N_ActionRQ &command)
     {
         T_ASC_PresentationContext context;
-        OFCondition condition = ASC_findAcceptedPresentationContext(association_->params, id, &context);
-        Bytes bytes = {nullptr, 0, 0};
+        MemorySink sink(DCM_COMMITMENT_MAX_BYTES, is_alive, this);
         fault_note note = {};
         unsigned status = STATUS_N_InvalidArgumentValue;
+        OFCondition condition = ASC_findAcceptedPresentationContext(association_->params, id, &context);
         if (condition.good() && command.DataSetType != DIMSE_DATASET_NULL)
-            condition = receive_bytes(id, bytes);
-        if (condition.good()) {
-            if (strcmp(context.abstractSyntax, DCM_COMMITMENT_CLASS) != 0 ||
-                strcmp(command.RequestedSOPClassUID, DCM_COMMITMENT_CLASS) != 0)
-                status = STATUS_N_NoSuchSOPClass;
-            else if (strcmp(command.RequestedSOPInstanceUID, DCM_COMMITMENT_INSTANCE) != 0)
-                status = STATUS_N_NoSuchSOPInstance;
-            else if (command.ActionTypeID != 1)
-                status = STATUS_N_NoSuchAction;
-            else if (command.DataSetType != DIMSE_DATASET_NULL)
-                status = take_request(bytes, context.acceptedTransferSyntax, &note);
-            condition = respond_action(id, command, status, note);
-        }
-        free(bytes.data);
-        return condition;
+            condition = receive(id, sink);
+        if (condition.bad())
+            return condition;
+        if (strcmp(context.abstractSyntax, DCM_COMMITMENT_CLASS) != 0 ||
+            strcmp(command.RequestedSOPClassUID, DCM_COMMITMENT_CLASS) != 0)
+            status = STATUS_N_NoSuchSOPClass;
+        else if (strcmp(command.RequestedSOPInstanceUID, DCM_COMMITMENT_INSTANCE) != 0)
+            status = STATUS_N_NoSuchSOPInstance;
+        else if (command.ActionTypeID != 1)
+            status = STATUS_N_NoSuchAction;
+        else if (command.DataSetType != DIMSE_DATASET_NULL)
+            status = take_request(sink, context.acceptedTransferSyntax, &note);
+        return respond_action(id, command, status, note);
     }
 
-    struct Bytes {
-        unsigned char *data;
-        size_t size;
-        int fault;
-    };
-
-    // A request's data set in memory; beyond the limit it is read and dropped.
-    OFCondition receive_bytes(T_ASC_PresentationContextID id, Bytes &bytes)
-    {
-        static const auto append = [](void *user, const void *data, size_t size, fault_note *) -> int {
-            Bytes &into = *static_cast<Bytes *>(user);
-            if (size > max_request_bytes - into.size)
-                return FAULT_TOO_LARGE;
-            void *grown = realloc(into.data, into.size + size);
-            if (grown == nullptr)
-                return FAULT_NO_MEMORY;
-            into.data = static_cast<unsigned char *>(grown);
-            memcpy(into.data + into.size, data, size);
-            into.size += size;
-            return 0;
-        };
-        dcm_scp_callbacks callbacks = {};
-        callbacks.user = &bytes;
-        callbacks.store_data = append;
-        Object object = {&callbacks, nullptr, 0};
-        Consumer consumer(object);
-        Stream stream(&consumer);
-        T_ASC_PresentationContextID data_id = id;
-        const OFCondition condition = receive(&data_id, &stream);
-        bytes.fault = object.fault;
-        return condition;
-    }
-
-    unsigned take_request(const Bytes &bytes, const char *transfer_syntax, fault_note *note)
+    unsigned take_request(const MemorySink &sink, const char *transfer_syntax, fault_note *note)
     {
         commitment request = {};
         int number;
-        int rc = bytes.fault;
+        int rc = sink.fault;
         if (rc == 0)
-            rc = dcm_commitment_parse(bytes.data, bytes.size, transfer_syntax, &request, note);
+            rc = dcm_commitment_parse(sink.data, sink.size, transfer_syntax, 0, &request, note);
         if (rc == 0)
             rc = callbacks_.commit_request(callbacks_.user, &request, &number, note);
         free(request.items);
-        if (rc == 0) {
-            n_unreported_++;
-            return STATUS_N_Success;
-        }
-        if (rc == FAULT_BAD_UID || rc == FAULT_BAD_HEADER)
-            return STATUS_N_InvalidArgumentValue;
-        if (rc == FAULT_TOO_LARGE || rc == FAULT_NO_SPACE || rc == FAULT_NO_MEMORY)
-            return STATUS_N_ResourceLimitation;
-        return STATUS_N_ProcessingFailure;
+        n_unreported_ += rc == 0;
+        return dcm_commitment_status(rc);
     }
 
     OFCondition respond_action(T_ASC_PresentationContextID id, const T_DIMSE_N_ActionRQ &command,

@@ -2,7 +2,7 @@
 //
 // One association as acceptor, from the connected socket to the release. DIMSE and the upper layer are
 // DCMTK's; what becomes of the bytes is the caller's. Nothing of a data set is parsed here but that of a
-// commitment request, pre-scanned first, of at most 4 MB. Not here:
+// commitment request or report, pre-scanned first, of at most 4 MB. Not here:
 // listening, files, access lists. Plain C; called in a process of its own per association.
 
 #ifndef ISOSLICE_DICOM_MAP_DCMTK_SCP_H
@@ -73,10 +73,13 @@ struct dcm_scp_callbacks {
     int (*commit_outcome)(void *user, int *number, struct commitment *outcome);
     // The peer confirmed the report of that outcome.
     void (*commit_reported)(void *user, int number);
+    // What a destination tells of a request of ours; NULL without `reports`. 0 only when it is durable.
+    int (*commit_told)(void *user, const struct commitment *outcome, struct fault_note *why);
 };
 
 struct dcm_scp_options {
     int commitment;                        // accept Storage Commitment Push Model (as SCP)
+    int reports;                           // and its reports (as SCU)
     double acse_timeout_s;                 // for the association request
     double dimse_timeout_s;                // between messages and PDVs
     const struct credentials *credentials; // TLS, with acse_timeout_s for its handshake; NULL: none. Borrowed

@@ -106,6 +106,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
     const char *both_le[] = {UID_LittleEndianExplicitTransferSyntax, UID_LittleEndianImplicitTransferSyntax};
     if (options.is_report) {
         ASC_addPresentationContext(params, 1, DCM_COMMITMENT_CLASS, both_le, 2, ASC_SC_ROLE_SCP);
+    } else if (options.is_commit) {
+        ASC_addPresentationContext(params, 1, DCM_COMMITMENT_CLASS, both_le, 2);
     } else if (options.is_query) {
         ASC_addPresentationContext(params, 1, UID_FINDStudyRootQueryRetrieveInformationModel, both_le, 2);
     } else {
@@ -135,9 +137,10 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
     }
     if (ASC_countAcceptedPresentationContexts(scu.association->params) == 0)
         return fault_set(why, FAULT_NOT_NEGOTIATED, "'%s' at %s accepts no %s", options.called_ae, address,
-                         options.is_report  ? "storage commitment reports"
-                         : options.is_query ? "queries"
-                                            : "MR images");
+                         options.is_report   ? "storage commitment reports"
+                         : options.is_commit ? "storage commitment"
+                         : options.is_query  ? "queries"
+                                             : "MR images");
     return 0;
 }
 
@@ -204,6 +207,47 @@ int report(dcm_scu &scu, const commitment &outcome, fault_note *why)
                ? 0
                : fault_set(why, FAULT_PEER_REFUSED, "peer answered the report with 0x%04x",
                            static_cast<unsigned>(response.DimseStatus));
+}
+
+// The answer to the request, and the report, which may come before or after it or on another association.
+int commit(dcm_scu &scu, const commitment &asked, double wait_s,
+           int (*told)(void *user, const commitment *outcome, fault_note *why), void *user, fault_note *why)
+{
+    const DIC_US message_id = scu.association->nextMsgID++;
+    int rc = dcm_commitment_ask(scu.association, message_id, &asked, why);
+    scu.broken = rc != 0;
+    for (bool is_answered = false, is_told = false; rc == 0 && !(is_answered && is_told);) {
+        T_DIMSE_Message message;
+        T_ASC_PresentationContextID id = 0;
+        DcmDataset *detail = nullptr;
+        memset(&message, 0, sizeof message);
+        const OFCondition condition = DIMSE_receiveCommand(
+            scu.association, DIMSE_NONBLOCKING, is_answered ? timeout_of(wait_s) : scu.dimse_timeout_s, &id,
+            &message, &detail);
+        std::unique_ptr<DcmDataset> owner(detail);
+        if (condition.bad() && is_answered) { // told elsewhere, then
+            scu.broken = condition != DIMSE_NODATAAVAILABLE;
+            return 0;
+        }
+        if (condition.bad())
+            return fault_of(scu, condition, why);
+        const T_DIMSE_N_ActionRSP &response = message.msg.NActionRSP;
+        if (message.CommandField == DIMSE_N_EVENT_REPORT_RQ) {
+            rc = dcm_commitment_hear(scu.association, id, &message.msg.NEventReportRQ, scu.dimse_timeout_s,
+                                     nullptr, nullptr, told, user, why);
+            is_told = true;
+            scu.broken = rc != 0;
+        } else if (message.CommandField == DIMSE_N_ACTION_RSP && !is_answered &&
+                   response.DataSetType == DIMSE_DATASET_NULL &&
+                   response.MessageIDBeingRespondedTo == message_id) {
+            is_answered = true;
+            rc = fault_of_status(response.DimseStatus, why);
+        } else {
+            scu.broken = true;
+            return fault_set(why, FAULT_PEER_ABORTED, "peer answered a request with something else");
+        }
+    }
+    return rc;
 }
 
 struct Found {
@@ -339,6 +383,19 @@ extern "C" int dcm_scu_report(struct dcm_scu *scu, const struct commitment *outc
 {
     try {
         return report(*scu, *outcome, why);
+    } catch (...) {
+        scu->broken = true;
+        return caught(why);
+    }
+}
+
+extern "C" int dcm_scu_commit(struct dcm_scu *scu, const struct commitment *request, double wait_s,
+                              int (*told)(void *user, const struct commitment *outcome,
+                                          struct fault_note *why),
+                              void *user, struct fault_note *why)
+{
+    try {
+        return commit(*scu, *request, wait_s, told, user, why);
     } catch (...) {
         scu->broken = true;
         return caught(why);

@@ -109,6 +109,15 @@ static void commit_reported(void *user, int number)
     FUZZ_CHECK(number >= 1 && number <= state->n_told);
 }
 
+static int commit_told(void *user, const struct commitment *outcome, struct fault_note *why)
+{
+    const struct peer_state *state = user;
+    FUZZ_CHECK(uid_is_valid(outcome->transaction_uid) && outcome->n > 0);
+    for (size_t i = 0; i < outcome->n; i++)
+        FUZZ_CHECK(uid_is_valid(outcome->items[i].sop_instance_uid) && outcome->items[i].reason <= 0xffff);
+    return state->choices & 16 ? fault_set(why, FAULT_NO_SPACE, "the disk is full") : 0;
+}
+
 static void put32(uint8_t *at, size_t v)
 {
     for (int i = 0; i < 4; i++)
@@ -137,7 +146,8 @@ static size_t say(struct choices *c, uint8_t *out)
     return n;
 }
 
-static const struct dcm_scp_options options = {.commitment = 1, .acse_timeout_s = 1, .dimse_timeout_s = 1};
+static const struct dcm_scp_options options = {
+    .commitment = 1, .reports = 1, .acse_timeout_s = 1, .dimse_timeout_s = 1};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -166,7 +176,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                 .store_settle = store_settle,
                                                 .commit_request = commit_request,
                                                 .commit_outcome = commit_outcome,
-                                                .commit_reported = commit_reported};
+                                                .commit_reported = commit_reported,
+                                                .commit_told = commit_told};
     int ends[2], bytes = SOCKET_BYTES;
     FUZZ_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     for (int i = 0; i < 2; i++)

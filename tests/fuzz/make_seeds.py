@@ -161,7 +161,15 @@ def sessions(out, folder):
     action = pdu(4, b'\x05\x03' + command(e0003=COMMITMENT.encode(), e0100=us(0x130), e0110=us(3), e0800=us(1), e1001=INSTANCE.encode(),
                                           e1008=us(1))) + pdu(4, b'\x05\x02' + transaction + sequence)
     report = pdu(4, b'\x05\x03' + command(e0002=COMMITMENT.encode(), e0100=us(0x8100), e0120=us(1), e0800=us(0x101), e0900=us(0)))
-    talks = {'echo': open_ + echo + close, 'store': open_ + store + parts + close, 'abort': open_ + pdu(7, bytes(4)),
+    failed = element(8, 0x1197, us(0x112)) + reference
+    failures = b'\x08\x00\x98\x11SQ\0\0' + struct.pack('<I', len(failed) + 8) + b'\xfe\xff\x00\xe0' + \
+        struct.pack('<I', len(failed)) + failed
+    tell = lambda event, body: pdu(4, b'\x05\x03' + command(
+        e0002=COMMITMENT.encode(), e0100=us(0x100), e0110=us(4), e0800=us(1), e1000=INSTANCE.encode(), e1002=us(event))) + \
+        pdu(4, b'\x05\x02' + body)
+    as_scp = pdu(1, request(*contexts, user=user[:-4 - len('SEEDS')].replace(b'\1\0' + item(0x53, b'\0\1\0\1'), b'\0\1')))
+    talks = {'told': as_scp + tell(1, transaction + sequence) + tell(2, transaction + failures + sequence) + tell(3, b'') + close,
+             'echo': open_ + echo + close, 'store': open_ + store + parts + close, 'abort': open_ + pdu(7, bytes(4)),
              'commit': open_ + action + report + close, 'all': open_ + echo + store + parts + action + echo + close,
              'other-pdu': open_ + pdu(9, b'x'), 'cut': open_ + store, 'find': open_ + echo.replace(us(0x30), us(0x20))}
     for name, talk in talks.items():

@@ -251,7 +251,7 @@ class Node:
         if glob.glob(self.spool + '/incoming/*/*.dcm'):
             return False
         rows = self.rows()
-        busy = [r for r in rows if r['kind'] != 'commitment' and r['state'] in ('GATHERING', 'WAITING', 'LEASED', 'SENDING')]
+        busy = [r for r in rows if r['kind'] != 'commitment' and r['state'] in ('GATHERING', 'WAITING', 'LEASED', 'SENDING', 'ASKED')]
         return bool(rows) and not busy
 
     def wait_idle(self, timeout_s):

@@ -415,6 +415,100 @@ static void deliveries(void)
     spool_close(spool);
 }
 
+static struct commitment_item asked_for[2] = {{.sop_instance_uid = "2.25.8"}, {.sop_instance_uid = "2.25.9"}};
+
+// Takes the delivery, whose objects are confirmed, and asks; the transaction is `uid`.
+static void ask_for_promise(const char *uid, int64_t until_us, int64_t now_us)
+{
+    struct commitment request = {.items = asked_for, .n = 2};
+    struct spool_delivery delivery;
+    int found;
+    snprintf(request.transaction_uid, sizeof request.transaction_uid, "%s", uid);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, now_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    for (int64_t i = 0; i < 2; i++)
+        CHECK_OK(spool_delivery_record(spool, delivery.id, "s", i, 0, 1, 10, now_us, &why));
+    CHECK_FAULT(spool_delivery_ask(spool, delivery.id, "x", &request, &why), FAULT_LEASE_LOST);
+    CHECK_OK(spool_delivery_ask(spool, delivery.id, "s", &request, &why));
+    CHECK_OK(spool_delivery_asked(spool, delivery.id, "s", until_us, now_us, &why));
+}
+
+// From the request to SENT, past everything that may come between: a late answer to an earlier request, an
+// answer for one object only, a conflict, a person.
+static void promises(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    struct spool_promise promise;
+    struct spool_delivery delivery;
+    struct commitment outcome = {.transaction_uid = "2.25.100", .items = asked_for, .n = 1};
+    size_t n_missing;
+    int found, is_held, sent;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    finish_one(destinations, 1, 10 * second_us);
+    ask_for_promise("2.25.100", 20 * second_us, 11 * second_us);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 19 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 21 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1); // no answer within its time
+    CHECK_INT(delivery.is_asked, 1);
+    CHECK_INT(delivery.n_confirmed, 2);
+    struct fault_note busy = {FAULT_PEER_BUSY, "0x0213"};
+    CHECK_OK(spool_delivery_end(spool, 1, "s", &busy, 0, 22 * second_us, 21 * second_us, &why));
+    CHECK_OK(spool_promise_find(spool, "2.25.100", &promise, &found, &why));
+    CHECK_INT(found, 0); // it waits to be asked again, not for this
+    ask_for_promise("2.25.101", 40 * second_us, 23 * second_us);
+    CHECK_OK(spool_promise_find(spool, "2.25.100", &promise, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_promise_find(spool, "2.25.101", &promise, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_STR(promise.destination, "pacs");
+    CHECK_FAULT(
+        spool_promise_told(spool, &promise, &outcome, 0, 0, 24 * second_us, &n_missing, &is_held, &why),
+        FAULT_LEASE_LOST);
+    snprintf(outcome.transaction_uid, sizeof outcome.transaction_uid, "2.25.101");
+    CHECK_OK(spool_promise_told(spool, &promise, &outcome, 0, 30 * second_us, 24 * second_us, &n_missing,
+                                &is_held, &why));
+    CHECK_INT(n_missing, 1);
+    CHECK_INT(is_held, 0);
+    CHECK_FAULT(
+        spool_promise_told(spool, &promise, &outcome, 0, 0, 24 * second_us, &n_missing, &is_held, &why),
+        FAULT_LEASE_LOST); // the same again
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 29 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 31 * second_us, &delivery, &found, &why));
+    CHECK_INT(delivery.n_confirmed, 1);
+    CHECK_INT(delivery.is_asked, 0);
+    CHECK_OK(spool_delivery_is_sent(spool, 1, 0, &sent, &why));
+    CHECK_INT(sent, 1);
+    CHECK_OK(spool_delivery_is_sent(spool, 1, 1, &sent, &why));
+    CHECK_INT(sent, 0);
+    CHECK_OK(spool_delivery_end(spool, 1, "s", &busy, 0, 32 * second_us, 31 * second_us, &why));
+    // What comes into conflict meanwhile is not sent again whatever the answer is.
+    ask_for_promise("2.25.102", 50 * second_us, 33 * second_us);
+    CHECK_INT(index_at("a-2.dcm", "1.1", "1.5", "bb", 34 * second_us), SPOOL_CONFLICT);
+    CHECK_OK(spool_promise_find(spool, "2.25.102", &promise, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_FAULT(spool_retry(spool, "d1", 35 * second_us, &why), FAULT_USAGE);
+    CHECK_OK(spool_release(spool, "s1", 35 * second_us, &why));
+    ask_for_promise("2.25.103", 60 * second_us, 36 * second_us);
+    CHECK_OK(spool_hold(spool, "d1", 37 * second_us, &why));
+    CHECK_OK(spool_release(spool, "d1", 38 * second_us, &why));
+    ask_for_promise("2.25.104", 60 * second_us, 39 * second_us);
+    outcome.n = 2;
+    snprintf(outcome.transaction_uid, sizeof outcome.transaction_uid, "2.25.104");
+    CHECK_OK(spool_promise_find(spool, "2.25.104", &promise, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_promise_told(spool, &promise, &outcome, 0, 0, 40 * second_us, &n_missing, &is_held, &why));
+    CHECK_INT(n_missing, 0);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 999 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_FAULT(spool_hold(spool, "d1", 0, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "it is SENT");
+    spool_close(spool);
+}
+
 // A destination gets the series of its form; one that is refused goes to nobody.
 static void forms_go_to_who_gets_them(void)
 {
@@ -872,7 +966,7 @@ static void unknown_states_are_errors(void)
     CHECK_CONTAINS(why.text, "GATHERING");
     static const char *const good[] = {"GATHERING", "QUEUED",   "CONFLICT", "FAILED", "WAITING",
                                        "LEASED",    "DONE",     "REFUSED",  "HELD",   "SENDING",
-                                       "SENT",      "CHECKING", "OFFERED"};
+                                       "SENT",      "CHECKING", "OFFERED",  "ASKED"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
         CHECK_INT(count_jobs(good[i]), 0);
     spool_close(spool);
@@ -890,6 +984,7 @@ static const struct test tests[] = {
     {"unit.spool.late_for_a_derived_series", late_for_a_derived_series},
     {"unit.spool.clock_put_back", clock_put_back},
     {"unit.spool.deliveries", deliveries},
+    {"unit.spool.promises", promises},
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
     {"unit.spool.missing_files_are_found", missing_files_are_found},
