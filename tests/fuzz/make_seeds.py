@@ -147,8 +147,8 @@ def sessions(out, folder):
     data = dataset_of(folder + '/0.dcm')
     contexts = [context_item(1, MR, EXPLICIT, IMPLICIT), context_item(3, VERIFICATION, IMPLICIT), context_item(5, COMMITMENT, EXPLICIT),
                 context_item(7, MR, '1.2.840.10008.1.2.4.90'), context_item(9, MR, '1.2.840.10008.1.2.4.50')]
-    user = item(0x54, struct.pack('>H', len(COMMITMENT)) + COMMITMENT.encode() + b'\1\0') + item(0x53, b'\0\1\0\1') + \
-        item(0x55, b'SEEDS')
+    role = lambda scu, scp: item(0x54, struct.pack('>H', len(COMMITMENT)) + COMMITMENT.encode() + bytes([scu, scp]))
+    user = role(1, 0) + item(0x53, b'\0\1\0\1') + item(0x55, b'SEEDS')
     open_ = pdu(1, request(*contexts, user=user))
     close = pdu(5, bytes(4))
     echo = pdu(4, b'\x03\x03' + command(e0002=VERIFICATION.encode(), e0100=us(0x30), e0110=us(1), e0800=us(0x101)))
@@ -167,8 +167,7 @@ def sessions(out, folder):
     tell = lambda event, body: pdu(4, b'\x05\x03' + command(
         e0002=COMMITMENT.encode(), e0100=us(0x100), e0110=us(4), e0800=us(1), e1000=INSTANCE.encode(), e1002=us(event))) + \
         pdu(4, b'\x05\x02' + body)
-    as_scp = pdu(1, request(*contexts, user=user[:-4 - len('SEEDS')].replace(b'\1\0' + item(0x53, b'\0\1\0\1'), b'\0\1')))
-    talks = {'told': as_scp + tell(1, transaction + sequence) + tell(2, transaction + failures + sequence) + tell(3, b'') + close,
+    talks = {'told': pdu(1, request(*contexts, user=role(0, 1))) + tell(1, transaction + sequence) + tell(2, transaction + failures + sequence) + tell(3, b'') + close,
              'echo': open_ + echo + close, 'store': open_ + store + parts + close, 'abort': open_ + pdu(7, bytes(4)),
              'commit': open_ + action + report + close, 'all': open_ + echo + store + parts + action + echo + close,
              'other-pdu': open_ + pdu(9, b'x'), 'cut': open_ + store, 'find': open_ + echo.replace(us(0x30), us(0x20))}
