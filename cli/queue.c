@@ -11,7 +11,7 @@
 static void print_help(void)
 {
     puts("usage: isoslice queue [--config FILE] list [STATE]\n"
-         "       isoslice queue [--config FILE] show|retry|anew|hold|release ID ...\n\n"
+         "       isoslice queue [--config FILE] show|retry|anew|hold|release|remove ID ...\n\n"
          "list     every series (s1, ...), job (j1, ...), delivery (d1, ...) and storage commitment that a "
          "sender\n"
          "         asked for (c<time>-<number>), or those in STATE\n"
@@ -22,7 +22,10 @@ static void print_help(void)
          "         which does not take the old ones back\n"
          "hold     keep a waiting job or delivery from being done\n"
          "release  let a held one go on; of a series in CONFLICT: the first version of its images stands,\n"
-         "         and what was held for it is sent; until then nothing of it can be retried or released\n\n"
+         "         and what was held for it is sent; until then nothing of it can be retried or released\n"
+         "remove   take a series out of the spool, with its jobs, deliveries and every file, wherever it "
+         "stands;\n"
+         "         isoslice-receive does it within seconds. What destinations have got stays there\n\n"
          "States: series GATHERING QUEUED CONFLICT FAILED; jobs WAITING LEASED DONE REFUSED FAILED HELD;\n"
          "deliveries WAITING SENDING ASKED SENT HELD; commitments CHECKING OFFERED WAITING HELD.\n\n"
          "  --config FILE  default " COMMAND_CONFIG_FILE);
@@ -58,12 +61,14 @@ static int decide(struct spool *spool, const char *verb, const char *id, struct 
         return spool_anew(spool, id, now_us, why);
     if (strcmp(verb, "hold") == 0)
         return spool_hold(spool, id, now_us, why);
+    if (strcmp(verb, "remove") == 0)
+        return spool_remove(spool, id, now_us, why);
     return spool_release(spool, id, now_us, why);
 }
 
 int command_queue(int argc, char **argv)
 {
-    static const char *const verbs[] = {"show", "retry", "anew", "hold", "release"};
+    static const char *const verbs[] = {"show", "retry", "anew", "hold", "release", "remove"};
     const char *config = COMMAND_CONFIG_FILE;
     static struct conf conf;
     struct fault_note why;

@@ -30,7 +30,8 @@ enum {
     BUSY_US = 300 * 1000,
     BUSY_ROUNDS = 10,
     USAGE_INTERVAL_S = 10,
-    TIMES_INTERVAL_S = 5
+    TIMES_INTERVAL_S = 5,
+    REMOVE_INTERVAL_S = 2
 };
 
 // One association's folder as a round finds it.
@@ -449,6 +450,22 @@ static int reconcile(struct spool *spool, struct fault_note *why)
     return rc;
 }
 
+// What a person wants removed. Looked for often; where a file cannot be removed, as often as for a purge.
+static void remove_wanted(struct spool *spool)
+{
+    static double next_s;
+    struct fault_note why;
+    size_t n;
+    if (clock_monotonic_s() < next_s)
+        return;
+    int rc = spool_purge_rest(spool, &n, &why);
+    next_s = clock_monotonic_s() + (rc == 0 ? REMOVE_INTERVAL_S : PURGE_INTERVAL_S);
+    if (n > 0)
+        log_info("%zu series removed, as a person wanted", n);
+    if (rc != 0)
+        log_error("a series that is to be removed cannot be: %s", why.text);
+}
+
 int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
 {
     struct spool *spool = NULL;
@@ -464,6 +481,7 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
     while (rc == 0 && !*stop) {
         struct indexer_round round;
         size_t n_purged = 0;
+        remove_wanted(spool); // before it could become a job
         int round_rc = indexer_round(spool, conf, &round, why);
         if (round_rc == 0 && clock_monotonic_s() >= next_purge_s) {
             next_purge_s = clock_monotonic_s() + PURGE_INTERVAL_S;

@@ -383,3 +383,60 @@ int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fa
     return decide(spool, id, "release", " HELD ", " HELD ", " CONFLICT FAILED ", "WAITING",
                   ", attempts=0, not_before_us=0, note=''", now_us, why);
 }
+
+// What of a series is in somebody's hands: "j3", "d5", or empty.
+static int find_busy(struct spool *spool, int64_t series, int64_t now_us, char id[32], struct fault_note *why)
+{
+    sqlite3_stmt *statement = db_prepare(
+        spool, why,
+        "SELECT 'j' || j.id FROM job j JOIN series s ON s.series_uid=j.series_uid WHERE s.id=?1"
+        " AND j.state='LEASED' AND j.lease_until_us>=?2 UNION ALL"
+        " SELECT 'd' || d.id FROM delivery d JOIN result r ON r.id=d.result_id JOIN job j ON j.id=r.job_id"
+        " JOIN series s ON s.series_uid=j.series_uid WHERE s.id=?1 AND d.state='SENDING'"
+        " AND d.lease_until_us>=?2 LIMIT 1",
+        "ii", series, now_us);
+    if (statement == NULL)
+        return why->fault;
+    int rc = db_step(spool, statement, why);
+    id[0] = '\0';
+    if (rc == 1)
+        db_text(statement, 0, id, 32);
+    sqlite3_finalize(statement);
+    return rc < 0 ? rc : 0;
+}
+
+int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why)
+{
+    // FAILED gathers no more; a CONFLICT stays one, should an image come before it is gone
+    static const char *const steps[] = {
+        "UPDATE job SET state='HELD', owner='', changed_us=?2, note='to be removed' WHERE state IN"
+        " ('WAITING','LEASED') AND series_uid=(SELECT series_uid FROM series WHERE id=?1)",
+        "UPDATE delivery SET state='HELD', owner='', changed_us=?2, note='to be removed'"
+        " WHERE state IN ('WAITING','SENDING','ASKED') AND result_id IN (SELECT r.id FROM result r"
+        "  JOIN job j ON j.id=r.job_id JOIN series s ON s.series_uid=j.series_uid WHERE s.id=?1)",
+        "UPDATE series SET state=CASE state WHEN 'CONFLICT' THEN state ELSE 'FAILED' END, changed_us=?2,"
+        " note='to be removed' WHERE id=?1",
+        "INSERT OR IGNORE INTO purging SELECT series_uid FROM series WHERE id=?1 AND ?2>0",
+    };
+    struct fault_note local;
+    const char *table = "";
+    int64_t number = 0;
+    char state[16] = "", busy[32] = "";
+    why = why ? why : &local;
+    if (id[0] != 's')
+        return fault_set(why, FAULT_USAGE, "cannot remove '%s': only a series, with all that is of it", id);
+    int rc = parse_id(id, &table, &number, why);
+    if (rc == 0)
+        rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = state_of(spool, id, table, number, state, sizeof state, why);
+    if (rc == 0)
+        rc = find_busy(spool, number, now_us, busy, why);
+    if (rc == 0 && busy[0] != '\0')
+        rc = fault_set(why, FAULT_USAGE, "cannot remove '%s': '%s' is being %s", id, busy,
+                       busy[0] == 'j' ? "done" : "sent");
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0] && rc == 0; i++)
+        rc = db_run(spool, why, steps[i], "ii", number, now_us);
+    return db_end(spool, rc, why);
+}

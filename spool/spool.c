@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "spool/db.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -478,9 +479,11 @@ static int revive(struct spool *spool, int64_t now_us, struct fault_note *why)
     int64_t id = 0;
     for (;;) {
         char series_uid[UID_SIZE] = "";
-        sqlite3_stmt *statement = db_prepare(
-            spool, why,
-            "SELECT id, series_uid FROM series WHERE state='FAILED' AND id>?1 ORDER BY id LIMIT 1", "i", id);
+        sqlite3_stmt *statement =
+            db_prepare(spool, why,
+                       "SELECT id, series_uid FROM series WHERE state='FAILED' AND id>?1"
+                       " AND series_uid NOT IN (SELECT series_uid FROM purging) ORDER BY id LIMIT 1",
+                       "i", id);
         if (statement == NULL)
             return why->fault;
         int rc = db_step(spool, statement, why);
@@ -613,6 +616,23 @@ static int remove_aside(struct spool *spool, const char *name, struct fault_note
     return remove_named(spool, SPOOL_ASIDE, name, why);
 }
 
+// What an attempt at a job that ended badly left: work/<name>-<attempt>.
+static int remove_work(struct spool *spool, const char *name, struct fault_note *why)
+{
+    DIR *dir = opendir(spool->folders[SPOOL_WORK]);
+    size_t n = strlen(name);
+    struct dirent *entry;
+    int rc = 0;
+    if (dir == NULL)
+        return fault_set_errno(why, errno, "cannot open directory '%s'", spool->folders[SPOOL_WORK]);
+    while (rc == 0 && (entry = readdir(dir)) != NULL)
+        if (strncmp(entry->d_name, name, n) == 0 && entry->d_name[n] == '-' &&
+            strlen(entry->d_name) < SPOOL_NAME_SIZE)
+            rc = remove_named(spool, SPOOL_WORK, entry->d_name, why);
+    closedir(dir);
+    return rc;
+}
+
 // Its files first, gone for good before its rows are: the other way round files of patients would stay for
 // ever. A crash in between leaves the series in `purging`, to be gone on with.
 static int purge_series(struct spool *spool, const char *series_uid, struct fault_note *why)
@@ -623,10 +643,12 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
     } files[] = {
         {"SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1 AND derived_name<>''",
          spool_remove_derived},
+        {"SELECT 'j' || id FROM job WHERE series_uid=?1", remove_work},
         {"SELECT name FROM object WHERE series_uid=?1 AND place='store'", remove_store},
         {"SELECT name FROM object WHERE series_uid=?1 AND place='aside'", remove_aside},
     };
-    static const enum spool_folder folders[] = {SPOOL_DERIVED, SPOOL_REPORTS, SPOOL_STORE, SPOOL_ASIDE};
+    static const enum spool_folder folders[] = {SPOOL_DERIVED, SPOOL_REPORTS, SPOOL_WORK, SPOOL_STORE,
+                                                SPOOL_ASIDE};
     static const char *const tables[] = {"object", "told", "job", "series", "purging"};
     int rc = 0;
     for (size_t i = 0; i < sizeof files / sizeof files[0] && rc == 0; i++)

@@ -327,6 +327,11 @@ int spool_anew(struct spool *spool, const char *id, int64_t now_us, struct fault
 int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
+// A series is to go, with its jobs, what was derived and every file, whatever has become of it: nothing of it
+// is done any more, and the next spool_purge_rest ends it. Errors: NOT_FOUND; USAGE for what is no series, and
+// while a job of it is being done or a delivery sent.
+int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
+
 // Goes on with purges that were begun and not ended: by a crash, or by a file that could not be removed.
 // Their files are partly gone, so this comes before anything else is done with rows. *n_series counts.
 int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why);

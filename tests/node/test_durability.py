@@ -378,6 +378,30 @@ def purge_goes_on_after_a_kill():
         node.stop()
 
 
+def removed_by_a_person():
+    """The series that is named goes within seconds, with every file and row of it; the other stays. What is sent again is new."""
+    good, other = phantom('source', matrix=32, slices=5), phantom('other', seed=2, matrix=32, slices=5)
+    node = Node(work__finetune=False, work__recipe='consistency=0').start('receive', 'work')
+    try:
+        storescu(node, good + other)
+        wait_for('both jobs done', 60, lambda: [r['state'] for r in node.rows('job')] == ['DONE', 'DONE'])
+        uid = str(pydicom.dcmread(good[0], stop_before_pixels=True).SeriesInstanceUID)
+        series = [r for r in node.rows('series') if r['uid'] == uid][0]
+        names = [str(pydicom.dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in other]
+        isoslice('queue', '--config', node.config, 'remove', series['id'])
+        wait_for('the series gone', 10, lambda: len(node.rows('series')) == 1 and len(node.rows('job')) == 1)
+        equal(sorted(node.stored()), sorted(names), 'images left')
+        equal({f: len(os.listdir(node.spool + '/' + f)) for f in ('derived', 'reports', 'work', 'aside')},
+              {'derived': 1, 'reports': 1, 'work': 0, 'aside': 0}, 'what is left of results')
+        check('1 series removed, as a person wanted' in open('node.log').read(), 'the log does not say so')
+        done = isoslice('queue', '--config', node.config, 'remove', series['id'], ok=(1, 2))
+        check('no such thing in the queue' in done.stderr, done.stderr)
+        storescu(node, good)
+        wait_for('it is done again', 60, lambda: [r['state'] for r in node.rows('job')] == ['DONE', 'DONE'])
+    finally:
+        node.stop()
+
+
 # ---- load
 
 def with_uid(data, old, i, series=None):
@@ -550,6 +574,7 @@ TESTS = {
     'unit.receive.lost_and_damaged_are_replaced': lost_and_damaged_are_replaced,
     'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
     'crash.receive.purge_goes_on': purge_goes_on_after_a_kill,
+    'unit.queue.removed_by_a_person': removed_by_a_person,
     'crash.receive.killed_under_load': killed_under_load,
     'unit.receive.synced_before_answered': synced_before_answered,
     'unit.receive.two_hundred_associations': two_hundred_associations,

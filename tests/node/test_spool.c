@@ -871,6 +871,73 @@ static void purge_ends_after_any_file_call(void)
     CHECK(n_stopped > 2 * 6);
 }
 
+// A person may remove a series wherever it stands, but not from under somebody's hands.
+static void a_person_removes_a_series(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    struct spool_delivery delivery;
+    struct spool_job job;
+    size_t n;
+    int found;
+    make_purgeable(); // done and delivered
+    CHECK_OK(file_make_directory("sp/work/j1-3", &why));
+    CHECK_OK(file_make_directory("sp/work/j11-1", &why));
+    CHECK_FAULT(spool_remove(spool, "j1", second_us, &why), FAULT_USAGE);
+    CHECK_FAULT(spool_remove(spool, "s7", second_us, &why), FAULT_NOT_FOUND);
+    CHECK_OK(spool_remove(spool, "s1", 5 * second_us, &why));
+    CHECK_OK(spool_check_files(spool, 5 * second_us, &n, &why)); // does not gather again
+    CHECK_STR(row_of("s1").state, "FAILED");
+    CHECK_INT((int)gather(0, 99 * second_us), 0);
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_INT(count_patient_files(), 0);
+    CHECK_STR(row_of("s1").state, "");
+    CHECK_INT(access("sp/work/j1-3", F_OK), -1);
+    CHECK_INT(access("sp/work/j11-1", F_OK), 0); // another job's
+    spool_close(spool);
+
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 2 * second_us, &job, &found, &why));
+    CHECK_FAULT(spool_remove(spool, "s1", 3 * second_us, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "'j1' is being done");
+    CHECK_STR(row_of("s1").state, "QUEUED");
+    CHECK_OK(spool_remove(spool, "s1", 13 * second_us, &why)); // its worker is gone
+    CHECK_STR(row_of("j1").state, "HELD");
+    CHECK_FAULT(spool_job_renew(spool, 1, "w", 10, 13 * second_us, &why), FAULT_LEASE_LOST);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 99 * second_us, &job, &found, &why));
+    CHECK_INT(found, 0);
+    spool_close(spool);
+
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    finish_one(destinations, 1, 2 * second_us);
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 3 * second_us, &delivery, &found, &why));
+    CHECK_FAULT(spool_remove(spool, "s1", 4 * second_us, &why), FAULT_USAGE);
+    CHECK_CONTAINS(why.text, "'d1' is being sent");
+    struct fault_note busy = {FAULT_PEER_BUSY, "0xa700"};
+    CHECK_OK(spool_delivery_end(spool, 1, "s", &busy, 0, 5 * second_us, 4 * second_us, &why));
+    CHECK_OK(spool_remove(spool, "s1", 4 * second_us, &why));
+    CHECK_OK(spool_delivery_take(spool, "pacs", "s", 10, 99 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    // An image comes before it is gone: the series stays, and is a series like any other.
+    index_at("b-2.dcm", "1.2", "1.5", "cc", 6 * second_us);
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 0);
+    CHECK_STR(row_of("s1").state, "GATHERING");
+    CHECK_INT(index_at("b-3.dcm", "1.1", "1.5", "xx", 7 * second_us), SPOOL_CONFLICT);
+    CHECK_OK(spool_remove(spool, "s1", 8 * second_us, &why));
+    index_at("b-4.dcm", "1.4", "1.5", "dd", 9 * second_us);
+    CHECK_STR(row_of("s1").state, "CONFLICT");
+    CHECK_OK(spool_remove(spool, "s1", 10 * second_us, &why));
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_STR(row_of("s1").state, "");
+    spool_close(spool);
+}
+
 static int no_unlink(const char *path)
 {
     (void)path;
@@ -991,6 +1058,7 @@ static const struct test tests[] = {
     {"unit.spool.a_conflict_holds_what_waits_to_be_sent", a_conflict_holds_what_waits_to_be_sent},
     {"unit.spool.a_release_gives_the_job_back", a_release_gives_the_job_back},
     {"crash.spool.purge_ends_after_any_file_call", purge_ends_after_any_file_call},
+    {"unit.spool.a_person_removes_a_series", a_person_removes_a_series},
     {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
     {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
     {"unit.spool.lost_files_come_again", lost_files_come_again},
