@@ -328,8 +328,8 @@ int spool_hold(struct spool *spool, const char *id, int64_t now_us, struct fault
 int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
 // A series is to go, with its jobs, what was derived and every file, whatever has become of it: nothing of it
-// is done any more, and the next spool_purge_rest ends it. Errors: NOT_FOUND; USAGE for what is no series, and
-// while a job of it is being done or a delivery sent.
+// is done any more, and the next spool_purge_rest ends it. Errors: NOT_FOUND; USAGE for what is no series,
+// and while a job of it is being done or a delivery sent.
 int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
 // Goes on with purges that were begun and not ended: by a crash, or by a file that could not be removed.
