@@ -300,6 +300,7 @@ class Association
     }
 
     // The peer may ask for our commitment, tell us of its own, or both, as the roles that it proposes say.
+    // Some propose none and tell all the same.
     OFCondition accept_commitment()
     {
         T_ASC_Parameters *params = association_->params;
@@ -312,7 +313,7 @@ class Association
                 continue;
             const T_ASC_SC_ROLE role = context.proposedRole;
             const bool asks = options_.commitment && role != ASC_SC_ROLE_SCP;
-            const bool tells = options_.reports && (role == ASC_SC_ROLE_SCP || role == ASC_SC_ROLE_SCUSCP);
+            const bool tells = options_.reports && role != ASC_SC_ROLE_SCU;
             if (!asks && !tells)
                 continue; // what no one accepts is refused
             const char *syntax = nullptr;
@@ -324,9 +325,10 @@ class Association
                             ? ASC_refusePresentationContext(params, context.presentationContextID,
                                                             ASC_P_TRANSFERSYNTAXESNOTSUPPORTED)
                             : ASC_acceptPresentationContext(params, context.presentationContextID, syntax,
-                                                            asks && tells ? ASC_SC_ROLE_SCUSCP
-                                                            : tells       ? ASC_SC_ROLE_SCP
-                                                                    : ASC_SC_ROLE_SCU); // the peer's role
+                                                            role == ASC_SC_ROLE_DEFAULT ? role
+                                                            : asks && tells             ? ASC_SC_ROLE_SCUSCP
+                                                            : tells                     ? ASC_SC_ROLE_SCP
+                                                                                        : ASC_SC_ROLE_SCU);
         }
         return condition;
     }

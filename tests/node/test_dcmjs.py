@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A peer without DCMTK in it, both ways: dcmjs-dimse, which proposes implicit VR first and PDUs of 262144 bytes."""
+import sqlite3
+
 import pydicom
 
 from support import *
@@ -110,7 +112,48 @@ def archive():
         server.wait()
 
 
-TESTS = {'peer.dcmjs.echo': echo, 'peer.dcmjs.store': store, 'peer.dcmjs.commitment': commitment, 'peer.dcmjs.archive': archive}
+def archive_that_commits():
+    """Its server commits itself to what it has, over a client of its own that proposes no role; what somebody deletes meanwhile it
+    gets again."""
+    good = phantom('source', matrix=32, slices=5)
+    folder, port = peer_folder(), free_port()
+    os.makedirs('got')
+    node = Node(port, senders=[{'ae_title': ae, 'address': '127.0.0.1'} for ae in ('SENDER', 'TESTPACS')], work__steps=1,
+                work__spacing='3', receive__commitment=False)
+    server = subprocess.Popen(['node', 'peer.js', 'serve', str(port), os.path.abspath('got'), '0', str(node.port)], cwd=folder,
+                              stdout=open('server.log', 'ab'))
+    reports = lambda: [json.loads(line) for line in open('server.log')]
+    try:
+        node.start()
+        storescu(node, good)
+        row = wait_for('a delivery', 60, lambda: [r for r in node.rows('delivery') if r['state'] == 'SENT'])[0]
+        equal(row['note'], 'committed by the destination', 'note')
+        equal(reports(), [{'reported': 0, 'kept': row['images'], 'failed': 0}], 'reports')
+        server.kill()
+        server.wait()
+        # an archive that forgets two of them before it is asked
+        for name in sorted(os.listdir('got'))[:2]:
+            os.unlink('got/' + name)
+        node.kill_whole('send')
+        database = sqlite3.connect(node.spool + '/queue.db')
+        database.execute("UPDATE delivery SET state='WAITING', not_before_us=0")
+        database.commit()
+        database.close()
+        server = subprocess.Popen(['node', 'peer.js', 'serve', str(port), os.path.abspath('got'), '0', str(node.port)], cwd=folder,
+                                  stdout=open('server.log', 'ab'))
+        node.start('send')
+        wait_for('all there again', 60, lambda: [r['state'] for r in node.rows('delivery')] == ['SENT'])
+        equal(len(os.listdir('got')), row['images'], 'instances in the archive')
+        equal(reports()[1:], [{'reported': 0, 'kept': row['images'] - 2, 'failed': 2}, {'reported': 0, 'kept': row['images'], 'failed': 0}],
+              'reports')
+    finally:
+        node.stop()
+        server.kill()
+        server.wait()
+
+
+TESTS = {'peer.dcmjs.echo': echo, 'peer.dcmjs.store': store, 'peer.dcmjs.commitment': commitment, 'peer.dcmjs.archive': archive,
+         'peer.dcmjs.archive_that_commits': archive_that_commits}
 
 if __name__ == '__main__':
     run_named(TESTS)

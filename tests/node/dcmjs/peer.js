@@ -3,14 +3,15 @@
 //   peer.js echo PORT CALLED
 //   peer.js store PORT CALLED FILE...           one association, all files
 //   peer.js commit PORT CALLED FILE...          asks whether they are kept, and waits for the report on the same association
-//   peer.js serve PORT FOLDER [STATUS]          takes MR images into FOLDER, answers STATUS to each
+//   peer.js serve PORT FOLDER [STATUS [NODE]]   takes MR images into FOLDER, answers STATUS to each; asked to commit itself to
+//                                               them it looks into FOLDER and tells the node at port NODE
 'use strict';
 const fs = require('fs');
 const path = require('path');
 const dimse = require('dcmjs-dimse');
 const { Client, Dataset, Scp, Server } = dimse;
-const { CEchoRequest, CStoreRequest, NActionRequest } = dimse.requests;
-const { CEchoResponse, CStoreResponse, NEventReportResponse } = dimse.responses;
+const { CEchoRequest, CStoreRequest, NActionRequest, NEventReportRequest } = dimse.requests;
+const { CEchoResponse, CStoreResponse, NActionResponse, NEventReportResponse } = dimse.responses;
 const { PresentationContextResult, SopClass, Status, StorageClass, TransferSyntax } = dimse.constants;
 
 const COMMITMENT = '1.2.840.10008.1.20.1';
@@ -76,7 +77,9 @@ class Archive extends Scp {
   associationRequested(association) {
     for (const { id } of association.getPresentationContexts()) {
       const context = association.getPresentationContext(id);
-      const known = [SopClass.Verification, StorageClass.MrImageStorage].includes(context.getAbstractSyntaxUid());
+      const known = [SopClass.Verification, StorageClass.MrImageStorage, ...(Archive.node ? [COMMITMENT] : [])].includes(
+        context.getAbstractSyntaxUid()
+      );
       const syntax = [TransferSyntax.ExplicitVRLittleEndian, TransferSyntax.ImplicitVRLittleEndian].find((uid) =>
         context.getTransferSyntaxUids().includes(uid)
       );
@@ -100,6 +103,32 @@ class Archive extends Scp {
     callback(response);
   }
 
+  nActionRequest(request, callback) {
+    const response = NActionResponse.fromRequest(request);
+    response.setStatus(Status.Success);
+    callback(response);
+    const { TransactionUID, ReferencedSOPSequence } = request.getDataset().getElements();
+    const asked = [].concat(ReferencedSOPSequence);
+    const isKept = (item) => fs.existsSync(path.join(Archive.folder, item.ReferencedSOPInstanceUID + '.dcm'));
+    const copy = ({ ReferencedSOPClassUID, ReferencedSOPInstanceUID }) => ({ ReferencedSOPClassUID, ReferencedSOPInstanceUID });
+    const kept = asked.filter(isKept).map(copy);
+    const failed = asked.filter((item) => !isKept(item)).map((item) => ({ ...copy(item), FailureReason: 0x0112 }));
+    const report = new NEventReportRequest(COMMITMENT, COMMITMENT_INSTANCE, failed.length > 0 ? 2 : 1);
+    report.setDataset(
+      new Dataset({
+        TransactionUID,
+        ...(kept.length > 0 && { ReferencedSOPSequence: kept }),
+        ...(failed.length > 0 && { FailedSOPSequence: failed }),
+      })
+    );
+    const client = new Client();
+    report.on('response', (answer) => say({ reported: answer.getStatus(), kept: kept.length, failed: failed.length }));
+    client.on('networkError', (error) => say({ error: String(error) }));
+    client.on('associationRejected', (result) => say({ rejected: result }));
+    client.addRequest(report);
+    setTimeout(() => client.send('127.0.0.1', Archive.node, 'TESTPACS', 'ISOSLICE'), 200);
+  }
+
   associationReleaseRequested() {
     this.sendAssociationReleaseResponse();
   }
@@ -112,5 +141,6 @@ else if (verb === 'commit') commit(port, name, rest);
 else if (verb === 'serve') {
   Archive.folder = name;
   Archive.status = rest.length > 0 ? Number(rest[0]) : Status.Success;
+  Archive.node = Number(rest[1]);
   new Server(Archive).listen(Number(port));
 } else process.exit(2);
