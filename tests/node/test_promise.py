@@ -7,10 +7,12 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
 import struct
 import threading
 import time
 
+from pki import Authority
 from support import *
 from test_commitment import PUSH, PUSH_INSTANCE, Committer, element, elements, message, references, text
 
@@ -21,9 +23,11 @@ class Archive:
     """A PACS with storage commitment. `how` it tells: HERE on the association that asked, BEFORE its answer there, THERE on one of
     its own to the node, or None: never. `lacks`: instances that it calls missing once, by their place in the series, with a reason."""
 
-    def __init__(self, how=THERE, lacks=(), reason=0x0112, status=0, accepts=True, silent_about=(), calling='TESTPACS'):
+    def __init__(self, how=THERE, lacks=(), reason=0x0112, status=0, accepts=True, silent_about=(), calling='TESTPACS',
+                 wrap=lambda connection: connection, wrap_call=lambda connection: connection):
         self.how, self.lacks, self.reason, self.status, self.accepts = how, set(lacks), reason, status, accepts
         self.silent_about, self.calling = set(silent_about), calling
+        self.wrap, self.wrap_call = wrap, wrap_call  # around connections that come, and that it makes
         self.node_port = None
         self.stored, self.asked, self.answers = [], [], []  # instance UIDs; [(transaction, [instance])]; statuses of reports
         self.server = socket.create_server(('127.0.0.1', 0))
@@ -40,8 +44,8 @@ class Archive:
 
     def serve(self, connection):
         peer = Committer.__new__(Committer)
-        peer.socket = connection
         try:
+            peer.socket = connection = self.wrap(connection)
             contexts = self.accept(peer)
             while True:
                 command, data = peer.receive(60)
@@ -123,7 +127,7 @@ class Archive:
     def call(self, report, calling=None):
         """An association to the node, with ourselves as SCP."""
         role = item(0x54, struct.pack('>H', len(PUSH)) + PUSH.encode() + b'\0\1')
-        connection = socket.create_connection(('127.0.0.1', self.node_port), timeout=20)
+        connection = self.wrap_call(socket.create_connection(('127.0.0.1', self.node_port), timeout=20))
         peer = Committer.__new__(Committer)
         peer.socket = connection
         body = struct.pack('>HH', 1, 0) + b'ISOSLICE'.ljust(16) + (calling or self.calling).encode().ljust(16) + bytes(32) + \
@@ -324,6 +328,48 @@ def reports_of_strangers():
         archive.close()
 
 
+def with_tls():
+    """Request and report over TLS. A report without it, or with another certificate than the archive's, does not come in."""
+    ca = Authority('ca')
+    own, theirs, other = ca.issue('node'), ca.issue('pacs', san='DNS:localhost'), ca.issue('other')
+    inward = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    inward.load_cert_chain(*theirs)
+    inward.load_verify_locations(ca.ca)
+    inward.verify_mode = ssl.CERT_REQUIRED
+
+    def outward(identity):
+        context = ssl.create_default_context(cafile=ca.ca)
+        context.check_hostname = False
+        context.load_cert_chain(*identity)
+        return context.wrap_socket
+
+    tls_port = free_port()
+    archive = Archive(None, wrap=lambda connection: inward.wrap_socket(connection, server_side=True), wrap_call=outward(theirs))
+    senders = [SENDERS[0], {'ae_title': 'TESTPACS', 'address': '127.0.0.1', 'certificate_name': 'localhost'}]
+    node = node_with(archive, senders, {'tls': True, 'host': 'localhost'},
+                     node__tls={'port': tls_port, 'certificate': own[0], 'key': own[1], 'ca': ca.ca})
+    try:
+        row = delivery_when(node, lambda r: r['state'] == 'ASKED')
+        transaction, asked = archive.asked[0]
+        report = 1, references([(MR, u) for u in asked], transaction)
+        for port, wrap in ((node.port, lambda connection: connection), (tls_port, outward(other))):
+            archive.node_port, archive.wrap_call = port, wrap
+            try:
+                archive.call(report)
+                raise RuntimeError('a report came in that should not')
+            except AssertionError as rejected:
+                check('the association of a report is 3, not 2' in str(rejected), str(rejected))
+        time.sleep(1)
+        equal([r['state'] for r in node.rows('delivery')], ['ASKED'], 'state')
+        archive.node_port, archive.wrap_call = tls_port, outward(theirs)
+        archive.call(report)
+        equal(archive.answers, [0], 'answers')
+        equal(delivery_when(node, is_sent)['id'], row['id'], 'the delivery')
+    finally:
+        node.stop()
+        archive.close()
+
+
 def told_while_nobody_indexes():
     """The report is durable when it is answered: the receiving processes killed right after it, it counts after the restart."""
     archive = Archive(None)
@@ -431,6 +477,7 @@ TESTS = {
     'peer.promise.without_commitment': without_commitment,
     'peer.promise.no_answer': no_answer,
     'peer.promise.reports_of_strangers': reports_of_strangers,
+    'peer.promise.with_tls': with_tls,
     'crash.promise.told_while_nobody_indexes': told_while_nobody_indexes,
     'crash.promise.sender_dies_after_asking': sender_dies_after_asking,
     'peer.promise.older_queue': older_queue,
