@@ -7,6 +7,7 @@
 #include "dicom_map/prescan.h"
 #include "scu/deliver.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,8 +53,8 @@ static int make_transaction(const struct spool_delivery *delivery, char uid[UID_
 }
 
 // The request for all objects of a delivery, in their order; its items are the caller's (free).
-static int make_request(const struct conf *conf, const struct spool_delivery *delivery,
-                        struct commitment *request, struct fault_note *why)
+static int make_request(const struct spool_delivery *delivery, struct commitment *request,
+                        struct fault_note *why)
 {
     if (delivery->n_objects > COMMITMENT_MAX_ITEMS)
         return fault_set(why, FAULT_TOO_LARGE, "%lld objects, at most %d are asked for at a time",
@@ -66,7 +67,7 @@ static int make_request(const struct conf *conf, const struct spool_delivery *de
         char path[SPOOL_PATH_SIZE + 32];
         struct prescan scan;
         deliver_path(delivery, i, path, sizeof path);
-        rc = prescan_file(path, (size_t)conf_largest_object(conf), &scan, why);
+        rc = prescan_file(path, SIZE_MAX, &scan, why); // our own
         if (rc != 0)
             break;
         struct commitment_item *item = &request->items[request->n++];
@@ -79,18 +80,23 @@ static int make_request(const struct conf *conf, const struct spool_delivery *de
 struct listener {
     struct spool *spool;
     const struct conf *conf;
-    struct spool_promise promise;
-    const char *transaction_uid;
+    const struct spool_delivery *delivery;
     int is_told;
 };
 
+// What comes on the association that asked may be about an earlier request.
 static int hear(void *user, const struct commitment *outcome, struct fault_note *why)
 {
     struct listener *listener = user;
-    if (strcmp(outcome->transaction_uid, listener->transaction_uid) != 0)
-        return fault_set(why, FAULT_BAD_UID, "a report of another transaction");
-    int rc = promise_settle(listener->spool, listener->conf, &listener->promise, outcome, why);
-    listener->is_told = rc == 0;
+    struct spool_promise promise;
+    int found;
+    int rc = spool_promise_find(listener->spool, outcome->transaction_uid, &promise, &found, why);
+    if (rc == 0 && (!found || strcmp(promise.destination, listener->delivery->destination) != 0))
+        log_info("'%s' reports about transaction '%s', which nobody waits for",
+                 listener->delivery->destination, outcome->transaction_uid);
+    else if (rc == 0)
+        rc = promise_settle(listener->spool, listener->conf, &promise, outcome, why);
+    listener->is_told |= rc == 0 && found && promise.delivery == listener->delivery->id;
     return rc;
 }
 
@@ -111,11 +117,8 @@ int promise_ask(struct spool *spool, const struct conf *conf, const struct conf_
     struct dcm_scu *scu = NULL;
     options.is_commit = 1;
     *answer = PROMISE_FAILED;
-    int queue_rc = 0, rc = make_request(conf, delivery, &request, outcome);
-    struct listener listener = {.spool = spool, .conf = conf, .transaction_uid = request.transaction_uid};
-    listener.promise = (struct spool_promise){
-        .delivery = delivery->id, .attempts = delivery->attempts, .created_us = delivery->created_us};
-    snprintf(listener.promise.destination, sizeof listener.promise.destination, "%s", delivery->destination);
+    int queue_rc = 0, rc = make_request(delivery, &request, outcome);
+    struct listener listener = {.spool = spool, .conf = conf, .delivery = delivery};
     if (rc == 0)
         rc = dcm_scu_open(&options, &scu, outcome);
     if (rc == 0)
