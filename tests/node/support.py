@@ -19,6 +19,7 @@ import urllib.request
 
 BIN = os.environ['ISOSLICE_BIN']
 SHARED = os.environ.get('ISOSLICE_SHARED', '')
+IS_SANITIZED = os.environ.get('ISOSLICE_SANITIZE') == '1'  # then there are no limits of memory, and what is freed is kept a while
 MR = '1.2.840.10008.5.1.4.1.1.4'
 EXPLICIT, IMPLICIT = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2'
 # The real series that are processed, in the order of their README.

@@ -13,7 +13,6 @@ from pki import Authority
 from support import *
 from test_tls import TlsNode
 
-IS_SANITIZED = os.environ.get('ISOSLICE_SANITIZE') == '1'
 
 
 def status_of(pid):
