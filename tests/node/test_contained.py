@@ -14,7 +14,6 @@ from support import *
 from test_tls import TlsNode
 
 
-
 def status_of(pid):
     return dict(line.rstrip('\n').split(':\t', 1) for line in open('/proc/%d/status' % pid) if ':\t' in line)
 

@@ -22,7 +22,7 @@ foreach(cost IN ITEMS
     "peer.node.phantom_roundtrip 35" "unit.queue.late_slice_makes_a_new_series 35" "unit.queue.changed_bytes_are_a_conflict 25"
     "peer.viewer.faults 35" "crash.receive.killed_under_load 30"
     "peer.gather.late_image 25" "peer.gather.archive_says_complete 20" "peer.frames.composed_attributes 20"
-    "unit.receive.full_disk_answers_a700 15")
+    "unit.receive.full_disk_answers_a700 15" "peer.promise.no_answer 30" "peer.promise.without_commitment 25")
   string(REPLACE " " ";" cost "${cost}")
   list(GET cost 0 name)
   list(GET cost 1 seconds)
