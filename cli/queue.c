@@ -11,10 +11,13 @@
 static void print_help(void)
 {
     puts("usage: isoslice queue [--config FILE] list [STATE]\n"
+         "       isoslice queue [--config FILE] status\n"
          "       isoslice queue [--config FILE] show|retry|anew|hold|release|remove ID ...\n\n"
          "list     every series (s1, ...), job (j1, ...), delivery (d1, ...) and storage commitment that a "
          "sender\n"
          "         asked for (c<time>-<number>), or those in STATE\n"
+         "status   how many there are in each state, and since when the oldest of them; for who watches a "
+         "node\n"
          "show     everything about one\n"
          "retry    do a job, a delivery or a commitment's report again, now\n"
          "anew     do a job that is DONE again, under new UIDs: when what it gave was withdrawn from an "
@@ -28,7 +31,9 @@ static void print_help(void)
          "         isoslice-receive does it within seconds. What destinations have got stays there\n\n"
          "States: series GATHERING QUEUED CONFLICT FAILED; jobs WAITING LEASED DONE REFUSED FAILED HELD;\n"
          "deliveries WAITING SENDING ASKED SENT HELD; commitments CHECKING OFFERED WAITING HELD.\n\n"
-         "  --config FILE  default " COMMAND_CONFIG_FILE);
+         "  --config FILE  default " COMMAND_CONFIG_FILE "\n\n"
+         "Exit code: 0 done; 1 fault; 2 usage; of status also 3: something waits for a person (HELD, FAILED, "
+         "CONFLICT).");
 }
 
 static void print_row(void *user, const struct spool_row *row)
@@ -48,6 +53,32 @@ static void print_line(void *user, const char *name, const char *value)
 {
     (void)user;
     printf("%-16s %s\n", name, value);
+}
+
+struct status {
+    size_t n_lines;
+    int64_t n_stopped;
+};
+
+static void print_count(void *user, const struct spool_count *count)
+{
+    struct status *status = user;
+    char oldest[25];
+    clock_iso(count->oldest_us, oldest);
+    if (++status->n_lines == 1)
+        printf("%-10s %-9s %8s  %s\n", "KIND", "STATE", "NUMBER", "OLDEST SINCE");
+    printf("%-10s %-9s %8lld  %s\n", count->kind, count->state, (long long)count->n, oldest);
+    status->n_stopped += count->is_stopped ? count->n : 0;
+}
+
+// The exit code: 3 when something waits for a person.
+static int print_status(struct spool *spool, struct fault_note *why)
+{
+    struct status status = {0};
+    if (spool_count(spool, print_count, &status, why) != 0)
+        return command_fault("queue", why);
+    printf("waiting for a person: %lld\n", (long long)status.n_stopped);
+    return status.n_stopped > 0 ? 3 : 0;
 }
 
 static int decide(struct spool *spool, const char *verb, const char *id, struct fault_note *why)
@@ -83,13 +114,16 @@ int command_queue(int argc, char **argv)
         at += 2;
     }
     const char *verb = at < argc ? argv[at++] : "";
-    int is_list = strcmp(verb, "list") == 0, is_verb = is_list;
+    int is_list = strcmp(verb, "list") == 0, is_status = strcmp(verb, "status") == 0;
+    int is_verb = is_list || is_status;
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
         is_verb = is_verb || strcmp(verb, verbs[i]) == 0;
     if (!is_verb)
         return command_usage_error("queue", "unknown action '%s'", verb);
-    if (is_list ? argc - at > 1 : argc == at)
-        return command_usage_error("queue", is_list ? "list takes at most one state" : "needs an id");
+    if (is_status ? argc > at : is_list ? argc - at > 1 : argc == at)
+        return command_usage_error("queue", is_status ? "status takes nothing more"
+                                            : is_list ? "list takes at most one state"
+                                                      : "needs an id");
     struct user user = {0};
     int rc = conf_load(config, &conf, &why);
     if (rc == 0 && geteuid() == 0) // what this writes must stay the daemons'
@@ -105,7 +139,10 @@ int command_queue(int argc, char **argv)
             puts("nothing");
     }
     int code = rc == 0 ? 0 : command_fault("queue", &why);
-    for (; rc == 0 && !is_list && at < argc; at++) // one that cannot be does not stop the others
+    if (rc == 0 && is_status)
+        code = print_status(spool, &why);
+    for (; rc == 0 && !is_list && !is_status && at < argc;
+         at++) // one that cannot be does not stop the others
         if (decide(spool, verb, argv[at], &why) != 0)
             code = command_fault("queue", &why);
     spool_close(spool);

@@ -103,6 +103,70 @@ int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *u
     return spool_commitment_list(spool, list_commitment, &listing, why);
 }
 
+static int is_stopped(const char *state)
+{
+    return strcmp(state, "HELD") == 0 || strcmp(state, "FAILED") == 0 || strcmp(state, "CONFLICT") == 0;
+}
+
+struct counting { // of commitments, by enum spool_commitment_state
+    int64_t n[SPOOL_COMMITMENT_HELD + 1], oldest_us[SPOOL_COMMITMENT_HELD + 1];
+};
+
+static int count_commitment(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    struct counting *counting = user;
+    struct spool_commitment commitment;
+    (void)name;
+    int rc = spool_commitment_read(path, &commitment, why);
+    if (rc != 0)
+        return rc == FAULT_NO_MEMORY ? rc : 0;
+    int64_t *oldest_us = &counting->oldest_us[commitment.state];
+    if (counting->n[commitment.state]++ == 0 || commitment.changed_us < *oldest_us)
+        *oldest_us = commitment.changed_us;
+    spool_commitment_done(&commitment);
+    return 0;
+}
+
+int spool_count(struct spool *spool, void (*each)(void *user, const struct spool_count *count), void *user,
+                struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
+    sqlite3_stmt *statement = db_prepare(
+        spool, why,
+        "SELECT 'series', state, count(*), min(changed_us), 1 AS place FROM series GROUP BY state UNION ALL"
+        " SELECT 'job', state, count(*), min(changed_us), 2 FROM job GROUP BY state UNION ALL"
+        " SELECT 'delivery', state, count(*), min(changed_us), 3 FROM delivery GROUP BY state"
+        " ORDER BY place, state",
+        "");
+    if (statement == NULL)
+        return why->fault;
+    int rc;
+    while ((rc = db_step(spool, statement, why)) == 1) {
+        char kind[16], state[16];
+        db_text(statement, 0, kind, sizeof kind);
+        db_text(statement, 1, state, sizeof state);
+        const struct spool_count count = {.kind = kind,
+                                          .state = state,
+                                          .n = sqlite3_column_int64(statement, 2),
+                                          .oldest_us = sqlite3_column_int64(statement, 3),
+                                          .is_stopped = is_stopped(state)};
+        each(user, &count);
+    }
+    sqlite3_finalize(statement);
+    struct counting counting = {{0}, {0}};
+    if (rc == 0)
+        rc = spool_commitment_list(spool, count_commitment, &counting, why);
+    for (int i = 0; rc == 0 && i <= SPOOL_COMMITMENT_HELD; i++) {
+        const char *state = spool_commitment_state_name((enum spool_commitment_state)i);
+        const struct spool_count count = {"commitment", state, counting.n[i], counting.oldest_us[i],
+                                          is_stopped(state)};
+        if (count.n > 0)
+            each(user, &count);
+    }
+    return rc;
+}
+
 // "j12" into its table and number.
 static int parse_id(const char *id, const char **table, int64_t *number, struct fault_note *why)
 {

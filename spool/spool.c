@@ -714,19 +714,3 @@ int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *
     }
     return rc;
 }
-
-int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, int64_t *n_deliveries,
-                  struct fault_note *why)
-{
-    struct fault_note local;
-    why = why ? why : &local;
-    int rc =
-        db_integer(spool, why, n_gathering, 0, "SELECT count(*) FROM series WHERE state='GATHERING'", "");
-    if (rc == 0)
-        rc = db_integer(spool, why, n_jobs, 0, "SELECT count(*) FROM job WHERE state IN ('WAITING','LEASED')",
-                        "");
-    if (rc == 0)
-        rc = db_integer(spool, why, n_deliveries, 0,
-                        "SELECT count(*) FROM delivery WHERE state IN ('WAITING','SENDING','ASKED')", "");
-    return rc;
-}

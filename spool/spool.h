@@ -309,6 +309,16 @@ typedef void (*spool_row_fn)(void *user, const struct spool_row *row);
 // All rows, oldest first; `state` filters unless NULL. Errors: USAGE for a state that nothing can be in.
 int spool_list(struct spool *spool, const char *state, spool_row_fn row, void *user, struct fault_note *why);
 
+// How many things of a kind are in a state, and since when the oldest of them; texts borrowed.
+struct spool_count {
+    const char *kind, *state; // as in a row
+    int64_t n, oldest_us;
+    int is_stopped; // it goes on only when a person decides
+};
+// Those that are, kinds in the order of a list.
+int spool_count(struct spool *spool, void (*each)(void *user, const struct spool_count *count), void *user,
+                struct fault_note *why);
+
 // Everything about one id, as "name: value" lines through `line`. Errors: NOT_FOUND.
 int spool_show(struct spool *spool, const char *id,
                void (*line)(void *user, const char *name, const char *value), void *user,
@@ -340,9 +350,5 @@ int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *w
 // ever. *n_series counts.
 int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
                 struct fault_note *why);
-
-// Number of jobs and deliveries in each state that still need something done.
-int spool_pending(struct spool *spool, int64_t *n_gathering, int64_t *n_jobs, int64_t *n_deliveries,
-                  struct fault_note *why);
 
 #endif

@@ -41,6 +41,8 @@ def in_the_queue():
         equal((row['state'], row['images'], row['uid']), ('HELD', 4, '1.2.3.7'), 'the row')
         check(row['note'].startswith('CONFIG: no entry of this sender has a report_port'), 'the note is %r' % row['note'])
         check('SENDER' in queue(node, 'list', 'HELD').stdout and 'series' not in queue(node, 'list', 'HELD').stdout, 'list HELD')
+        status = queue(node, 'status', ok=(3,)).stdout
+        check(re.search(r'^commitment HELD +1  20', status, re.M) and status.endswith('waiting for a person: 1\n'), 'status: %s' % status)
         shown = node.show(row['id'])
         equal([v for k, v in shown if k == 'instance'], ['%s kept' % uid for _, uid in names[:3]] +
               ['1.2.3.4.5 failed, reason 0x0112'], 'instances')

@@ -408,8 +408,12 @@ def permanent_answer_is_held():
         peer = subprocess.Popen(['storescp', '-od', 'got', str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(3)
         equal(len(os.listdir('got')), 0, 'objects sent while held')
+        status = lambda code: [line.split()[:3] for line in isoslice('queue', '--config', node.config, 'status', ok=(code,)).stdout.splitlines()]
+        equal(status(3), [['KIND', 'STATE', 'NUMBER'], ['series', 'QUEUED', '1'], ['job', 'DONE', '1'], ['delivery', 'HELD', '1'],
+                          ['waiting', 'for', 'a']], 'status')
         isoslice('queue', '--config', node.config, 'release', row['id'])
         node.wait_idle(60)
+        equal(status(0)[3], ['delivery', 'SENT', '1'], 'status')
         equal(len(os.listdir('got')), row['images'], 'objects sent after release')
     finally:
         node.stop()
