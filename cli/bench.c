@@ -225,9 +225,7 @@ static int update(struct trainer *trainer, struct fault_note *why)
 
 static int whole_step(struct trainer *trainer, struct fault_note *why)
 {
-    int rc = trainer_forward(trainer, why);
-    if (rc == 0)
-        rc = trainer_backward(trainer, 0, why);
+    int rc = trainer_learn(trainer, 0, why);
     return rc != 0 ? rc : trainer_update(trainer, 1e-4, 0.999, why);
 }
 

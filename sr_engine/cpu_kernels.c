@@ -740,34 +740,41 @@ static void block_hidden(const struct cpu_decode *decode, float t, int n, struct
                 CPU_LDH);
 }
 
+// The last layer, and linear interpolation where it is added: to [n].
+static void block_result(const struct cpu_decode *decode, const struct cpu_plane *plane, int first, int n,
+                         const struct block *block, float *to)
+{
+    const struct cpu_weights *w = decode->weights;
+    struct sr_extent e = decode->extent;
+    for (int i = 0; i < n; i++) {
+        const float *h = block->hidden[3] + (size_t)i * CPU_LDH;
+        vec sum = {0};
+        for (int c = 0; c < H; c += VL)
+            sum += load(h + c) * load(w->layer[4] + c);
+        to[i] = sum_of(sum) + w->layer_bias[4][0];
+        if (decode->stack == NULL)
+            continue;
+        int row = decode->window.row + (first + i) / decode->window.columns;
+        int column = decode->window.column + (first + i) % decode->window.columns;
+        size_t at = (size_t)row * (size_t)e.w + (size_t)column, size = (size_t)e.h * (size_t)e.w;
+        const float *x = decode->stack + (size_t)plane->stack * (size_t)e.d * size + at;
+        to[i] += (1 - plane->t) * x[(size_t)plane->slice * size] +
+                 plane->t * x[(size_t)clamp(plane->slice + 1, e.d) * size];
+    }
+}
+
 static void decode(const struct cpu_decode *decode, const struct cpu_plane *planes, int n_planes, int first,
                    int n, float *scratch, float *y)
 {
     struct block *block = (struct block *)scratch;
     float *attention = block->dhidden[0]; // free in the forward pass, and large enough
-    const struct cpu_weights *w = decode->weights;
-    struct sr_extent e = decode->extent;
     block_scores(decode, planes, first, n, block);
     for (int p = 0; p < n_planes; p++) {
         const struct cpu_plane *plane = &planes[p];
         block_hidden(decode, plane->t, n, block, attention);
-        float *to =
-            y + (size_t)plane->index * (size_t)decode->window.rows * (size_t)decode->window.columns + first;
-        for (int i = 0; i < n; i++) {
-            const float *h = block->hidden[3] + (size_t)i * CPU_LDH;
-            vec sum = {0};
-            for (int c = 0; c < H; c += VL)
-                sum += load(h + c) * load(w->layer[4] + c);
-            to[i] = sum_of(sum) + w->layer_bias[4][0];
-            if (decode->stack == NULL)
-                continue;
-            int row = decode->window.row + (first + i) / decode->window.columns;
-            int column = decode->window.column + (first + i) % decode->window.columns;
-            size_t at = (size_t)row * (size_t)e.w + (size_t)column, size = (size_t)e.h * (size_t)e.w;
-            const float *x = decode->stack + (size_t)plane->stack * (size_t)e.d * size + at;
-            to[i] += (1 - plane->t) * x[(size_t)plane->slice * size] +
-                     plane->t * x[(size_t)clamp(plane->slice + 1, e.d) * size];
-        }
+        block_result(decode, plane, first, n, block,
+                     y + (size_t)plane->index * (size_t)decode->window.rows * (size_t)decode->window.columns +
+                         first);
     }
 }
 
@@ -819,8 +826,19 @@ static void attention_back(const struct neighbours *near, const float *a, const 
     window_mean(near, ds, dfold);
 }
 
+// From the block's result to its gradient. No difference: 0; a NaN stays one.
+static void block_loss(const struct cpu_loss *loss, size_t at, int n, const float *y, float *dy, double *sum)
+{
+    for (int i = 0; i < n; i++) {
+        float off = y[i] - loss->target[at + (size_t)i];
+        *sum += fabs((double)off);
+        dy[i] = off > 0 ? loss->share : off < 0 ? -loss->share : off;
+    }
+}
+
 static void decode_back(const struct cpu_decode *decode, const struct cpu_plane *plane, int first, int n,
-                        const float *dy, float *scratch, const struct cpu_kept *kept, struct cpu_gradients *g)
+                        const struct cpu_loss *loss, double *sum, float *scratch, const struct cpu_kept *kept,
+                        struct cpu_gradients *g)
 {
     struct block *block = (struct block *)scratch;
     const struct cpu_weights *w = decode->weights;
@@ -828,7 +846,12 @@ static void decode_back(const struct cpu_decode *decode, const struct cpu_plane 
         (size_t)plane->index * (size_t)decode->window.rows * (size_t)decode->window.columns + (size_t)first;
     block_scores(decode, plane, first, n, block);
     block_hidden(decode, plane->t, n, block, kept->attention + at * CPU_SCORES);
-    block_mlp_back(decode, n, dy + at, block, g);
+    float y[CPU_QUERIES], dy[CPU_QUERIES];
+    if (loss->target != NULL) {
+        block_result(decode, plane, first, n, block, y);
+        block_loss(loss, at, n, y, dy, sum);
+    }
+    block_mlp_back(decode, n, loss->target != NULL ? dy : loss->dy + at, block, g);
     product_gradient(n, C, block->dg, CPU_LD, C, block->context, CPU_LD, g->value, g->value_bias);
     product(n, C, C, block->dg, CPU_LD, w->value_back, NULL, 0, block->dcontext, CPU_LD);
     for (int i = 0; i < n; i++) {

@@ -87,6 +87,13 @@ struct cpu_decode {
     struct sr_window window;
 };
 
+// What the backward pass begins with, [n_planes,rows,columns] each.
+struct cpu_loss {
+    const float *dy;     // the gradient of y, or
+    const float *target; // NULL: dy is given. Else dy is share * sign(y - target), and |y - target| is summed
+    float share;
+};
+
 // What a query hands from decode_back to gather, one row a query of all planes; each [n_queries, ...].
 struct cpu_kept {
     float *attention, *dscore;   // [CPU_SCORES]
@@ -133,10 +140,10 @@ struct cpu_kernels {
     // stack and slice. scratch [decode_scratch floats]
     void (*decode)(const struct cpu_decode *decode, const struct cpu_plane *planes, int n_planes, int first,
                    int n, float *scratch, float *y);
-    // The backward pass of the same for one plane, recomputing what it needs: adds to `gradients`, fills
-    // `kept`.
+    // The backward pass of the same for one plane, computing the forward one again or, from a target, at all:
+    // adds to `gradients` and to *sum, fills `kept`.
     void (*decode_back)(const struct cpu_decode *decode, const struct cpu_plane *plane, int first, int n,
-                        const float *dy, float *scratch, const struct cpu_kept *kept,
+                        const struct cpu_loss *loss, double *sum, float *scratch, const struct cpu_kept *kept,
                         struct cpu_gradients *gradients);
     // Gradient of one row of features from all queries that saw it. planes [n_planes] of this stack.
     void (*gather)(const struct cpu_decode *decode, const struct cpu_plane *planes, int n_planes,

@@ -366,9 +366,7 @@ static int take_gradient(struct finetune *run, int step, struct fault_note *why)
         cuts[i] = pairs_draw(pairs, run->options->seed, (uint64_t)step * (uint64_t)n + (uint64_t)i, targets);
     int rc = ops->cut(run->model->device, is_second ? run->estimate.volume : run->volume, cuts, n, targets,
                       trainer->stack, trainer->planes, trainer->target, why);
-    if (rc == 0)
-        rc = trainer_forward(trainer, why);
-    return rc != 0 ? rc : trainer_backward(trainer, step < trainer->n_losses ? step : 0, why);
+    return rc != 0 ? rc : trainer_learn(trainer, step < trainer->n_losses ? step : 0, why);
 }
 
 // A straight rise, then half a cosine.

@@ -165,12 +165,17 @@ size_t trainer_bytes(const struct net *net, struct sr_extent extent, int n_targe
                             3 * (size_t)n_planes_of(extent, n_targets) * image + 3 * net->n_parameters);
 }
 
-int trainer_forward(struct trainer *trainer, struct fault_note *why)
+// The whole of a sample is decoded.
+static struct sr_window window_of(const struct trainer *trainer)
+{
+    return (struct sr_window){0, 0, trainer->extent.h, trainer->extent.w};
+}
+
+static int encode(struct trainer *trainer, struct fault_note *why)
 {
     const struct sr_ops *ops = trainer->model->ops;
     struct sr_device *device = trainer->model->device;
     int blocks = trainer->model->net.config.blocks, tail = trainer->model->net.n_convs - 1;
-    struct sr_window window = {0, 0, trainer->extent.h, trainer->extent.w};
     int rc = ops->conv_forward(device, 0, trainer->stack, 0, trainer->h[0], why);
     for (int i = 0; rc == 0 && i < blocks; i++) {
         rc = ops->conv_forward(device, 2 * i + 1, trainer->h[i], SR_CONV_RELU, trainer->r[i], why);
@@ -181,30 +186,22 @@ int trainer_forward(struct trainer *trainer, struct fault_note *why)
     }
     if (rc == 0)
         rc = ops->copy(device, trainer->features, trainer->h[0], why);
-    if (rc == 0)
-        rc = ops->conv_forward(device, tail, trainer->h[blocks], SR_CONV_ADD, trainer->features, why);
-    if (rc == 0)
-        rc = ops->decode_forward(device, trainer->features, trainer->stack, trainer->planes, window, 1,
-                                 trainer->y, why);
-    return rc;
+    return rc == 0 ? ops->conv_forward(device, tail, trainer->h[blocks], SR_CONV_ADD, trainer->features, why)
+                   : rc;
 }
 
-int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
+// From dfeatures on.
+static int encoder_backward(struct trainer *trainer, struct fault_note *why)
 {
     const struct sr_ops *ops = trainer->model->ops;
     struct sr_device *device = trainer->model->device;
     int blocks = trainer->model->net.config.blocks, tail = trainer->model->net.n_convs - 1;
-    struct sr_window window = {0, 0, trainer->extent.h, trainer->extent.w};
     struct sr_buffer *g = trainer->gradients;
-    int rc = ops->loss_l1(device, trainer->y, trainer->target, trainer->dy, trainer->losses, index, why);
-    if (rc == 0)
-        rc = ops->decode_backward(device, trainer->features, trainer->planes, window, trainer->dy,
-                                  trainer->dfeatures, g, why);
-    if (rc != 0 || trainer->first_conv > tail)
-        return rc;
+    if (trainer->first_conv > tail)
+        return 0;
     if (trainer->first_conv == tail)
         return ops->conv_backward(device, tail, trainer->h[blocks], trainer->dfeatures, 0, NULL, g, why);
-    rc = ops->conv_backward(device, tail, trainer->h[blocks], trainer->dfeatures, 0, trainer->dh, g, why);
+    int rc = ops->conv_backward(device, tail, trainer->h[blocks], trainer->dfeatures, 0, trainer->dh, g, why);
     for (int i = blocks - 1; rc == 0 && i >= 0; i--) {
         rc = ops->conv_backward(device, 2 * i + 2, trainer->r[i], trainer->dh, SR_CONV_MASK_X, trainer->dr, g,
                                 why);
@@ -217,6 +214,41 @@ int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
     if (rc == 0)
         rc = ops->conv_backward(device, 0, trainer->stack, trainer->dh, 0, NULL, g, why);
     return rc;
+}
+
+int trainer_forward(struct trainer *trainer, struct fault_note *why)
+{
+    int rc = encode(trainer, why);
+    return rc == 0 ? trainer->model->ops->decode_forward(trainer->model->device, trainer->features,
+                                                         trainer->stack, trainer->planes, window_of(trainer),
+                                                         1, trainer->y, why)
+                   : rc;
+}
+
+int trainer_backward(struct trainer *trainer, int index, struct fault_note *why)
+{
+    const struct sr_ops *ops = trainer->model->ops;
+    struct sr_device *device = trainer->model->device;
+    int rc = ops->loss_l1(device, trainer->y, trainer->target, trainer->dy, trainer->losses, index, why);
+    if (rc == 0)
+        rc = ops->decode_backward(device, trainer->features, trainer->planes, window_of(trainer), trainer->dy,
+                                  trainer->dfeatures, trainer->gradients, why);
+    return rc == 0 ? encoder_backward(trainer, why) : rc;
+}
+
+int trainer_learn(struct trainer *trainer, int index, struct fault_note *why)
+{
+    const struct sr_ops *ops = trainer->model->ops;
+    if (ops->decode_learn == NULL) {
+        int rc = trainer_forward(trainer, why);
+        return rc == 0 ? trainer_backward(trainer, index, why) : rc;
+    }
+    int rc = encode(trainer, why);
+    if (rc == 0)
+        rc = ops->decode_learn(trainer->model->device, trainer->features, trainer->stack, trainer->planes,
+                               window_of(trainer), trainer->target, trainer->losses, index,
+                               trainer->dfeatures, trainer->gradients, why);
+    return rc == 0 ? encoder_backward(trainer, why) : rc;
 }
 
 // Convolutions come first in the arena, then attention and decoder.

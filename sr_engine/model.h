@@ -68,6 +68,8 @@ size_t trainer_bytes(const struct net *net, struct sr_extent extent, int n_targe
 int trainer_forward(struct trainer *trainer, struct fault_note *why);
 // L1 against target into losses[index], and the gradients of everything that is trained.
 int trainer_backward(struct trainer *trainer, int index, struct fault_note *why);
+// Both in one, as fast as the backend can; y may be left as it was.
+int trainer_learn(struct trainer *trainer, int index, struct fault_note *why);
 // One Adam step at learning rate `rate` and second-moment decay `beta2`, beta1 0.9, epsilon 1e-8, and the
 // repacking of the parameters.
 int trainer_update(struct trainer *trainer, double rate, double beta2, struct fault_note *why);

@@ -141,6 +141,13 @@ struct sr_ops {
     // dy = sign(y - target) / count; losses[index] = mean |y - target|, left on the device.
     int (*loss_l1)(struct sr_device *device, const struct sr_buffer *y, const struct sr_buffer *target,
                    struct sr_buffer *dy, struct sr_buffer *losses, int index, struct fault_note *why);
+    // May be NULL: decode_forward, loss_l1 and decode_backward in one pass, for a backend whose backward pass
+    // would compute the forward one again. dfeatures and gradients are the same bits, y is not written.
+    int (*decode_learn)(struct sr_device *device, const struct sr_buffer *features,
+                        const struct sr_buffer *stack, const struct sr_buffer *planes,
+                        struct sr_window window, const struct sr_buffer *target, struct sr_buffer *losses,
+                        int index, struct sr_buffer *dfeatures, struct sr_buffer *gradients,
+                        struct fault_note *why);
     // One step over the arena from adam.first on.
     int (*adam)(struct sr_device *device, struct sr_adam adam, const struct sr_buffer *gradients,
                 struct sr_buffer *moment1, struct sr_buffer *moment2, struct sr_buffer *parameters,

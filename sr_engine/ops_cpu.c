@@ -695,7 +695,8 @@ struct decode_job {
     const struct sr_device *device;
     struct cpu_decode decode;
     int pixels, blocks, n_planes; // blocks of queries on one plane
-    const float *dy;
+    struct cpu_loss loss;
+    double sums[SHARES]; // of each share's losses
     struct cpu_kept kept;
     struct cpu_gradients *shares;
     float *out;
@@ -789,15 +790,15 @@ static void sum_task(void *user, int task, int thread)
 
 static void decode_back_task(void *user, int share, int thread)
 {
-    const struct decode_job *job = user;
+    struct decode_job *job = user;
     const struct sr_device *device = job->device;
     long tasks = (long)job->n_planes * job->blocks;
     memset(&job->shares[share], 0, sizeof job->shares[share]);
     for (long task = tasks * share / SHARES; task < tasks * (share + 1) / SHARES; task++) {
         int first = (int)(task % job->blocks) * CPU_QUERIES;
         device->kernels->decode_back(&job->decode, &device->planes[task / job->blocks], first,
-                                     block_size(job, first), job->dy, thread_scratch(device, thread),
-                                     &job->kept, &job->shares[share]);
+                                     block_size(job, first), &job->loss, &job->sums[share],
+                                     thread_scratch(device, thread), &job->kept, &job->shares[share]);
     }
 }
 
@@ -810,35 +811,62 @@ static void gather_task(void *user, int line, int thread)
                                  line / e.h / e.d, line / e.h % e.d, line % e.h, job->out);
 }
 
-static int cpu_decode_backward(struct sr_device *device, const struct sr_buffer *features,
-                               const struct sr_buffer *planes, struct sr_window window,
-                               const struct sr_buffer *dy, struct sr_buffer *dfeatures,
-                               struct sr_buffer *gradients, struct fault_note *why)
+// The backward pass from job->loss; planes are parsed.
+static int run_decode_back(struct sr_device *device, struct decode_job *job, struct sr_buffer *dfeatures,
+                           struct sr_buffer *gradients, struct fault_note *why)
 {
-    struct sr_extent e = features->extent;
-    int n_groups, rc = parse_planes(device, planes, e, &n_groups, why);
-    struct decode_job job = decode_job_of(device, features, NULL, planes, window);
-    size_t n_queries = (size_t)job.n_planes * (size_t)job.pixels;
-    if (rc == 0)
-        rc = need(&device->kept, kept_floats(n_queries), why);
+    struct sr_extent e = job->decode.extent;
+    size_t n_queries = (size_t)job->n_planes * (size_t)job->pixels;
+    int rc = need(&device->kept, kept_floats(n_queries), why);
     if (rc == 0)
         rc = need(&device->shares, (size_t)SHARES * GRADIENT_FLOATS, why);
     if (rc != 0)
         return rc;
     prepare_back(device);
     float *at = device->kept.data;
-    job.kept.attention = take(&at, n_queries * CPU_SCORES);
-    job.kept.dscore = take(&at, n_queries * CPU_SCORES);
-    job.kept.dcontext = take(&at, n_queries * C);
-    job.kept.fold = take(&at, n_queries * C);
-    job.kept.dz = take(&at, n_queries * C);
-    job.shares = (struct cpu_gradients *)device->shares.data;
-    job.dy = dy->data;
-    job.out = dfeatures->data;
-    pool_run(device->pool, SHARES, decode_back_task, &job);
-    pool_run(device->pool, e.n * e.d * e.h, gather_task, &job);
-    pool_run(device->pool, n_chunks(GRADIENT_FLOATS), sum_task, &job);
-    put_gradients(&device->net, &job.shares[0], gradients->data);
+    job->kept.attention = take(&at, n_queries * CPU_SCORES);
+    job->kept.dscore = take(&at, n_queries * CPU_SCORES);
+    job->kept.dcontext = take(&at, n_queries * C);
+    job->kept.fold = take(&at, n_queries * C);
+    job->kept.dz = take(&at, n_queries * C);
+    job->shares = (struct cpu_gradients *)device->shares.data;
+    job->out = dfeatures->data;
+    pool_run(device->pool, SHARES, decode_back_task, job);
+    pool_run(device->pool, e.n * e.d * e.h, gather_task, job);
+    pool_run(device->pool, n_chunks(GRADIENT_FLOATS), sum_task, job);
+    put_gradients(&device->net, &job->shares[0], gradients->data);
+    return 0;
+}
+
+static int cpu_decode_backward(struct sr_device *device, const struct sr_buffer *features,
+                               const struct sr_buffer *planes, struct sr_window window,
+                               const struct sr_buffer *dy, struct sr_buffer *dfeatures,
+                               struct sr_buffer *gradients, struct fault_note *why)
+{
+    int n_groups, rc = parse_planes(device, planes, features->extent, &n_groups, why);
+    struct decode_job job = decode_job_of(device, features, NULL, planes, window);
+    job.loss.dy = dy->data;
+    return rc == 0 ? run_decode_back(device, &job, dfeatures, gradients, why) : rc;
+}
+
+static int cpu_decode_learn(struct sr_device *device, const struct sr_buffer *features,
+                            const struct sr_buffer *stack, const struct sr_buffer *planes,
+                            struct sr_window window, const struct sr_buffer *target, struct sr_buffer *losses,
+                            int index, struct sr_buffer *dfeatures, struct sr_buffer *gradients,
+                            struct fault_note *why)
+{
+    int n_groups, rc = parse_planes(device, planes, features->extent, &n_groups, why);
+    struct decode_job job = decode_job_of(device, features, stack, planes, window);
+    double count = (double)job.n_planes * job.pixels, sum = 0;
+    job.loss.target = target->data;
+    job.loss.share = (float)(1 / count);
+    if (rc == 0)
+        rc = run_decode_back(device, &job, dfeatures, gradients, why);
+    if (rc != 0)
+        return rc;
+    for (int i = 0; i < SHARES; i++)
+        sum += job.sums[i];
+    losses->data[index] = (float)(sum / count);
     return 0;
 }
 
@@ -1019,6 +1047,7 @@ static const struct sr_ops table = {
     .decode_forward = cpu_decode_forward,
     .decode_backward = cpu_decode_backward,
     .loss_l1 = cpu_loss_l1,
+    .decode_learn = cpu_decode_learn,
     .adam = cpu_adam,
     .average = cpu_average,
     .cut = cpu_cut,

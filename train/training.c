@@ -150,9 +150,7 @@ int training_step(struct training *training, const struct sample_batch *batch, d
     if (rc == 0)
         rc = ops->upload(device, trainer->target, batch->target, why);
     if (rc == 0)
-        rc = trainer_forward(trainer, why);
-    if (rc == 0)
-        rc = trainer_backward(trainer, 0, why);
+        rc = trainer_learn(trainer, 0, why);
     if (rc == 0)
         rc = ops->download(device, trainer->losses, &value, why);
     if (rc == 0 && !isfinite(value))

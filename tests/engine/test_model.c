@@ -320,8 +320,7 @@ static void overfit_cpu(void)
     open_trainer(&trainer, &model, (struct sr_extent){1, 2, 8, 8}, 1, 0, 1);
     float *losses = support_alloc(4 * sizeof *losses), first = 0;
     for (int step = 0; step < STEPS; step++) {
-        CHECK_OK(trainer_forward(&trainer, &why));
-        CHECK_OK(trainer_backward(&trainer, 0, &why));
+        CHECK_OK(trainer_learn(&trainer, 0, &why));
         double rate = 1e-3 * 0.5 * (1 + cos(acos(-1) * step / STEPS));
         CHECK_OK(trainer_update(&trainer, rate, 0.99, &why));
         if (step == 0) {
@@ -338,6 +337,42 @@ static void overfit_cpu(void)
     model_close(&model);
 }
 
+// In one pass: the same gradients bit by bit, over whole and broken blocks of queries, with and without a
+// frozen part; the same loss but for the order of its sum.
+static void learning_in_one_pass_is_the_same(void)
+{
+    static const struct sr_extent extents[] = {{2, 3, 19, 30}, {1, 4, 7, 5}, {1, 2, 64, 64}};
+    struct fault_note why = {0};
+    for (size_t i = 0; i < sizeof extents / sizeof extents[0]; i++) {
+        struct model model;
+        struct trainer trainer;
+        open_model(&model, support_ops("cpu"), net_config_p0(), 2, 2);
+        CHECK(model.ops->decode_learn != NULL);
+        open_trainer(&trainer, &model, extents[i], 2, 0, 1);
+        trainer.first_conv = i == 1 ? model.net.n_convs : 0;
+        size_t n = model.net.n_parameters;
+        float *two = support_alloc(n * sizeof *two), *one = support_alloc(n * sizeof *one), losses[4];
+        CHECK_OK(trainer_forward(&trainer, &why));
+        CHECK_OK(trainer_backward(&trainer, 0, &why));
+        CHECK_OK(model.ops->download(model.device, trainer.gradients, two, &why));
+        CHECK_OK(model.ops->zero(model.device, trainer.gradients, &why));
+        CHECK_OK(trainer_learn(&trainer, 1, &why));
+        CHECK_OK(model.ops->download(model.device, trainer.gradients, one, &why));
+        CHECK_OK(model.ops->download(model.device, trainer.losses, losses, &why));
+        size_t from = i == 1 ? model.net.query.weight : 0, n_zero = 0;
+        CHECK(memcmp(one + from, two + from, (n - from) * sizeof *one) == 0);
+        for (size_t k = from; k < n; k++)
+            n_zero += one[k] == 0;
+        CHECK(n_zero < (n - from) / 2);
+        CHECK(losses[0] > 0.1F);
+        CHECK_NEAR(losses[1] / losses[0], 1, 1e-6);
+        free(two);
+        free(one);
+        trainer_close(&trainer);
+        model_close(&model);
+    }
+}
+
 static float *trained(int threads)
 {
     struct fault_note why = {0};
@@ -346,8 +381,7 @@ static float *trained(int threads)
     open_model(&model, support_ops("cpu"), net_config_p0(), threads, 2);
     open_trainer(&trainer, &model, (struct sr_extent){2, 3, 19, 30}, 2, 0, 1);
     for (int step = 0; step < 3; step++) {
-        CHECK_OK(trainer_forward(&trainer, &why));
-        CHECK_OK(trainer_backward(&trainer, 0, &why));
+        CHECK_OK(trainer_learn(&trainer, 0, &why));
         CHECK_OK(trainer_update(&trainer, 1e-3, 0.99, &why));
     }
     float *parameters = support_alloc(model.net.n_parameters * sizeof *parameters);
@@ -387,6 +421,7 @@ static const struct test tests[] = {
     {"model.constant_in_plane.cpu", constant_cpu},
     {"model.overfits_one_patch.cpu", overfit_cpu},
     {"model.repeatable_for_any_threads.cpu", repeatable_cpu},
+    {"model.learning_in_one_pass.cpu", learning_in_one_pass_is_the_same},
 };
 
 TEST_MAIN(tests)
