@@ -21,7 +21,8 @@ static const struct {
     {"run", command_run, "turn a folder of DICOM files into isotropic derived series"},
     {"inspect", command_inspect, "say what would become of DICOM files, and why"},
     {"node", command_node, "receive, work and send, all three daemons as children"},
-    {"queue", command_queue, "look at the queue and decide: list, show, retry, anew, hold, release"},
+    {"queue", command_queue,
+     "look at the queue and decide: list, status, show, retry, anew, hold, release, remove"},
     {"rules", command_rules, "say which rule decides on DICOM files, and what it decides"},
     {"echo", command_echo, "ask a destination whether it answers (C-ECHO)"},
     {"check-config", command_check_config, "check a configuration file, print it or a sample"},
@@ -29,7 +30,8 @@ static const struct {
     {"train", command_train, "train the network on video or high-resolution volumes"},
     {"eval", command_eval, "compare methods with the truth on simulated thick slices"},
     {"bench", command_bench, "how fast the engine is here, beside the machine's peak"},
-    {"convert-weights", command_convert_weights, "PyTorch checkpoint to safetensors and back"},
+    {"convert-weights", command_convert_weights,
+     "PyTorch checkpoint to safetensors and back; the mean of several"},
     {"new-weights", command_new_weights, "write untrained weights whose result is linear interpolation"},
 };
 

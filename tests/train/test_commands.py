@@ -176,7 +176,34 @@ def weights_there_and_back():
     assert 'WEIGHTS' in isoslice('convert-weights', sys.argv[0], 'c.pt', code=1)
 
 
-TESTS = {'peer.commands.help_and_usage': help_and_usage, 'peer.commands.interrupt_saves': interrupt_saves,
+def values_of(path):
+    """The values of a safetensors file as they lie in it, and its header without metadata."""
+    import json
+    data = open(path, 'rb').read()
+    n = struct.unpack('<Q', data[:8])[0]
+    header = json.loads(data[8:8 + n])
+    metadata = header.pop('__metadata__')
+    return numpy.frombuffer(data[8 + n:], '<f4'), header, metadata
+
+
+def mean_of_weights():
+    """Of three files, the odd one twice; a file that is none of ours is named and nothing is written."""
+    isoslice('new-weights', 'a.safetensors')
+    values, data = values_of('a.safetensors')[0], open('a.safetensors', 'rb').read()
+    other = numpy.random.default_rng(1).normal(size=values.size).astype('<f4')
+    open('b.safetensors', 'wb').write(data[:-values.nbytes] + other.tobytes())
+    isoslice('convert-weights', '--mean', 'm.safetensors', 'a.safetensors', 'b.safetensors', 'a.safetensors')
+    (a, layout, _), (b, _, _), (m, mean_layout, metadata) = (values_of(n + '.safetensors') for n in 'abm')
+    assert mean_layout == layout and metadata['mean_of'] == '3', metadata
+    want = ((a.astype('f8') * 2 + b) / 3).astype('<f4')
+    assert (m == want).all() and (a != b).mean() > 0.9, 'not the mean'
+    open('none.safetensors', 'wb').write(b'none')
+    out = isoslice('convert-weights', '--mean', 'x.safetensors', 'a.safetensors', 'none.safetensors', code=1)
+    assert 'WEIGHTS' in out and 'none.safetensors' in out and not os.path.exists('x.safetensors'), out
+    isoslice('convert-weights', '--mean', 'x.safetensors', 'a.safetensors', code=2)
+
+
+TESTS = {'peer.commands.mean_of_weights': mean_of_weights, 'peer.commands.help_and_usage': help_and_usage, 'peer.commands.interrupt_saves': interrupt_saves,
          'peer.commands.subject_is_the_workers': subject_is_the_workers,
          'peer.commands.eval_tables': eval_writes_tables, 'peer.commands.dicom_as_nifti': dicom_as_nifti,
          'peer.commands.refused_dicom_is_named': refused_dicom_is_named, 'peer.commands.convert_weights': weights_there_and_back}
