@@ -60,8 +60,12 @@ static int average(const char *out, char *const *paths, int n, struct fault_note
     net_init(&net, net_config_p0());
     float *parameters = malloc(net.n_parameters * sizeof *parameters);
     double *sum = calloc(net.n_parameters, sizeof *sum);
-    int rc =
-        parameters == NULL || sum == NULL ? fault_set(why, FAULT_NO_MEMORY, "no memory for the weights") : 0;
+    if (parameters == NULL || sum == NULL) {
+        free(parameters);
+        free(sum);
+        return fault_set(why, FAULT_NO_MEMORY, "no memory for the weights");
+    }
+    int rc = 0;
     for (int i = 0; i < n && rc == 0; i++)
         rc = add_file(paths[i], &net, parameters, sum, why);
     for (size_t i = 0; rc == 0 && i < net.n_parameters; i++)
