@@ -14,7 +14,7 @@ extern "C" {
 #include "dicom_map/dcmtk/commitment.h"
 #include "dicom_map/prescan.h"
 }
-#include "dicom_map/dcmtk/sink.h"
+#include "dicom_map/dcmtk/sink.hh"
 
 namespace
 {

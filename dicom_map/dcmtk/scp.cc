@@ -26,7 +26,7 @@ extern "C" {
 #include "dicom_map/dcmtk/scp.h"
 #include "dicom_map/dcmtk/tls.h"
 }
-#include "dicom_map/dcmtk/sink.h"
+#include "dicom_map/dcmtk/sink.hh"
 
 namespace
 {
