@@ -124,6 +124,9 @@ int promise_ask(struct spool *spool, const struct conf *conf, const struct conf_
     if (rc == 0)
         queue_rc = spool_delivery_ask(spool, delivery->id, owner, &request, why);
     if (rc == 0 && queue_rc == 0)
+        log_info("delivery d%lld: asking '%s' to commit itself, transaction '%s'", (long long)delivery->id,
+                 delivery->destination, request.transaction_uid);
+    if (rc == 0 && queue_rc == 0)
         rc = dcm_scu_commit(scu, &request, wait_s, hear, &listener, outcome);
     dcm_scu_close(scu);
     if (listener.is_told) {
@@ -133,9 +136,6 @@ int promise_ask(struct spool *spool, const struct conf *conf, const struct conf_
         *answer = PROMISE_ASKED;
         queue_rc = spool_delivery_asked(spool, delivery->id, owner,
                                         now_us + (int64_t)(conf->commitment_h * 3600e6), now_us, why);
-        if (queue_rc == 0)
-            log_info("delivery d%lld: '%s' was asked to commit itself, transaction '%s'",
-                     (long long)delivery->id, delivery->destination, request.transaction_uid);
     } else if (queue_rc == 0 && may_do_without(destination, outcome->fault)) {
         struct fault_note last = *outcome;
         *answer = PROMISE_DONE;
