@@ -90,6 +90,13 @@ int db_integer(struct spool *spool, struct fault_note *why, int64_t *value, int6
     return rc < 0 ? rc : 0;
 }
 
+int db_check_owned(struct spool *spool, int rc, const char *what, int64_t id, struct fault_note *why)
+{
+    if (rc == 0 && sqlite3_changes(spool->db) == 0)
+        return fault_set(why, FAULT_LEASE_LOST, "%s %lld is no longer ours", what, (long long)id);
+    return rc;
+}
+
 int db_begin(struct spool *spool, struct fault_note *why)
 {
     return db_run(spool, why, "BEGIN IMMEDIATE", "");

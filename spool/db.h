@@ -48,6 +48,9 @@ int db_run(struct spool *spool, struct fault_note *why, const char *sql, const c
 int db_integer(struct spool *spool, struct fault_note *why, int64_t *value, int64_t fallback, const char *sql,
                const char *types, ...);
 
+// After an UPDATE guarded by owner and state, whose outcome is `rc`: LEASE_LOST unless a row changed.
+int db_check_owned(struct spool *spool, int rc, const char *what, int64_t id, struct fault_note *why);
+
 int db_begin(struct spool *spool, struct fault_note *why); // BEGIN IMMEDIATE
 // COMMIT when rc is 0, else ROLLBACK; returns the first fault.
 int db_end(struct spool *spool, int rc, struct fault_note *why);

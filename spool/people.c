@@ -480,7 +480,6 @@ int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fau
         "  JOIN job j ON j.id=r.job_id JOIN series s ON s.series_uid=j.series_uid WHERE s.id=?1)",
         "UPDATE series SET state=CASE state WHEN 'CONFLICT' THEN state ELSE 'FAILED' END, changed_us=?2,"
         " note='to be removed' WHERE id=?1",
-        "INSERT OR IGNORE INTO purging SELECT series_uid FROM series WHERE id=?1 AND ?2>0",
     };
     struct fault_note local;
     const char *table = "";
@@ -502,5 +501,8 @@ int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fau
                        busy[0] == 'j' ? "done" : "sent");
     for (size_t i = 0; i < sizeof steps / sizeof steps[0] && rc == 0; i++)
         rc = db_run(spool, why, steps[i], "ii", number, now_us);
+    if (rc == 0)
+        rc = db_run(spool, why, "INSERT OR IGNORE INTO purging SELECT series_uid FROM series WHERE id=?1",
+                    "i", number);
     return db_end(spool, rc, why);
 }

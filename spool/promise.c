@@ -15,8 +15,7 @@ int spool_delivery_ask(struct spool *spool, int64_t delivery, const char *owner,
     rc = db_run(spool, why,
                 "UPDATE delivery SET transaction_uid=?3 WHERE id=?1 AND owner=?2 AND state='SENDING'", "itt",
                 delivery, owner, request->transaction_uid);
-    if (rc == 0 && sqlite3_changes(spool->db) == 0)
-        rc = fault_set(why, FAULT_LEASE_LOST, "delivery %lld is no longer ours", (long long)delivery);
+    rc = db_check_owned(spool, rc, "delivery", delivery, why);
     if (rc == 0)
         rc = db_run(spool, why, "DELETE FROM promised WHERE delivery_id=?1", "i", delivery);
     for (size_t i = 0; i < request->n && rc == 0; i++)

@@ -73,21 +73,13 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
     return db_end(spool, rc, why);
 }
 
-// After an UPDATE guarded by owner and state: somebody else's unless one row changed.
-static int check_owned(struct spool *spool, int rc, const char *what, int64_t id, struct fault_note *why)
-{
-    if (rc == 0 && sqlite3_changes(spool->db) == 0)
-        return fault_set(why, FAULT_LEASE_LOST, "%s %lld is no longer ours", what, (long long)id);
-    return rc;
-}
-
 int spool_job_renew(struct spool *spool, int64_t job, const char *owner, double lease_s, int64_t now_us,
                     struct fault_note *why)
 {
     int rc =
         db_run(spool, why, "UPDATE job SET lease_until_us=?3 WHERE id=?1 AND owner=?2 AND state='LEASED'",
                "iti", job, owner, now_us + (int64_t)(lease_s * 1e6));
-    return check_owned(spool, rc, "job", job, why);
+    return db_check_owned(spool, rc, "job", job, why);
 }
 
 int spool_job_set_steps(struct spool *spool, int64_t job, const char *owner, int64_t steps,
@@ -95,7 +87,7 @@ int spool_job_set_steps(struct spool *spool, int64_t job, const char *owner, int
 {
     int rc = db_run(spool, why, "UPDATE job SET steps=?3 WHERE id=?1 AND owner=?2 AND state='LEASED'", "iti",
                     job, owner, steps);
-    return check_owned(spool, rc, "job", job, why);
+    return db_check_owned(spool, rc, "job", job, why);
 }
 
 void spool_free_paths(char **paths, size_t n)
@@ -236,7 +228,7 @@ int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const 
                 "UPDATE job SET state=?3, note=?4, changed_us=?5, owner='', lease_until_us=0"
                 " WHERE id=?1 AND owner=?2 AND state='LEASED'",
                 "ittti", job, owner, state, note, now_us);
-    rc = check_owned(spool, rc, "job", job, why);
+    rc = db_check_owned(spool, rc, "job", job, why);
     if (rc == 0)
         rc = drop_old_folders(spool, job, results, n_results, why);
     if (rc == 0) // done again on a person's wish: the new results stand for the old ones
@@ -263,7 +255,7 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
         " attempts=attempts-?7 WHERE id=?1 AND owner=?2 AND state='LEASED'",
         "itttiii", job, owner, state, note, now_us, not_before_us,
         (int64_t)(fault->fault == FAULT_CANCELLED));
-    return check_owned(spool, rc, "job", job, why);
+    return db_check_owned(spool, rc, "job", job, why);
 }
 
 // ---- times
@@ -400,7 +392,7 @@ int spool_delivery_record(struct spool *spool, int64_t delivery, const char *own
     rc = db_run(spool, why,
                 "UPDATE delivery SET lease_until_us=?3 WHERE id=?1 AND owner=?2 AND state='SENDING'", "iti",
                 delivery, owner, now_us + (int64_t)(lease_s * 1e6));
-    rc = check_owned(spool, rc, "delivery", delivery, why);
+    rc = db_check_owned(spool, rc, "delivery", delivery, why);
     if (rc == 0)
         rc = db_run(spool, why,
                     "INSERT OR REPLACE INTO sent(delivery_id, idx, status, confirmed) VALUES(?1,?2,?3,?4)",
@@ -427,5 +419,5 @@ int spool_delivery_end(struct spool *spool, int64_t delivery, const char *owner,
         "UPDATE delivery SET state=?3, note=?4, changed_us=?5, not_before_us=?6, owner='', lease_until_us=0,"
         " attempts=attempts+?7 WHERE id=?1 AND owner=?2 AND state='SENDING'",
         "itttiii", delivery, owner, state, note, now_us, next_us, failed);
-    return check_owned(spool, rc, "delivery", delivery, why);
+    return db_check_owned(spool, rc, "delivery", delivery, why);
 }

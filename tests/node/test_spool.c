@@ -879,9 +879,12 @@ static void a_person_removes_a_series(void)
     struct spool_job job;
     size_t n;
     int found;
-    make_purgeable(); // done and delivered
-    CHECK_OK(file_make_directory("sp/work/j1-3", &why));
-    CHECK_OK(file_make_directory("sp/work/j11-1", &why));
+    make_purgeable();                                             // done and delivered
+    char left[SPOOL_PATH_SIZE + 16], other[SPOOL_PATH_SIZE + 16]; // of this job and of another
+    snprintf(left, sizeof left, "%s/j1-3", spool_folder(spool, SPOOL_WORK));
+    snprintf(other, sizeof other, "%s/j11-1", spool_folder(spool, SPOOL_WORK));
+    CHECK_OK(file_make_directory(left, &why));
+    CHECK_OK(file_make_directory(other, &why));
     CHECK_FAULT(spool_remove(spool, "j1", second_us, &why), FAULT_USAGE);
     CHECK_FAULT(spool_remove(spool, "s7", second_us, &why), FAULT_NOT_FOUND);
     CHECK_OK(spool_remove(spool, "s1", 5 * second_us, &why));
@@ -892,8 +895,8 @@ static void a_person_removes_a_series(void)
     CHECK_INT(n, 1);
     CHECK_INT(count_patient_files(), 0);
     CHECK_STR(row_of("s1").state, "");
-    CHECK_INT(access("sp/work/j1-3", F_OK), -1);
-    CHECK_INT(access("sp/work/j11-1", F_OK), 0); // another job's
+    CHECK_INT(access(left, F_OK), -1);
+    CHECK_INT(access(other, F_OK), 0);
     spool_close(spool);
 
     open_spool();
