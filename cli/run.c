@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { EXIT_DERIVED = 0, EXIT_NOTHING = 3, EXIT_SOME_FAILED = 4 };
+enum { EXIT_DERIVED = 0, EXIT_FAULT = 1, EXIT_NOTHING = 3, EXIT_SOME_FAILED = 4 };
 
 struct run {
     const char *in, *out;
@@ -26,6 +26,7 @@ struct run {
     struct progress progress;
     char work[CONF_PATH_SIZE]; // below OUT: all that the reader can write
     size_t n_derived, n_refused, n_failed;
+    size_t n_unseen; // derived, but their picture could not be written
     FILE *report_file;
 };
 
@@ -79,7 +80,7 @@ static void print_help(void)
         "                    go to FILE with -2, -3, ... before its suffix\n\n"
         "Exit code: 0 every stack was derived; 2 usage; 3 nothing in IN was to be processed, the reasons are "
         "printed;\n"
-        "4 some stacks failed; 1 internal fault.");
+        "4 some stacks failed; 1 internal fault, or a picture could not be written.");
 }
 
 static int parse(struct run *run, int argc, char **argv)
@@ -283,6 +284,16 @@ static int write_preview(const struct run *run, const struct process_images *ima
     return rc;
 }
 
+// A derived series stays one without its picture.
+static void show(struct run *run, const struct process_images *images, const struct process_outcome *outcome)
+{
+    struct fault_note why;
+    if (write_preview(run, images, outcome, &why) == 0)
+        return;
+    fprintf(stderr, "isoslice run: derived, but no picture of it: %s: %s\n", fault_name(why.fault), why.text);
+    run->n_unseen++;
+}
+
 // From the folder of work to the one named by its UID.
 static int publish(const struct run *run, const char *work, const char *series_uid, char *final, size_t size,
                    struct fault_note *why)
@@ -332,10 +343,8 @@ static int derive_item(struct run *run, struct reader *reader, size_t i, struct 
                outcome->note);
         rc = publish_series(run, work, outcome, why);
     }
-    if (rc == 0) {
-        if (run->preview != NULL)
-            rc = write_preview(run, &images, outcome, why);
-    }
+    if (rc == 0 && run->preview != NULL)
+        show(run, &images, outcome);
     process_images_free(&images);
     file_remove_tree(work, NULL);
     return rc;
@@ -449,5 +458,7 @@ int command_run(int argc, char **argv)
     printf("%zu derived, %zu refused, %zu failed\n", run.n_derived, run.n_refused, run.n_failed);
     if (run.n_failed > 0)
         return EXIT_SOME_FAILED;
+    if (run.n_unseen > 0)
+        return EXIT_FAULT;
     return run.n_derived > 0 ? EXIT_DERIVED : EXIT_NOTHING;
 }

@@ -138,6 +138,17 @@ def report_and_preview():
     check(all(ord(c) < 128 for c in done.stdout), 'output is not ASCII')
 
 
+def picture_that_cannot_be_written():
+    # the series is derived all the same, and the exit code says that something asked for is missing
+    phantom('in', slices=6)
+    done = isoslice('run', 'in', 'out', '--no-finetune', '--report', 'r.json', '--preview', 'nowhere/p.png', *start_weights(), ok=(1,))
+    check('1 derived, 0 refused, 0 failed' in done.stdout, done.stdout)
+    check('derived, but no picture of it: IO: ' in done.stderr and 'nowhere/p.png' in done.stderr, done.stderr)
+    r, = json.load(open('r.json'))
+    check(r['planes'] > 6 and 'fault' not in r, r)
+    equal([len(images) for images in derived('out').values()], [r['planes']], 'series on disk')
+
+
 def corrects_only_when_asked():
     """A network that is asked for as it is gets no correction towards the slices, unless that is asked for, too."""
     phantom('in', slices=8)
@@ -336,6 +347,7 @@ run_named({
     'peer.run.formats': formats,
     'unit.run.names_from_the_configuration': names_from_the_configuration,
     'unit.run.report_and_preview': report_and_preview,
+    'unit.run.picture_that_cannot_be_written': picture_that_cannot_be_written,
     'unit.run.corrects_only_when_asked': corrects_only_when_asked,
     'unit.run.spacing_options': spacing_options,
     'unit.run.help_everywhere': help_everywhere,
