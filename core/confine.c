@@ -74,7 +74,9 @@ int confine_files_begin(int *rules, struct fault_note *why)
     // Everything of the first version. What later ones add is out of reach of confine_calls.
     struct landlock_ruleset_attr handled = {.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
     *rules = (int)syscall(SYS_landlock_create_ruleset, &handled, sizeof handled, 0);
-    if (*rules < 0 && errno != ENOSYS && errno != EOPNOTSUPP)
+    // Not in this kernel, switched off at boot, or kept away by the filter of a container
+    // (landlock_create_ruleset(2) itself knows no EPERM).
+    if (*rules < 0 && errno != ENOSYS && errno != EOPNOTSUPP && errno != EPERM)
         return fault_set_errno(why, errno, "cannot make a Landlock rule set");
     return 0;
 }

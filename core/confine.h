@@ -41,7 +41,7 @@ int confine_privileges(struct fault_note *why);
 
 // Files: confine_files_begin, one confine_files_add for each path, confine_files_enforce. From then on the
 // process reaches only those; metadata of others can still be read. A second round narrows further. Comes
-// after confine_privileges. Where the kernel has no Landlock *rules is -1 and all three do nothing: see
+// after confine_privileges. Where there is no Landlock *rules is -1 and all three do nothing: see
 // confine_has_landlock. Errors: IO for a path that cannot be opened, INTERNAL.
 enum confine_right {
     CONFINE_READ, // a file, or a folder and everything below
@@ -51,6 +51,7 @@ int confine_files_begin(int *rules, struct fault_note *why);
 int confine_files_add(int rules, const char *path, enum confine_right right, struct fault_note *why);
 int confine_files_enforce(int rules, struct fault_note *why); // takes `rules`
 
+// 0: the kernel lacks it, or a container does not let it through.
 int confine_has_landlock(void);
 
 // System calls. Listed ones work; those that a break-in would want (network, processes, programs, other

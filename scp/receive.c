@@ -235,9 +235,8 @@ static int run(void *user, struct fault_note *why)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu associations", listener->n_children);
     const struct conf *conf = &listener->conf;
     if (!confine_has_landlock())
-        log_warning(
-            "this kernel has no Landlock: what an association may reach among the files is up to their "
-            "modes alone");
+        log_warning("this kernel or container offers no Landlock: what an association may reach among the "
+                    "files is up to their modes alone");
     tzset(); // before processes lose sight of the zone files
 
     sigset_t blocked, before;

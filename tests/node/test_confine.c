@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -193,6 +194,42 @@ static void what_is_needed_works(void)
 {
     static const struct attempt work[] = {{"keeping a file", keep_a_file}, {"memory", take_memory}};
     CHECK_ALL(work, 0, WORKED);
+}
+
+// A container's filter may keep Landlock away, with the one error or the other: a process is then confined by
+// the rest, as on a kernel without it.
+static int confined_below(const int *error)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+    if (filter == NULL ||
+        seccomp_rule_add(filter, SCMP_ACT_ERRNO((uint16_t)*error), SCMP_SYS(landlock_create_ruleset), 0) !=
+            0 ||
+        seccomp_load(filter) != 0)
+        return 1;
+    seccomp_release(filter);
+    if (confine_has_landlock())
+        return 2;
+    if (confine(CONFINE_READER, &usual) != 0)
+        return 3;
+    return keep_a_file();
+}
+
+static void container_without_landlock(void)
+{
+    static const int errors[] = {EPERM, ENOSYS, EOPNOTSUPP};
+    mkdir("inside", 0700);
+    mkdir("given", 0700);
+    CHECK_OK(file_write_atomic("given/file", "1", 1, &why));
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        int status;
+        pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0)
+            _exit(confined_below(&errors[i]));
+        CHECK_INT(waitpid(pid, &status, 0), pid);
+        CHECK(WIFEXITED(status));
+        CHECK_INT(WEXITSTATUS(status), WORKED);
+    }
 }
 
 #if !CONFINE_IS_SANITIZED // there these do nothing
@@ -403,6 +440,7 @@ static void another_user(void)
 static const struct test tests[] = {
     {"unit.confine.files", files},
     {"unit.confine.what_is_needed_works", what_is_needed_works},
+    {"unit.confine.container_without_landlock", container_without_landlock},
 #if !CONFINE_IS_SANITIZED
     {"unit.confine.a_break_in_is_killed", a_break_in_is_killed},
     {"unit.confine.the_rest_is_refused", the_rest_is_refused},
