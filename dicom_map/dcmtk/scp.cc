@@ -26,6 +26,7 @@ extern "C" {
 #include "dicom_map/dcmtk/scp.h"
 #include "dicom_map/dcmtk/tls.h"
 }
+#include "dicom_map/dcmtk/introduce.hh"
 #include "dicom_map/dcmtk/sink.hh"
 
 namespace
@@ -294,6 +295,7 @@ class Association
                 sizeof storage_classes / sizeof storage_classes[0],
                 const_cast<const char **>(storage_syntaxes),
                 sizeof storage_syntaxes / sizeof storage_syntaxes[0]);
+        introduce(params);
         if (condition.good())
             condition = ASC_acknowledgeAssociation(association_);
         return condition.good() ? 0 : fault_of(condition, why_);

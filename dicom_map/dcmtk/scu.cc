@@ -18,6 +18,7 @@ extern "C" {
 #include "dicom_map/dcmtk/scu.h"
 #include "dicom_map/dcmtk/tls.h"
 }
+#include "dicom_map/dcmtk/introduce.hh"
 
 struct dcm_scu {
     T_ASC_Network *network = nullptr;
@@ -90,6 +91,7 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
         condition = ASC_createAssociationParameters(&params, ASC_MAXIMUMPDUSIZE);
     if (condition.bad())
         return fault_set(why, FAULT_INTERNAL, "cannot start the network layer: %s", condition.text());
+    introduce(params);
     if (options.credentials != nullptr) {
         const int rc = secure(scu, params, options, why);
         if (rc != 0) {

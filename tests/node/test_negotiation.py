@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the receiver accepts and refuses when an association is made, context by context; and compressed objects received."""
 import os
+import re
+import socket
 import struct
+import subprocess
 import sys
 
+import pydicom
+
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'dicom'))
-from support import EXPLICIT, IMPLICIT, MR, Node, RawSender, check, context_item, equal, files_of, run_named, storescu, wait_for
+from support import (EXPLICIT, IMPLICIT, MR, Node, RawSender, check, context_item, equal, files_of, phantom, program, run_named, storescu,
+                     wait_for)
 
 ENHANCED, LEGACY = '1.2.840.10008.5.1.4.1.1.4.1', '1.2.840.10008.5.1.4.1.1.4.4'
 VERIFICATION, COMMITMENT = '1.2.840.10008.1.1', '1.2.840.10008.1.20.1'
@@ -45,6 +51,43 @@ def answers(port, contexts):
         at += 4 + length
     equal(sorted(found), sorted(contexts), 'contexts answered')
     return found
+
+
+def introduction(pdu):
+    """(implementation class UID, version name) of the user information in the body of an association request or answer."""
+    at, names = 68, {}
+    while at < len(pdu):
+        item, _, length = struct.unpack('>BBH', pdu[at:at + 4])
+        if item == 0x50:  # user information: go into it
+            length = 0
+        elif item in (0x52, 0x55):
+            names[item] = pdu[at + 4:at + 4 + length].decode()
+        at += 4 + length
+    return names.get(0x52), names.get(0x55)
+
+
+def both_sides_say_who_they_are():
+    """In what they answer, in what they ask, and as the conformance statement has it; the same as in the objects they write."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'docs', 'CONFORMANCE.md')) as f:
+        stated = dict(re.findall(r'^\| implementation (class UID|version name) \| ([^ ,]+)', f.read(), re.M))
+    ours = (stated['class UID'], stated['version name'])
+    with socket.create_server(('127.0.0.1', 0)) as pacs:
+        node = Node(pacs.getsockname()[1]).start('receive')
+        try:
+            sender = RawSender(node.port)
+            equal(introduction(sender.answer[1]), ours, 'as the answering side')
+            sender.close()
+            asking = subprocess.Popen([program('isoslice'), 'echo', '--config', node.config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            connection, _ = pacs.accept()
+            with connection, connection.makefile('rb') as stream:
+                kind, _, length = struct.unpack('>BBI', stream.read(6))
+                equal(kind, 1, 'what isoslice echo begins with')
+                equal(introduction(stream.read(length)), ours, 'as the asking side')
+            asking.wait(60)
+        finally:
+            node.stop()
+    meta = pydicom.dcmread(phantom('in')[0]).file_meta
+    equal((meta.ImplementationClassUID, meta.ImplementationVersionName), ours, 'in an object')
 
 
 def lossy_deflated_and_video_are_refused():
@@ -138,6 +181,7 @@ def statement_names_what_is_accepted():
 
 TESTS = {
     'unit.docs.statement_names_what_is_accepted': statement_names_what_is_accepted,
+    'unit.negotiation.both_sides_say_who_they_are': both_sides_say_who_they_are,
     'unit.receive.lossy_deflated_and_video_are_refused': lossy_deflated_and_video_are_refused,
     'unit.receive.lossless_in_order_of_preference': lossless_is_accepted_in_order_of_preference,
     'unit.receive.other_classes_are_refused': other_classes_are_refused,
