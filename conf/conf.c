@@ -229,6 +229,10 @@ static const struct conf_key destination_keys[] = {
      "must be among the senders, or it could not answer. auto: where it takes the request; required: else "
      "its "
      "deliveries are held; never."},
+    {"destinations", "notices", TYPE_BOOL, DESTINATION_FIELD(notices), 0, 0, "false", NULL,
+     "Where a series was expected and none could be derived, send it an image that says why, into the study "
+     "of the "
+     "source (Secondary Capture)."},
 };
 
 #define RULE_FIELD(name) offsetof(struct conf_rule, name), sizeof(((struct conf_rule *)0)->name)

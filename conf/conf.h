@@ -52,6 +52,7 @@ struct conf_destination {
     char format[16];                       // of what it gets: classic, enhanced
     int query;                             // it is the archive that is asked how many images a series has
     char commitment[16];                   // whether it is asked to commit itself: auto, required, never
+    int notices;                           // it is told why there is no derived series
 };
 
 // What becomes of series that look so; patterns as in worker/rules.h, empty: any.

@@ -90,20 +90,23 @@ int derive_image_uid(const char *series_uid, size_t k, char uid[UID_SIZE], struc
     return uid_from_name(name, uid, why);
 }
 
-// Views follow the series that they are views of, and enhanced series the views: ten times the offset further
-// on each, or tens where the source's number is a large one.
-int derive_series_number(const struct derive_request *r, const struct dcm_item *first)
+int derive_number(const struct dcm_item *first, int number_offset, int stack, int place)
 {
     char text[32];
     double number = 0;
-    int stack = source_item(r->source, r->item)->stack_index;
-    int view = (int)r->view + (r->format == FORMAT_ENHANCED ? VIEW_N_PLANES : 0);
-    double offset = r->number_offset > 0 ? r->number_offset : DERIVE_NUMBER_OFFSET;
-    double made = 9 * offset + 1 + stack + 10 * offset * view;
+    double offset = number_offset > 0 ? number_offset : DERIVE_NUMBER_OFFSET;
+    double made = 9 * offset + 1 + stack + 10 * offset * place;
     if (dcm_get_text(first, 0x00200011, text, sizeof text) > 0 && number_at(text, 0, &number) && number >= 0)
-        made = number < offset ? number + offset * (1 + stack + 10 * view)
-                               : number * 100 + 1 + stack + 10 * view;
+        made = number < offset ? number + offset * (1 + stack + 10 * place)
+                               : number * 100 + 1 + stack + 10 * place;
     return made >= 2147483647.0 ? 2147483647 : (int)made;
+}
+
+// Views follow the series that they are views of, and enhanced series the views.
+int derive_series_number(const struct derive_request *r, const struct dcm_item *first)
+{
+    int place = (int)r->view + (r->format == FORMAT_ENHANCED ? VIEW_N_PLANES : 0);
+    return derive_number(first, r->number_offset, source_item(r->source, r->item)->stack_index, place);
 }
 
 // ---- the series

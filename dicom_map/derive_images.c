@@ -157,7 +157,7 @@ static int write_image(struct derivation *d, size_t m, int direction)
     if (d->rc == 0)
         d->rc = dcm_object_encode(d->made, &dataset, &size, d->why);
     if (d->rc == 0)
-        d->rc = object_file_write(r->directory, name, uid, dataset, size, d->why);
+        d->rc = object_file_write(r->directory, name, MR_IMAGE_STORAGE, uid, dataset, size, d->why);
     free(dataset);
     return d->rc;
 }

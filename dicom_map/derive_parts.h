@@ -51,7 +51,10 @@ static inline const char *derive_or_empty(const char *text)
 // UID of object `k` of a series. Errors: those of uid_from_name.
 int derive_image_uid(const char *series_uid, size_t k, char uid[UID_SIZE], struct fault_note *why);
 
-// Series Number of what is derived from `first`, the header of a source.
+// Series Number of what is made from stack `stack` of the series that `first`, the header of a source, is of:
+// place 0 for its planes, ten times the offset further on for each place after it, or tens where the source's
+// number is a large one.
+int derive_number(const struct dcm_item *first, int number_offset, int stack, int place);
 int derive_series_number(const struct derive_request *request, const struct dcm_item *first);
 
 // Put an attribute of the table (attributes.h) into d->root. They do nothing after a failure, which stays in

@@ -17,5 +17,6 @@
 #define MR_IMAGE_STORAGE                     "1.2.840.10008.5.1.4.1.1.4"
 #define ENHANCED_MR_IMAGE_STORAGE            "1.2.840.10008.5.1.4.1.1.4.1"
 #define LEGACY_ENHANCED_MR_IMAGE_STORAGE     "1.2.840.10008.5.1.4.1.1.4.4"
+#define SECONDARY_CAPTURE_STORAGE            "1.2.840.10008.5.1.4.1.1.7"
 
 #endif

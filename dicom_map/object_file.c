@@ -87,11 +87,11 @@ int object_file_end(struct object_file *file, int rc, struct fault_note *why)
     return rc;
 }
 
-int object_file_write(const char *directory, const char *name, const char *sop_instance_uid,
-                      const void *dataset, size_t size, struct fault_note *why)
+int object_file_write(const char *directory, const char *name, const char *sop_class_uid,
+                      const char *sop_instance_uid, const void *dataset, size_t size, struct fault_note *why)
 {
     struct object_file file;
-    int rc = object_file_begin(&file, directory, name, MR_IMAGE_STORAGE, sop_instance_uid, why);
+    int rc = object_file_begin(&file, directory, name, sop_class_uid, sop_instance_uid, why);
     if (rc != 0)
         return rc;
     rc = object_file_append(&file, dataset, size, why);

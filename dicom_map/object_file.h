@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// An MR object as a file: preamble and file meta information in front of an encoded data set, written
+// An object as a file: preamble and file meta information in front of an encoded data set, written
 // durably.
 
 #ifndef ISOSLICE_DICOM_MAP_OBJECT_FILE_H
@@ -28,8 +28,8 @@ int object_file_append(struct object_file *file, const void *data, size_t size, 
 // after the last object. Errors: IO, NO_SPACE.
 int object_file_end(struct object_file *file, int rc, struct fault_note *why);
 
-// All three for an MR object in memory.
-int object_file_write(const char *directory, const char *name, const char *sop_instance_uid,
-                      const void *dataset, size_t size, struct fault_note *why);
+// All three for an object in memory.
+int object_file_write(const char *directory, const char *name, const char *sop_class_uid,
+                      const char *sop_instance_uid, const void *dataset, size_t size, struct fault_note *why);
 
 #endif

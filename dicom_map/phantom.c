@@ -355,7 +355,7 @@ int phantom_write(const char *directory, const struct phantom_options *options, 
         make_uid(&p, "image", k, uid);
         snprintf(name, sizeof name, "IM%04d.dcm", k + 1);
         if (p.rc == 0)
-            p.rc = object_file_write(directory, name, uid, dataset, size, why);
+            p.rc = object_file_write(directory, name, MR_IMAGE_STORAGE, uid, dataset, size, why);
         free(dataset);
     }
     if (p.rc == 0)

@@ -421,6 +421,20 @@ static int parse_header(struct open_file *open, struct dcm_object **header, stru
                             scan->dataset_end - scan->dataset_offset, scan->transfer_syntax, 1, header, why);
 }
 
+int source_parse_first(const struct source *source, size_t item, struct dcm_object **header,
+                       struct fault_note *why)
+{
+    const struct source_entry *entry = &source->entries[item];
+    struct open_file open = {0};
+    if (entry->members == NULL || entry->item.n_images == 0)
+        return fault_set(why, FAULT_NOT_FOUND, "item %zu has no image", item);
+    int rc = read_again(source, &source->slices[entry->members[0]], &open, why);
+    if (rc == 0)
+        rc = parse_header(&open, header, why);
+    close_file(&open);
+    return rc;
+}
+
 int source_parse_headers(const struct source *source, size_t item, struct dcm_object **headers,
                          struct fault_note *why)
 {

@@ -57,6 +57,11 @@ static inline struct pixels_layout source_layout(const struct slice *slice)
 int source_parse_headers(const struct source *source, size_t item, struct dcm_object **headers,
                          struct fault_note *why);
 
+// The header of an item's first image as it stands in its file, whatever the verdict. Errors: as above, and
+// NOT_FOUND when the item has none that could be read.
+int source_parse_first(const struct source *source, size_t item, struct dcm_object **header,
+                       struct fault_note *why);
+
 // Makes sure that digests and scales are there. Threads: one at a time for one source.
 int source_look_at_pixels(const struct source *source, size_t item, struct fault_note *why);
 

@@ -730,6 +730,52 @@ static int result_is_possible(struct derive_result *result, const struct derive_
            result->n_clamped <= request->n_planes * height * width;
 }
 
+static int fill_notice(struct wire_notice *wire, const struct notice_request *request)
+{
+    *wire = (struct wire_notice){.job_time_us = request->job_time_us,
+                                 .number_offset = request->number_offset,
+                                 .has_station_name = request->station_name != NULL};
+    return fill(wire->site_id, sizeof wire->site_id, request->site_id) &&
+           fill(wire->station_name, sizeof wire->station_name, request->station_name) &&
+           fill(wire->code, sizeof wire->code, request->code) &&
+           fill(wire->sentence, sizeof wire->sentence, request->sentence) &&
+           fill(wire->directory, sizeof wire->directory, request->directory);
+}
+
+int reader_notice(struct reader *reader, size_t item, const struct notice_request *request,
+                  const struct reader_block *pixels, struct derive_result *result, struct fault_note *why)
+{
+    struct answer answer = {0};
+    struct wire_notice wire;
+    struct derive_result told;
+    if (item >= reader->n_items || pixels->n != (size_t)NOTICE_ROWS * NOTICE_COLUMNS ||
+        !fill_notice(&wire, request))
+        return fault_set(why, FAULT_INTERNAL, "a notice that does not fit its item");
+    int rc = reader->pid > 0 ? 0 : begin(reader, why);
+    if (rc != 0)
+        return rc;
+    if (fcntl(pixels->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) != 0)
+        return fault_set_errno(why, errno, "cannot seal the pixels");
+    struct call call = {.request = {.kind = WIRE_NOTICE, .item = (uint32_t)item, .size = sizeof wire},
+                        .head = &wire,
+                        .head_size = sizeof wire,
+                        .fds = {pixels->fd},
+                        .n_fds = 1,
+                        .shared_bytes = pixels->n * sizeof(float),
+                        .cpu_s = READER_CALL_S,
+                        .doing = "wrote a notice"};
+    rc = ask(reader, &call, sizeof told, &answer, why);
+    if (rc != 0 || answer.data == NULL)
+        return rc;
+    memcpy(&told, answer.data, sizeof told);
+    free(answer.data);
+    told.series_uid[sizeof told.series_uid - 1] = '\0';
+    if (!uid_is_valid(told.series_uid) || told.n_objects != 1)
+        return refuse(reader, call.doing, "told of a notice that cannot be", why);
+    *result = told;
+    return 0;
+}
+
 int reader_derive(struct reader *reader, size_t item, const struct derive_request *request,
                   const struct reader_block *voxels, const struct reader_block *residual,
                   struct derive_result *result, struct fault_note *why)

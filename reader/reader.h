@@ -12,6 +12,7 @@
 
 #include "core/fault.h"
 #include "dicom_map/derive.h"
+#include "dicom_map/notice.h"
 #include "dicom_map/source.h"
 
 #include <stddef.h>
@@ -74,6 +75,11 @@ int reader_load_voxels(struct reader *reader, size_t item, struct reader_block *
 int reader_derive(struct reader *reader, size_t item, const struct derive_request *request,
                   const struct reader_block *voxels, const struct reader_block *residual,
                   struct derive_result *result, struct fault_note *why);
+
+// As notice_write, of any item; of `request` source, item and pixels are not looked at, and `directory` lies
+// in options->output. pixels: NOTICE_ROWS * NOTICE_COLUMNS floats. Errors: also READER.
+int reader_notice(struct reader *reader, size_t item, const struct notice_request *request,
+                  const struct reader_block *pixels, struct derive_result *result, struct fault_note *why);
 
 // The process; 0 when there is none. For tests.
 pid_t reader_pid(const struct reader *reader);

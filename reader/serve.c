@@ -357,6 +357,36 @@ static int do_derive(struct serve *serve)
     return answer(rc, sizeof result, &why) && (rc != 0 || send_all(&result, sizeof result));
 }
 
+static int do_notice(struct serve *serve)
+{
+    struct fault_note why = {0};
+    struct derive_result result = {0};
+    const struct wire_notice *wire = (const struct wire_notice *)serve->payload;
+    const size_t size = (size_t)NOTICE_ROWS * NOTICE_COLUMNS * sizeof(float);
+    if (serve->request.size != sizeof *wire)
+        return 0;
+    float *pixels = map(serve->fds[0], size, 0, &why);
+    int rc = pixels != NULL ? 0 : (int)why.fault;
+    if (rc == 0) {
+        const struct notice_request request = {
+            .source = serve->source,
+            .item = serve->request.item,
+            .site_id = wire->site_id,
+            .station_name = wire->has_station_name ? wire->station_name : NULL,
+            .job_time_us = wire->job_time_us,
+            .code = wire->code,
+            .sentence = wire->sentence,
+            .pixels = pixels,
+            .number_offset = wire->number_offset,
+            .directory = wire->directory,
+        };
+        rc = notice_write(&request, &result, &why);
+    }
+    if (pixels != NULL)
+        munmap(pixels, size);
+    return answer(rc, sizeof result, &why) && (rc != 0 || send_all(&result, sizeof result));
+}
+
 static int do_request(struct serve *serve)
 {
     if (serve->source == NULL || serve->request.item >= source_n_items(serve->source))
@@ -369,6 +399,8 @@ static int do_request(struct serve *serve)
         return do_voxels(serve);
     case WIRE_DERIVE:
         return do_derive(serve);
+    case WIRE_NOTICE:
+        return do_notice(serve);
     default:
         return 0;
     }

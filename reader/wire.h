@@ -9,6 +9,7 @@
 
 #include "core/digest.h"
 #include "dicom_map/derive.h"
+#include "dicom_map/notice.h"
 #include "dicom_map/source.h"
 
 #include <stdint.h>
@@ -20,6 +21,7 @@ enum wire_kind {
     WIRE_PLAN,     // wire_plan -> wire_planned, derive_plane[]
     WIRE_VOXELS,   // with the memory to fill -> nothing
     WIRE_DERIVE,   // wire_derive, derive_plane[]; with the memory of voxels and residual -> derive_result
+    WIRE_NOTICE,   // wire_notice; with the memory of its pixels -> derive_result
 };
 
 struct wire_request {
@@ -64,6 +66,14 @@ struct wire_derive {
     char site_id[128], model_name[64], model_version[256], weights_sha256[DIGEST_HEX_SIZE], method[32],
         station_name[64];
     char parameters[1024], quality[1024], description[128];
+    char directory[WIRE_PATH_SIZE];
+};
+
+// struct notice_request without its pointers.
+struct wire_notice {
+    int64_t job_time_us;
+    int32_t number_offset, has_station_name;
+    char site_id[128], station_name[64], code[32], sentence[sizeof(((struct fault_note *)0)->text)];
     char directory[WIRE_PATH_SIZE];
 };
 

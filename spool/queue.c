@@ -162,8 +162,10 @@ static int insert_result(struct spool *spool, int64_t job, const struct spool_re
                "iiittti", job, (int64_t)result->stack_index, (int64_t)result->verdict, result->note,
                result->derived_name, result->derived_uid, result->n_objects);
     int64_t id = sqlite3_last_insert_rowid(spool->db);
-    for (size_t i = 0; i < n_destinations && rc == 0 && result->verdict == FAULT_OK; i++) {
-        if (destinations[i].form != result->form || (result->not_to >> i & 1) != 0)
+    int goes_out = result->verdict == FAULT_OK || result->is_notice;
+    for (size_t i = 0; i < n_destinations && rc == 0 && goes_out; i++) {
+        int is_for = result->is_notice ? destinations[i].gets_notices : destinations[i].form == result->form;
+        if (!is_for || (result->not_to >> i & 1) != 0)
             continue;
         rc = db_run(spool, why,
                     "INSERT INTO delivery(result_id, destination, state, created_us, changed_us)"
@@ -213,6 +215,8 @@ int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const 
     const char *state = "REFUSED", *note = n_results > 0 ? results[0].note : "nothing in it is an image";
     for (size_t i = 0; i < n_results; i++) {
         enum fault_class class = fault_class_of(results[i].verdict);
+        if (results[i].is_notice)
+            continue;
         if (class == FAULT_CLASS_NONE && strcmp(state, "REFUSED") == 0) {
             state = "DONE";
             note = results[i].note;
@@ -238,9 +242,22 @@ int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const 
     return db_end(spool, rc, why);
 }
 
-int spool_job_return(struct spool *spool, int64_t job, const char *owner, const struct fault_note *fault,
-                     int64_t not_before_us, int64_t now_us, struct fault_note *why)
+static int replace_notice(struct spool *spool, int64_t job, const struct spool_notice *notice, int64_t now_us,
+                          struct fault_note *why)
 {
+    int rc = db_run(spool, why, "DELETE FROM result WHERE job_id=?1 AND derived_name=?2", "it", job,
+                    notice->result->derived_name);
+    return rc != 0 ? rc
+                   : insert_result(spool, job, notice->result, notice->destinations, notice->n_destinations,
+                                   now_us, why);
+}
+
+int spool_job_return(struct spool *spool, int64_t job, const char *owner, const struct fault_note *fault,
+                     const struct spool_notice *notice, int64_t not_before_us, int64_t now_us,
+                     struct fault_note *why)
+{
+    struct fault_note local;
+    why = why ? why : &local;
     const char *state = "FAILED";
     char note[SPOOL_NOTE_SIZE];
     enum fault_class class = fault_class_of(fault->fault);
@@ -249,13 +266,19 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
     else if (class == FAULT_CLASS_BUG)
         state = "HELD";
     snprintf(note, sizeof note, "%s: %s", fault_name(fault->fault), fault->text);
-    int rc = db_run(
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    rc = db_run(
         spool, why,
         "UPDATE job SET state=?3, note=?4, changed_us=?5, not_before_us=?6, owner='', lease_until_us=0,"
         " attempts=attempts-?7 WHERE id=?1 AND owner=?2 AND state='LEASED'",
         "itttiii", job, owner, state, note, now_us, not_before_us,
         (int64_t)(fault->fault == FAULT_CANCELLED));
-    return db_check_owned(spool, rc, "job", job, why);
+    rc = db_check_owned(spool, rc, "job", job, why);
+    if (rc == 0 && notice != NULL)
+        rc = replace_notice(spool, job, notice, now_us, why);
+    return db_end(spool, rc, why);
 }
 
 // ---- times

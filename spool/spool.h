@@ -188,11 +188,21 @@ struct spool_result {
     int64_t n_objects;
     int form;        // goes to the destinations that get this form,
     unsigned not_to; // but not to destination i where bit i is set
+    int is_notice; // not a series, but says why there is none, which is its verdict; goes to the destinations
+                   // that get notices
 };
 
 struct spool_destination {
     const char *name;
     int form; // whoever makes the results knows what it stands for
+    int gets_notices;
+};
+
+// A notice that goes with a job's fault.
+struct spool_notice {
+    const struct spool_result *result;
+    const struct spool_destination *destinations;
+    size_t n_destinations;
 };
 
 // Ends a job in one transaction: its results, and a delivery of every derived series to every destination
@@ -204,9 +214,11 @@ int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const 
                      int64_t now_us, struct fault_note *why);
 
 // Gives a job back after a fault: TEMP -> WAITING from not_before_us on; anything else -> FAILED or, for a
-// bug, HELD. FAULT_CANCELLED does not count as an attempt.
+// bug, HELD. FAULT_CANCELLED does not count as an attempt. `notice` (NULL: none) is delivered in the same
+// transaction; of the same folder it stands for an earlier one.
 int spool_job_return(struct spool *spool, int64_t job, const char *owner, const struct fault_note *fault,
-                     int64_t not_before_us, int64_t now_us, struct fault_note *why);
+                     const struct spool_notice *notice, int64_t not_before_us, int64_t now_us,
+                     struct fault_note *why);
 
 // ---- times
 

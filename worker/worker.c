@@ -7,6 +7,7 @@
 #include "core/notify.h"
 #include "spool/seal.h"
 #include "spool/spool.h"
+#include "worker/notice.h"
 #include "worker/preview.h"
 #include "worker/process.h"
 #include "worker/rules.h"
@@ -204,6 +205,59 @@ static int publish_series(struct worker *worker, const char *work, const char *n
     return rc;
 }
 
+static size_t list_destinations(const struct conf *conf, struct spool_destination *destinations)
+{
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        destinations[i] = (struct spool_destination){.name = conf->destinations[i].name,
+                                                     .form = (int)process_format_for(&conf->destinations[i]),
+                                                     .gets_notices = conf->destinations[i].notices};
+    return conf->n_destinations;
+}
+
+// Destinations of whoever gets notices; bits as in conf_rule.to.
+static unsigned notices_to(const struct conf *conf)
+{
+    unsigned to = 0;
+    for (size_t i = 0; i < conf->n_destinations; i++)
+        to |= (unsigned)(conf->destinations[i].notices != 0) << i;
+    return to;
+}
+
+// A notice is a help, not a duty: where it cannot be made the log says so and the job goes on. 1 when it was.
+static int add_notice(struct worker *worker, struct reader *reader, size_t item, const char *name,
+                      const struct fault_note *why_not, struct spool_result *result)
+{
+    char work[SPOOL_PATH_SIZE + 2 * SPOOL_NAME_SIZE];
+    struct process_options options = worker->options;
+    struct derive_result made;
+    struct fault_note why;
+    options.job_time_us = worker->job.created_us;
+    int rc = file_join(work, sizeof work, worker->work, name, &why);
+    if (rc == 0)
+        rc = file_make_directory(work, &why);
+    if (rc == 0)
+        rc = notice_make(reader, item, &options, why_not, work, &made, &why);
+    if (rc == 0)
+        rc = publish(worker, work, name, &why);
+    if (rc != 0) {
+        file_remove_tree(work, NULL);
+        log_warning("job j%lld: no notice of %s: %s: %s", (long long)worker->job.id,
+                    fault_name(why_not->fault), fault_name((enum fault)rc), why.text);
+        return 0;
+    }
+    *result = (struct spool_result){.verdict = why_not->fault,
+                                    .stack_index = reader_item(reader, item)->stack_index,
+                                    .n_objects = 1,
+                                    .is_notice = 1};
+    snprintf(result->note, sizeof result->note, "%s: an image says so in the archive",
+             fault_name(why_not->fault));
+    snprintf(result->derived_name, sizeof result->derived_name, "%s", name);
+    snprintf(result->derived_uid, sizeof result->derived_uid, "%s", made.series_uid);
+    log_info("job j%lld: notice '%s' of %s", (long long)worker->job.id, result->derived_uid,
+             fault_name(why_not->fault));
+    return 1;
+}
+
 // Processes item `i` of the job; results[0] is filled for refusals and permanent faults too, those after it
 // with the further series. A temporary fault, or one of ours, is returned: the whole job is then given back.
 static int do_item(struct worker *worker, struct reader *reader, size_t i, struct keeper *keeper,
@@ -298,15 +352,36 @@ static int check_items(const struct reader *reader, struct fault_note *why)
     return 0;
 }
 
+// The notice of an item that gave no series, to the destinations that would have got it. `result`: the first
+// of the item's.
+static int tell_of_item(struct worker *worker, struct reader *reader, size_t i,
+                        const struct spool_result *result, struct spool_result *notice)
+{
+    const struct source_item *item = reader_item(reader, i);
+    const unsigned to = notices_to(worker->conf) & (worker->rule != NULL ? worker->rule->to : ~0u);
+    char name[SPOOL_NAME_SIZE];
+    struct fault_note why_not = {.fault = result->verdict};
+    if (to == 0 || !notice_is_due(result->verdict) || item->n_images == 0)
+        return 0;
+    const char *text =
+        item->verdict != FAULT_OK ? item->reason : result->note + strlen(fault_name(result->verdict)) + 2;
+    snprintf(why_not.text, sizeof why_not.text, "%s", text);
+    snprintf(name, sizeof name, "j%lld-s%zu-notice", (long long)worker->job.id, i);
+    if (!add_notice(worker, reader, i, name, &why_not, notice))
+        return 0;
+    notice->not_to = ~to;
+    return 1;
+}
+
 static int do_stacks(struct worker *worker, struct reader *reader, struct keeper *keeper,
                      struct fault_note *why)
 {
     size_t n = reader_n_items(reader), n_results = 0;
     struct spool_destination destinations[CONF_MAX_DESTINATIONS];
-    struct spool_result *results = calloc((n ? n : 1) * PROCESS_MAX_SERIES, sizeof *results);
+    struct spool_result *results = calloc((n ? n : 1) * PROCESS_MAX_SERIES + 1, sizeof *results);
     if (results == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold %zu results", n);
-    int rc = check_items(reader, why);
+    int rc = check_items(reader, why), is_told = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
         size_t n_made = 0;
         worker->rule = rules_find(worker->conf, worker->job.sender, reader_item(reader, i));
@@ -314,35 +389,16 @@ static int do_stacks(struct worker *worker, struct reader *reader, struct keeper
         for (size_t k = 0; worker->rule != NULL && k < n_made; k++)
             results[n_results + k].not_to = ~worker->rule->to;
         n_results += n_made;
+        if (rc == 0 && !is_told) { // once for a job: a series may fall apart into many
+            is_told = tell_of_item(worker, reader, i, &results[n_results - n_made], &results[n_results]);
+            n_results += (size_t)is_told;
+        }
     }
-    for (size_t i = 0; i < worker->conf->n_destinations; i++)
-        destinations[i] =
-            (struct spool_destination){.name = worker->conf->destinations[i].name,
-                                       .form = (int)process_format_for(&worker->conf->destinations[i])};
     if (rc == 0)
         rc = spool_job_finish(worker->spool, worker->job.id, worker->owner, results, n_results, destinations,
-                              worker->conf->n_destinations, clock_wall_us(), why);
+                              list_destinations(worker->conf, destinations), clock_wall_us(), why);
     free(results);
     return rc;
-}
-
-static void give_back(struct worker *worker, const struct fault_note *fault)
-{
-    struct fault_note why;
-    int64_t now_us = clock_wall_us(), not_before_us = now_us;
-    if (fault->fault == FAULT_LEASE_LOST) {
-        log_warning("job j%lld: %s", (long long)worker->job.id, fault->text);
-        return;
-    }
-    if (fault->fault != FAULT_CANCELLED) {
-        double pause_s = fmin(SPOOL_PAUSE_MAX_S, worker->conf->retry_min_s * ldexp(1, worker->job.attempts));
-        not_before_us += (int64_t)(pause_s * 1e6);
-        log_error("job j%lld: %s fault: %s: %s", (long long)worker->job.id,
-                  fault_class_name(fault_class_of(fault->fault)), fault_name(fault->fault), fault->text);
-    }
-    if (spool_job_return(worker->spool, worker->job.id, worker->owner, fault, not_before_us, now_us, &why) !=
-        0)
-        log_error("job j%lld: cannot give it back: %s", (long long)worker->job.id, why.text);
 }
 
 // One for each attempt: a worker that has lost its lease and does not know it yet cleans up its own, not the
@@ -358,6 +414,69 @@ static int make_work_folder(struct worker *worker, struct fault_note *why)
             rc = file_remove_tree(worker->work, why);
     }
     return rc == 0 ? file_make_directory(worker->work, why) : rc;
+}
+
+// Nobody will do the job again unless a person says so.
+static int is_given_up(const struct worker *worker, enum fault fault)
+{
+    enum fault_class class = fault_class_of(fault);
+    if (class == FAULT_CLASS_TEMP)
+        return fault != FAULT_CANCELLED && worker->job.attempts >= (int)worker->conf->max_attempts;
+    return class == FAULT_CLASS_PERM || class == FAULT_CLASS_BUG;
+}
+
+// The notice of a job that is given up, by what one of its images says of patient and study. 1 when there is
+// one.
+static int tell_of_job(struct worker *worker, const struct fault_note *fault, struct spool_result *notice)
+{
+    enum { TRIES = 3 }; // images: the first may be what it was given up for
+    struct fault_note why = {0};
+    char **paths = NULL, name[SPOOL_NAME_SIZE];
+    size_t n_paths = 0;
+    int is_made = 0;
+    if (notices_to(worker->conf) == 0 || !notice_is_due(fault->fault) || !is_given_up(worker, fault->fault))
+        return 0;
+    snprintf(name, sizeof name, "j%lld-notice", (long long)worker->job.id);
+    int rc = spool_job_files(worker->spool, worker->job.id, &paths, &n_paths, &why);
+    if (rc == 0)
+        rc = make_work_folder(worker, &why);
+    for (size_t i = 0; rc == 0 && i < n_paths && i < TRIES && !is_made; i++) {
+        struct reader *reader = NULL;
+        const struct reader_options options = {.output = worker->work};
+        if (reader_open((const char *const *)&paths[i], 1, &options, &reader, &why) != 0)
+            continue;
+        if (reader_n_items(reader) > 0 && reader_item(reader, 0)->n_images > 0)
+            is_made = add_notice(worker, reader, 0, name, fault, notice);
+        reader_free(reader);
+    }
+    if (!is_made)
+        log_warning("job j%lld: no notice of %s", (long long)worker->job.id, fault_name(fault->fault));
+    file_remove_tree(worker->work, NULL);
+    spool_free_paths(paths, n_paths);
+    return is_made;
+}
+
+static void give_back(struct worker *worker, const struct fault_note *fault)
+{
+    struct spool_destination destinations[CONF_MAX_DESTINATIONS];
+    struct spool_result told;
+    struct spool_notice notice = {&told, destinations, list_destinations(worker->conf, destinations)};
+    struct fault_note why;
+    int64_t now_us = clock_wall_us(), not_before_us = now_us;
+    if (fault->fault == FAULT_LEASE_LOST) {
+        log_warning("job j%lld: %s", (long long)worker->job.id, fault->text);
+        return;
+    }
+    if (fault->fault != FAULT_CANCELLED) {
+        double pause_s = fmin(SPOOL_PAUSE_MAX_S, worker->conf->retry_min_s * ldexp(1, worker->job.attempts));
+        not_before_us += (int64_t)(pause_s * 1e6);
+        log_error("job j%lld: %s fault: %s: %s", (long long)worker->job.id,
+                  fault_class_name(fault_class_of(fault->fault)), fault_name(fault->fault), fault->text);
+    }
+    int is_told = tell_of_job(worker, fault, &told);
+    if (spool_job_return(worker->spool, worker->job.id, worker->owner, fault, is_told ? &notice : NULL,
+                         not_before_us, now_us, &why) != 0)
+        log_error("job j%lld: cannot give it back: %s", (long long)worker->job.id, why.text);
 }
 
 // Every image was whole when it was acknowledged. One that is not any more is not left out: a series from the

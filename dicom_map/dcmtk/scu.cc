@@ -118,6 +118,8 @@ int open_association(dcm_scu &scu, const dcm_scu_options &options, fault_note *w
         ASC_addPresentationContext(params, 5, UID_MRImageStorage, implicit_le, 1);
         ASC_addPresentationContext(params, 7, UID_EnhancedMRImageStorage, explicit_le, 1);
         ASC_addPresentationContext(params, 9, UID_EnhancedMRImageStorage, implicit_le, 1);
+        ASC_addPresentationContext(params, 11, UID_SecondaryCaptureImageStorage, explicit_le, 1);
+        ASC_addPresentationContext(params, 13, UID_SecondaryCaptureImageStorage, implicit_le, 1);
     }
     condition = ASC_requestAssociation(scu.network, params, &scu.association);
     if (condition == DUL_ASSOCIATIONREJECTED) {

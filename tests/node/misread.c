@@ -107,7 +107,7 @@ static void misbehave(const struct misdeed *misdeed, enum wire_kind kind)
         lie_of_items(what + 6);
     else if (kind == WIRE_PLAN && strncmp(what, "planes-", 7) == 0)
         lie_of_planes(what + 7);
-    else if (kind == WIRE_DERIVE && strcmp(what, "series") == 0)
+    else if ((kind == WIRE_DERIVE || kind == WIRE_NOTICE) && strcmp(what, "series") == 0)
         lie_of_series();
     else if (kind == WIRE_DERIVE && strcmp(what, "too-large") == 0)
         refuse_second_series();

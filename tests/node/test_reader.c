@@ -393,6 +393,29 @@ static void series_uid_is_checked(void)
     reader_free(reader);
 }
 
+// The same of a notice; and who asks for one has to give its pixels.
+static void notice_is_checked(void)
+{
+    struct reader *reader;
+    struct reader_block pixels = READER_BLOCK_NONE, few = READER_BLOCK_NONE;
+    struct derive_result result = {.series_uid = "untouched"};
+    const struct reader_options options = {.output = "out"};
+    const struct notice_request request = {
+        .job_time_us = 1, .code = "IO", .sentence = "no", .directory = "out"};
+    make_source();
+    CHECK_OK(reader_block_new((size_t)NOTICE_ROWS * NOTICE_COLUMNS, &pixels, &why));
+    CHECK_OK(reader_block_new(7, &few, &why));
+    misread("series");
+    CHECK_OK(reader_open(in, 1, &options, &reader, &why));
+    CHECK_FAULT(reader_notice(reader, 0, &request, &few, &result, &why), FAULT_INTERNAL);
+    CHECK_FAULT(reader_notice(reader, 7, &request, &pixels, &result, &why), FAULT_INTERNAL);
+    CHECK_FAULT(reader_notice(reader, 0, &request, &pixels, &result, &why), FAULT_READER);
+    CHECK_STR(result.series_uid, "untouched");
+    reader_free(reader);
+    reader_block_free(&few);
+    reader_block_free(&pixels);
+}
+
 // What a job pays for it, said rather than judged: the machine may be busy.
 static void cost(void)
 {
@@ -432,6 +455,7 @@ static const struct test tests[] = {
     {"unit.reader.lies_are_refused", lies_are_refused},
     {"unit.reader.texts_are_cleaned", texts_are_cleaned},
     {"unit.reader.series_uid_is_checked", series_uid_is_checked},
+    {"unit.reader.notice_is_checked", notice_is_checked},
     {"unit.reader.cost", cost},
 };
 TEST_MAIN(tests)

@@ -151,12 +151,12 @@ static void leases_run_out_and_are_lost(void)
     CHECK_INT(job.attempts, 1);
     CHECK_OK(spool_job_set_steps(spool, job.id, "w3", 77, &why));
     struct fault_note fault = {FAULT_CANCELLED, "stopped"};
-    CHECK_OK(spool_job_return(spool, job.id, "w3", &fault, 62 * second_us, 62 * second_us, &why));
+    CHECK_OK(spool_job_return(spool, job.id, "w3", &fault, NULL, 62 * second_us, 62 * second_us, &why));
     CHECK_OK(spool_job_take(spool, "w4", 10, 2, 63 * second_us, &job, &found, &why));
     CHECK_INT(job.attempts, 1);
     CHECK_INT(job.steps, 77);
     fault = (struct fault_note){FAULT_WEIGHTS, "bad"};
-    CHECK_OK(spool_job_return(spool, job.id, "w4", &fault, 0, 63 * second_us, &why));
+    CHECK_OK(spool_job_return(spool, job.id, "w4", &fault, NULL, 0, 63 * second_us, &why));
     CHECK_OK(spool_job_take(spool, "w5", 10, 2, 99 * second_us, &job, &found, &why));
     CHECK_INT(found, 0);
     CHECK_OK(spool_retry(spool, "j1", 99 * second_us, &why));
@@ -322,7 +322,7 @@ static void late_for_a_derived_series(void)
 // right, all of it waited for a day, and nothing said so.
 static void clock_put_back(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}};
     static const struct spool_longest longest = {.pause_s = 900, .lease_s = 60};
     const int64_t ahead_us = 86400 * second_us, now_us = 1000 * second_us;
     struct fault_note fault = {FAULT_NO_MEMORY, "later"}, busy = {FAULT_PEER_BUSY, "0xa700"};
@@ -341,8 +341,8 @@ static void clock_put_back(void)
     CHECK_INT(gather(0, 5 * second_us), 2);
     CHECK_OK(spool_job_take(spool, "w", 60, 3, now_us + ahead_us, &job, &found, &why));
     CHECK_INT(found, 1);
-    CHECK_OK(
-        spool_job_return(spool, job.id, "w", &fault, now_us + ahead_us + second_us, now_us + ahead_us, &why));
+    CHECK_OK(spool_job_return(spool, job.id, "w", &fault, NULL, now_us + ahead_us + second_us,
+                              now_us + ahead_us, &why));
     CHECK_OK(spool_job_take(spool, "w", 60, 3, now_us + ahead_us, &job, &found, &why));
     CHECK_INT(found, 1);
     index_at("a-4.dcm", "1.4", "1.8", "dd", now_us + ahead_us);
@@ -375,7 +375,7 @@ static void clock_put_back(void)
 
 static void deliveries(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}, {"other", 0, 0}};
     struct spool_delivery delivery;
     int found, sent;
     open_spool();
@@ -437,7 +437,7 @@ static void ask_for_promise(const char *uid, int64_t until_us, int64_t now_us)
 // answer for one object only, a conflict, a person.
 static void promises(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}};
     struct spool_promise promise;
     struct spool_delivery delivery;
     struct commitment outcome = {.transaction_uid = "2.25.100", .items = asked_for, .n = 1};
@@ -512,7 +512,7 @@ static void promises(void)
 // A destination gets the series of its form; one that is refused goes to nobody.
 static void forms_go_to_who_gets_them(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 7}, {"third", 7}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}, {"other", 7, 0}, {"third", 7, 0}};
     struct spool_result results[3] = {
         {.n_objects = 36}, {.n_objects = 1, .form = 7}, {.verdict = FAULT_TOO_LARGE, .form = 7}};
     struct spool_delivery delivery;
@@ -551,7 +551,7 @@ static void forms_go_to_who_gets_them(void)
 
 static void purges_only_what_is_done(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}};
     const int64_t day_us = 86400 * second_us;
     struct spool_delivery delivery;
     int found;
@@ -684,7 +684,7 @@ static void files_that_are_back_are_found(void)
     CHECK_INT(unlink("sp/store/a-1.dcm"), 0);
     CHECK_INT(gather(0, second_us), 1);
     CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
-    CHECK_OK(spool_job_return(spool, job.id, "w", &lost, 0, second_us, &why));
+    CHECK_OK(spool_job_return(spool, job.id, "w", &lost, NULL, 0, second_us, &why));
     CHECK_OK(spool_check_files(spool, 2 * second_us, &n, &why));
     CHECK_STR(row_of("s1").state, "FAILED");
     CHECK_OK(file_write_atomic("sp/store/a-1.dcm", "x", 1, &why));
@@ -696,7 +696,7 @@ static void files_that_are_back_are_found(void)
     CHECK_INT(unlink("sp/store/a-1.dcm"), 0);
     CHECK_OK(spool_job_take(spool, "w", 10, 3, 5 * second_us, &job, &found, &why));
     CHECK_INT(found, 1);
-    CHECK_OK(spool_job_return(spool, job.id, "w", &lost, 0, 5 * second_us, &why));
+    CHECK_OK(spool_job_return(spool, job.id, "w", &lost, NULL, 0, 5 * second_us, &why));
     CHECK_STR(row_of("s1").state, "QUEUED");
     comes_again("b-1.dcm", "1.1", "aa", 0, 6 * second_us);
     CHECK_STR(row_of("s1").state, "GATHERING");
@@ -706,7 +706,7 @@ static void files_that_are_back_are_found(void)
 // Derived from bytes that are now disputed, and not sent yet: it went out all the same.
 static void a_conflict_holds_what_waits_to_be_sent(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}, {"other", 0}, {"third", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}, {"other", 0, 0}, {"third", 0, 0}};
     struct spool_delivery delivery;
     int found, sent;
     open_spool();
@@ -802,7 +802,7 @@ static const int64_t long_after_us = INT64_C(100) * 86400 * 1000000;
 // it.
 static void make_purgeable(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}};
     struct spool_delivery delivery;
     int found;
     open_spool();
@@ -874,7 +874,7 @@ static void purge_ends_after_any_file_call(void)
 // A person may remove a series wherever it stands, but not from under somebody's hands.
 static void a_person_removes_a_series(void)
 {
-    static const struct spool_destination destinations[] = {{"pacs", 0}};
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}};
     struct spool_delivery delivery;
     struct spool_job job;
     size_t n;
@@ -1042,6 +1042,63 @@ static void unknown_states_are_errors(void)
     spool_close(spool);
 }
 
+static int has_delivery(const char *destination, int64_t now_us, struct spool_delivery *delivery)
+{
+    int found;
+    CHECK_OK(spool_delivery_take(spool, destination, "s", 10, now_us, delivery, &found, &why));
+    return found;
+}
+
+// A notice changes nothing of what a job has become, and goes to those who get notices, whatever their form.
+// With a fault it is there when the fault is; the next one of the same job stands for it.
+static void notices(void)
+{
+    static const struct spool_destination destinations[] = {{"pacs", 0, 0}, {"told", 0, 1}, {"other", 7, 1}};
+    struct spool_result results[3] = {
+        {.verdict = FAULT_MISSING_SLICES},
+        {.verdict = FAULT_MISSING_SLICES, .n_objects = 1, .is_notice = 1, .derived_name = "j1-s0-notice"},
+        {.n_objects = 36, .derived_name = "j1-s1"}};
+    struct spool_result told = {
+        .verdict = FAULT_READER, .n_objects = 1, .is_notice = 1, .derived_name = "j1-notice"};
+    const struct spool_notice notice = {&told, destinations, 3};
+    const struct fault_note fault = {FAULT_READER, "it died"};
+    struct spool_delivery delivery;
+    struct spool_job job;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, 0, &job, &found, &why));
+    CHECK_FAULT(spool_job_return(spool, job.id, "x", &fault, &notice, 0, second_us, &why), FAULT_LEASE_LOST);
+    CHECK(!has_delivery("told", second_us, &delivery)); // not even a row of it
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 2, destinations, 3, second_us, &why));
+    CHECK_STR(row_of("j1").state, "REFUSED");
+    CHECK(!has_delivery("pacs", second_us, &delivery));
+    CHECK(has_delivery("other", second_us, &delivery));
+    CHECK(has_delivery("told", second_us, &delivery));
+    CHECK_CONTAINS(delivery.folder, "derived/j1-s0-notice");
+
+    CHECK_OK(spool_retry(spool, "j1", second_us, &why)); // and now a stack of it can be derived
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    results[1].not_to = ~2u;
+    CHECK_OK(spool_job_finish(spool, job.id, "w", results, 3, destinations, 3, 2 * second_us, &why));
+    CHECK_STR(row_of("j1").state, "DONE");
+    CHECK(has_delivery("pacs", 2 * second_us, &delivery));
+    CHECK(!has_delivery("other", 2 * second_us, &delivery));
+    CHECK(has_delivery("told", 2 * second_us, &delivery) && has_delivery("told", 2 * second_us, &delivery));
+
+    for (int i = 3; i < 5; i++) {
+        CHECK_OK(spool_retry(spool, "j1", i * second_us, &why));
+        CHECK_OK(spool_job_take(spool, "w", 10, 3, i * second_us, &job, &found, &why));
+        CHECK_OK(spool_job_return(spool, job.id, "w", &fault, &notice, 0, i * second_us, &why));
+        CHECK_STR(row_of("j1").state, "FAILED");
+        CHECK(has_delivery("told", i * second_us, &delivery));
+        CHECK_CONTAINS(delivery.folder, "derived/j1-notice");
+        CHECK(!has_delivery("told", i * second_us, &delivery));
+    }
+    spool_close(spool);
+}
+
 static const struct test tests[] = {
     {"unit.spool.unknown_states_are_errors", unknown_states_are_errors},
     {"unit.spool.opened_by_many_at_once", opened_by_many_at_once},
@@ -1056,6 +1113,7 @@ static const struct test tests[] = {
     {"unit.spool.deliveries", deliveries},
     {"unit.spool.promises", promises},
     {"unit.spool.forms_go_to_who_gets_them", forms_go_to_who_gets_them},
+    {"unit.spool.notices", notices},
     {"unit.spool.purges_only_what_is_done", purges_only_what_is_done},
     {"unit.spool.missing_files_are_found", missing_files_are_found},
     {"unit.spool.a_conflict_holds_what_waits_to_be_sent", a_conflict_holds_what_waits_to_be_sent},
