@@ -70,6 +70,8 @@ static void print_help(void)
          "  --slices N        retained slices of a sample, 2 to 32 (default 16)\n"
          "  --crop N          rows and columns of a sample (default 64)\n"
          "  --factors A,B     spacing of retained slices, drawn from A to B, 1 to 16 (default 2,8)\n"
+         "  --places N        places drawn for a sample, of which the one whose slices differ most is taken\n"
+         "                    (default 3; video 1)\n"
          "  --rate R          highest learning rate (default 1e-4)\n"
          "  --warm-up N       steps of rising rate (default 200)\n"
          "  --clip-norm X     longest gradient, 0: any (default 1)\n"
@@ -118,6 +120,7 @@ enum {
     SLICES,
     CROP,
     FACTORS,
+    PLACES,
     RATE,
     WARM_UP,
     CLIP_NORM,
@@ -144,6 +147,7 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"slices", required_argument, NULL, SLICES},
                                         {"crop", required_argument, NULL, CROP},
                                         {"factors", required_argument, NULL, FACTORS},
+                                        {"places", required_argument, NULL, PLACES},
                                         {"rate", required_argument, NULL, RATE},
                                         {"warm-up", required_argument, NULL, WARM_UP},
                                         {"clip-norm", required_argument, NULL, CLIP_NORM},
@@ -188,6 +192,8 @@ static int set_learning(struct training_job *job, int option)
         job->sample.factor_min = (int)low;
         job->sample.factor_max = (int)high;
         return low == rint(low) && high == rint(high);
+    case PLACES:
+        return parse_whole(optarg, 1, 64, &job->sample.places);
     case RATE:
         return command_parse_real(optarg, 1e-9, 1, &job->recipe.rate);
     case WARM_UP:

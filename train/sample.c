@@ -34,6 +34,7 @@ struct sample_recipe sample_default(enum corpus_kind kind)
                                    .crop = 64,
                                    .factor_min = 2,
                                    .factor_max = 8,
+                                   .places = 1,
                                    .seed = 1,
                                    .profile = PROFILE_NONE};
     if (kind == CORPUS_MR) {
@@ -44,6 +45,7 @@ struct sample_recipe sample_default(enum corpus_kind kind)
         recipe.noise = 0.02;
         recipe.gamma = recipe.invert = 1;
         recipe.planar_share = 0.25;
+        recipe.places = 3;
     } else {
         recipe.still_limit = 0.008;
     }
@@ -129,9 +131,11 @@ static int check_recipe(const struct sample_recipe *recipe, struct fault_note *w
 {
     if (recipe->batch < 1 || recipe->slices < 2 || recipe->slices > SR_CUT_MAX_SLICES || recipe->crop < 4 ||
         recipe->factor_min < 1 || recipe->factor_max > SAMPLE_MAX_FACTOR ||
-        recipe->factor_min > recipe->factor_max)
-        return fault_set(why, FAULT_INTERNAL, "a recipe of %d samples, %d slices, crop %d, factors %d to %d",
-                         recipe->batch, recipe->slices, recipe->crop, recipe->factor_min, recipe->factor_max);
+        recipe->factor_min > recipe->factor_max || recipe->places < 1)
+        return fault_set(why, FAULT_INTERNAL,
+                         "a recipe of %d samples, %d slices, crop %d, factors %d to %d, %d places",
+                         recipe->batch, recipe->slices, recipe->crop, recipe->factor_min, recipe->factor_max,
+                         recipe->places);
     return 0;
 }
 
@@ -212,7 +216,7 @@ static const struct corpus_item *draw_item(const struct sample_source *source, s
     return &corpus->items[source->whole[i]];
 }
 
-static void draw_place(const struct sample_source *source, struct random_stream *stream, struct box *box)
+static void draw_size(const struct sample_source *source, struct random_stream *stream, struct box *box)
 {
     const struct sample_recipe *recipe = &source->recipe;
     const struct corpus_item *item = box->item;
@@ -234,11 +238,6 @@ static void draw_place(const struct sample_source *source, struct random_stream 
     box->size[0] = recipe->crop;
     box->size[1] = rows_of(source, item);
     box->size[2] = length_of(recipe, box->factor);
-    for (int i = 0; i < 3; i++) {
-        int beside = i == 2 ? margin : 0;
-        box->first[i] =
-            beside + random_between(stream, 0, item->size[box->axis[i]] - box->size[i] - 2 * beside);
-    }
 }
 
 static ptrdiff_t stride_of(const struct corpus_item *item, int axis)
@@ -282,6 +281,33 @@ static double motion_of(const struct box *box)
     return (double)sum / (255.0 * gaps * box->size[0] * box->size[1]);
 }
 
+static void draw_first(const struct sample_source *source, struct random_stream *stream, struct box *box)
+{
+    for (int i = 0; i < 3; i++) {
+        int beside = i == 2 ? margin_of(source) : 0, length = box->item->size[box->axis[i]];
+        box->first[i] = beside + random_between(stream, 0, length - box->size[i] - 2 * beside);
+    }
+}
+
+// Where the box lies, once item, axes and factor are known: of some places the one whose retained slices
+// differ most, since in many others there is little that linear interpolation would not do.
+static void draw_place(const struct sample_source *source, struct random_stream *stream, struct box *box)
+{
+    draw_first(source, stream, box);
+    if (source->recipe.places == 1)
+        return;
+    struct box other = *box;
+    double most = motion_of(box);
+    for (int i = 1; i < source->recipe.places; i++) {
+        draw_first(source, stream, &other);
+        double motion = motion_of(&other);
+        if (motion <= most)
+            continue;
+        most = motion;
+        memcpy(box->first, other.first, sizeof box->first);
+    }
+}
+
 static int is_dull(const struct sample_source *source, struct random_stream *stream, const struct box *box)
 {
     if (source->corpus->kind == CORPUS_MR)
@@ -322,6 +348,7 @@ static int draw_box(const struct sample_source *source, struct random_stream *st
 {
     for (int i = 0; i < MAX_TRIES; i++) {
         box->item = draw_item(source, stream, planar);
+        draw_size(source, stream, box);
         draw_place(source, stream, box);
         if (is_dull(source, stream, box))
             continue;

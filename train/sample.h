@@ -23,6 +23,7 @@ struct sample_recipe {
     int slices;                 // retained slices of each, >= 2
     int crop;                   // rows and columns; across a thick axis half as many
     int factor_min, factor_max; // spacing of retained slices, voxels or frames, 1..SAMPLE_MAX_FACTOR
+    int places;                 // drawn for a sample, of which the one with most to see is taken, >= 1
     uint64_t seed;              //
     enum profile_kind profile;  // MR; clips are only decimated
     double thickness_low;       // thickness as a share of the spacing, drawn evenly

@@ -445,6 +445,44 @@ static void planes_lie_where_they_say(void)
     corpus_done(&corpus);
 }
 
+// Of more places the one with more to see: a quarter of the volume has texture, the rest is even and bright.
+static void places_with_more_to_see(void)
+{
+    enum { SIDE = 64, DRAWS = 200 };
+    struct fault_note why = {0};
+    struct corpus corpus;
+    struct sample_source source;
+    struct sample_batch batch;
+    struct sample_recipe recipe = plain_recipe(1, 4, 16, 2, 3);
+    double mean[2];
+    corpus_init(&corpus, CORPUS_MR);
+    corpus.items = support_alloc(sizeof *corpus.items);
+    fill_item(&corpus.items[0], "corner", SIDE, SIDE, SIDE, -1);
+    corpus.n_items = 1;
+    for (int i = 0; i < SIDE * SIDE * SIDE; i++)
+        if (i % SIDE >= SIDE / 2 || i / SIDE % SIDE >= SIDE / 2)
+            corpus.items[0].owned[i] = 200;
+    for (int more = 0; more < 2; more++) {
+        double sum = 0;
+        recipe.places = more ? 4 : 1;
+        CHECK_OK(sample_source_init(&source, &corpus, &recipe, &why));
+        CHECK_OK(sample_batch_init(&batch, &recipe, &why));
+        for (int step = 0; step < DRAWS; step++) {
+            CHECK_OK(sample_draw(&source, (uint64_t)step, &batch, &why));
+            for (int i = 0; i < 3 * 16 * 16; i++)
+                sum += fabs((double)batch.target[i] - 200 / 255.0) > 1e-3;
+        }
+        mean[more] = sum / (DRAWS * 3 * 16 * 16);
+        sample_batch_done(&batch);
+        sample_source_done(&source);
+    }
+    printf("share with texture: %.3f, of four places %.3f\n", mean[0], mean[1]);
+    CHECK(mean[1] > 2 * mean[0]);
+    recipe.places = 0;
+    CHECK_FAULT(sample_source_init(&source, &corpus, &recipe, &why), FAULT_INTERNAL);
+    corpus_done(&corpus);
+}
+
 // 1 when the retained slices of a sample, all of them constant in plane, are the voxels along z blurred by
 // `thickness` at every factor-th place from somewhere on, in either direction.
 static int is_cut_from(const uint8_t *along, int length, int factor, double thickness, const float *stack,
@@ -637,6 +675,7 @@ static const struct test tests[] = {
     {"unit.video.file", video_file},
     {"unit.profile.formula", profile_formula},
     {"unit.sample.planes_lie_where_they_say", planes_lie_where_they_say},
+    {"unit.sample.places_with_more_to_see", places_with_more_to_see},
     {"unit.sample.slices_are_blurred", slices_are_blurred},
     {"unit.sample.depends_on_step_alone", draws_depend_on_step_alone},
     {"unit.sample.stacks_in_plane", stacks_serve_in_plane},

@@ -46,6 +46,7 @@ static void open_drawn(struct trainer *trainer, struct model *model, enum corpus
     recipe.crop = crop;
     recipe.factor_max = 4;
     recipe.thin_share = 0;
+    recipe.places = 1; // the sample that the seeds below were looked for with
     make_corpus(&corpus, kind, 27, 24, 30);
     CHECK_OK(sample_source_init(&source, &corpus, &recipe, &why));
     CHECK_OK(sample_batch_init(&batch, &recipe, &why));

@@ -257,6 +257,7 @@ static void learns_from_stacks_and_volumes(void)
     job.recipe.rate = 3e-3;
     job.sample.batch = 2;
     job.sample.noise = 0;
+    job.sample.places = 1; // of waves, where slices differ most is one phase alone
     job.sample.gamma = job.sample.invert = 0;
     CHECK_OK(training_run(&job, &report, &why));
     CHECK(report.validated);
@@ -349,7 +350,7 @@ static void check_losses(const char *stage, const char *const *paths, int n_path
     struct fault_note why = {0};
     struct training training;
     struct sample_batch batch;
-    struct sample_recipe sample = {.batch = 2, .slices = 3, .crop = 16, .planar_share = 1};
+    struct sample_recipe sample = {.batch = 2, .slices = 3, .crop = 16, .places = 1, .planar_share = 1};
     struct training_recipe recipe = training_default();
     double worst = 0;
     int n_planar = 0;
