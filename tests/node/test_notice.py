@@ -35,10 +35,10 @@ def check_notice(image, source, code, sentence):
     check(not (pixels[:, :20].any() or pixels[:, -20:].any() or pixels[-10:].any()), 'something is cut off')
 
 
-def verify(path):
-    """dciodvfy has nothing to say but which IOD it is."""
+def verify(path, source_lacks=()):
+    """dciodvfy has nothing to say but which IOD it is, and that of the source's lack."""
     done = subprocess.run(['dciodvfy', path], capture_output=True, text=True)
-    equal((done.stdout + done.stderr).split(), ['SCImage'], 'dciodvfy')
+    equal(sorted((done.stdout + done.stderr).splitlines()), sorted(['SCImage', *source_lacks]), 'dciodvfy')
 
 
 def missing_slice_is_told():
@@ -94,6 +94,36 @@ def failed_job_is_told():
         pacs.stop()
 
 
+def patient_is_the_sources():
+    """A name in a character set of several bytes, a birth date that is none, no Study ID: what is legal is copied as it
+    is, what is not is empty, and nothing else of the source gets in."""
+    pacs = Orthanc().start()
+    node = Node(pacs.dicom, destination={'notices': True}, receive__incomplete_s=1).start()
+    try:
+        paths = phantom('in', slices=9)
+        for path in paths:
+            d = pydicom.dcmread(path)
+            d.SpecificCharacterSet = ['', 'ISO 2022 IR 87']
+            d.PatientName = 'Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046'
+            d.add_new(0x00100030, 'DA', '2000-13-45')
+            del d.StudyID
+            d.OtherPatientIDs = 'SECRET'
+            d.add_new(0x00091001, 'LO', 'SECRET')
+            d.save_as(path)
+        storescu(node, paths[:4] + paths[5:])
+        node.wait_idle(120)
+        (notice,), = images_in(pacs, 'got').values()
+        source = pydicom.dcmread(paths[0])
+        equal(list(notice.SpecificCharacterSet), list(source.SpecificCharacterSet), 'character set')
+        equal((notice.PatientName, notice.PatientBirthDate, notice.StudyID), (source.PatientName, '', ''), 'patient')
+        check('SECRET' not in str(notice), notice)
+        equal([e.tag for e in notice if e.tag.is_private], [], 'private elements')
+        verify(files_of('got')[0], ['Warning - Missing attribute or value that would be needed to build DICOMDIR - Study ID'])
+    finally:
+        node.stop()
+        pacs.stop()
+
+
 def nothing_where_nothing_was_expected():
     """Four slices are none of ours; a destination that did not ask for notices gets none; a rule that leaves a series alone is no fault."""
     node = Node(free_port(), destination={'notices': True}, more=[{'name': 'quiet', 'port': free_port()}], work__finetune=False, receive__incomplete_s=1)
@@ -117,6 +147,7 @@ def nothing_where_nothing_was_expected():
 TESTS = {
     'peer.notice.missing_slice_is_told': missing_slice_is_told,
     'peer.notice.failed_job_is_told': failed_job_is_told,
+    'peer.notice.patient_is_the_sources': patient_is_the_sources,
     'unit.notice.nothing_where_nothing_was_expected': nothing_where_nothing_was_expected,
 }
 
