@@ -218,8 +218,8 @@ static size_t list_destinations(const struct conf *conf, struct spool_destinatio
 static unsigned notices_to(const struct conf *conf)
 {
     unsigned to = 0;
-    for (size_t i = 0; i < conf->n_destinations; i++)
-        to |= (unsigned)(conf->destinations[i].notices != 0) << i;
+    for (size_t i = 0; i < conf->n_destinations && i < CONF_MAX_DESTINATIONS; i++)
+        to |= conf->destinations[i].notices ? 1u << i : 0;
     return to;
 }
 
