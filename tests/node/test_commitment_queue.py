@@ -27,6 +27,25 @@ def queue(node, *args, ok=(0,)):
     return isoslice('queue', '--config', node.config, *args, ok=ok)
 
 
+def check_metrics(node, known, n_stopped):
+    """Every state that --help knows, as Prometheus reads it; `known` has some of their numbers, None for any; the others are 0."""
+    text = queue(node, 'metrics').stdout
+    line = r'(# (HELP|TYPE) isoslice_\w+ .*|isoslice_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.]+)'
+    equal([bad for bad in text.splitlines() if not re.fullmatch(line, bad)], [], 'lines that are no metrics')
+    numbers = {(kind, state): int(n) for kind, state, n in re.findall(r'^isoslice_queue\{kind="(\w+)",state="(\w+)"\} (\d+)$', text, re.M)}
+    ages = {(kind, state): float(s) for kind, state, s in re.findall(r'^isoslice_queue_oldest_seconds\{kind="(\w+)",state="(\w+)"\} ([0-9.]+)$', text, re.M)}
+    states = isoslice('queue', '--help').stdout.split('States: ')[1].split('.')[0]
+    every = {({'series': 'series', 'jobs': 'job', 'deliveries': 'delivery', 'commitments': 'commitment'}[words[0]], state)
+             for words in (kind.split() for kind in states.split(';')) for state in words[1:]}
+    equal((set(numbers), set(ages)), (every, every), 'states')
+    for state, n in numbers.items():
+        check(known.get(state, 0) in (n, None), '%s: %d' % (state, n))
+        check((ages[state] > 0) == (n > 0) and ages[state] < 60, '%s since %g s' % (state, ages[state]))
+    check('\nisoslice_queue_stopped %d\n' % n_stopped in text, text)
+    check(float(re.search(r'^isoslice_spool_free_bytes (\d+)$', text, re.M).group(1)) > 1e6, text)
+    check(re.search(r'^isoslice_info\{version="\d+\.\d+\.\d+"\} 1$', text, re.M), text)
+
+
 def in_the_queue():
     """Listed with sender, state, number of instances and note; shown with the outcome of each; retried on request; not to be held."""
     node = receiver()
@@ -43,6 +62,7 @@ def in_the_queue():
         check('SENDER' in queue(node, 'list', 'HELD').stdout and 'series' not in queue(node, 'list', 'HELD').stdout, 'list HELD')
         status = queue(node, 'status', ok=(3,)).stdout
         check(re.search(r'^commitment HELD +1  20', status, re.M) and status.endswith('waiting for a person: 1\n'), 'status: %s' % status)
+        check_metrics(node, {('commitment', 'HELD'): 1, ('series', 'FAILED'): 0, ('series', 'GATHERING'): None, ('series', 'QUEUED'): None}, 1)
         shown = node.show(row['id'])
         equal([v for k, v in shown if k == 'instance'], ['%s kept' % uid for _, uid in names[:3]] +
               ['1.2.3.4.5 failed, reason 0x0112'], 'instances')
