@@ -14,6 +14,10 @@
 const struct conf_rule *rules_find(const struct conf *conf, const char *sender,
                                    const struct source_item *item);
 
+// Who may be told of an item, also of one whose slice distance is not known since it was refused: bits as in
+// conf_rule.to, set for a destination that every rule which may decide sends to; all are where none may.
+unsigned rules_allow(const struct conf *conf, const char *sender, const struct source_item *item);
+
 // 1 when `text` fits one of the patterns that '|' parts, or there is none. Case does not count, '*' stands
 // for any characters, '?' for one, [a-c] for one of those (fnmatch(3) in the C locale); everything else for
 // itself, the backslash, too.

@@ -352,20 +352,26 @@ static int check_items(const struct reader *reader, struct fault_note *why)
     return 0;
 }
 
+// The sentence of a note that begins with a fault's name, as those of items do that gave no series.
+static const char *sentence_of(const char *note)
+{
+    const char *colon = strstr(note, ": ");
+    return colon != NULL ? colon + 2 : note;
+}
+
 // The notice of an item that gave no series, to the destinations that would have got it. `result`: the first
 // of the item's.
 static int tell_of_item(struct worker *worker, struct reader *reader, size_t i,
                         const struct spool_result *result, struct spool_result *notice)
 {
     const struct source_item *item = reader_item(reader, i);
-    const unsigned to = notices_to(worker->conf) & (worker->rule != NULL ? worker->rule->to : ~0u);
+    const unsigned to = notices_to(worker->conf) & rules_allow(worker->conf, worker->job.sender, item);
     char name[SPOOL_NAME_SIZE];
     struct fault_note why_not = {.fault = result->verdict};
     if (to == 0 || !notice_is_due(result->verdict) || item->n_images == 0)
         return 0;
-    const char *text =
-        item->verdict != FAULT_OK ? item->reason : result->note + strlen(fault_name(result->verdict)) + 2;
-    snprintf(why_not.text, sizeof why_not.text, "%s", text);
+    snprintf(why_not.text, sizeof why_not.text, "%.*s", (int)sizeof why_not.text - 1,
+             sentence_of(result->note));
     snprintf(name, sizeof name, "j%lld-s%zu-notice", (long long)worker->job.id, i);
     if (!add_notice(worker, reader, i, name, &why_not, notice))
         return 0;
@@ -433,23 +439,28 @@ static int tell_of_job(struct worker *worker, const struct fault_note *fault, st
     struct fault_note why = {0};
     char **paths = NULL, name[SPOOL_NAME_SIZE];
     size_t n_paths = 0;
+    unsigned to = notices_to(worker->conf);
     int is_made = 0;
-    if (notices_to(worker->conf) == 0 || !notice_is_due(fault->fault) || !is_given_up(worker, fault->fault))
+    if (to == 0 || !notice_is_due(fault->fault) || !is_given_up(worker, fault->fault))
         return 0;
     snprintf(name, sizeof name, "j%lld-notice", (long long)worker->job.id);
     int rc = spool_job_files(worker->spool, worker->job.id, &paths, &n_paths, &why);
     if (rc == 0)
         rc = make_work_folder(worker, &why);
-    for (size_t i = 0; rc == 0 && i < n_paths && i < TRIES && !is_made; i++) {
+    for (size_t i = 0; rc == 0 && i < n_paths && i < TRIES && !is_made && to != 0; i++) {
         struct reader *reader = NULL;
         const struct reader_options options = {.output = worker->work};
         if (reader_open((const char *const *)&paths[i], 1, &options, &reader, &why) != 0)
             continue;
-        if (reader_n_items(reader) > 0 && reader_item(reader, 0)->n_images > 0)
+        const struct source_item *item = reader_n_items(reader) > 0 ? reader_item(reader, 0) : NULL;
+        if (item != NULL && item->n_images > 0)
+            to = notices_to(worker->conf) & rules_allow(worker->conf, worker->job.sender, item);
+        if (item != NULL && item->n_images > 0 && to != 0)
             is_made = add_notice(worker, reader, 0, name, fault, notice);
         reader_free(reader);
     }
-    if (!is_made)
+    notice->not_to = ~to;
+    if (!is_made && to != 0)
         log_warning("job j%lld: no notice of %s", (long long)worker->job.id, fault_name(fault->fault));
     file_remove_tree(worker->work, NULL);
     spool_free_paths(paths, n_paths);

@@ -2,6 +2,7 @@
 """What the archive is told when no series was derived: an image in the study that says why. Each test in an empty directory of its own."""
 import glob
 import os
+import shutil
 import subprocess
 
 import numpy
@@ -94,6 +95,30 @@ def failed_job_is_told():
         pacs.stop()
 
 
+def only_those_whom_a_rule_sends_to():
+    """The rule that would decide may look at the distance of the slices, which nobody knows of a job that failed before that: then none gets a
+    notice whom one of those rules would have passed over."""
+    for distance, told in ((0, ['research', 'both']), (1, ['both'])):
+        shutil.rmtree('spool', ignore_errors=True)
+        node = Node(free_port(), destination={'notices': True}, work__finetune=False,
+                    more=[{'name': name, 'port': free_port(), 'notices': True} for name in ('research', 'both')])
+        with open(node.config, 'a') as f:
+            f.write('rules:\n  - {name: first, sender: SENDER, min_slice_mm: %d, destinations: "research,both"}\n  - {name: rest, destinations: "pacs,both"}\n' % distance)
+        node.start('receive')
+        try:
+            storescu(node, phantom('in%d' % distance, seed=distance + 1, slices=7))
+            wait_for('a job', 30, lambda: node.rows('job'))
+            wait_for('everything in its place', 10, lambda: len(glob.glob(node.spool + '/store/*.dcm')) == 7)
+            with open(max(glob.glob(node.spool + '/store/*.dcm')), 'r+b') as f:
+                f.truncate(3000)
+            node.start('work')
+            wait_for('the job', 60, lambda: [r['state'] for r in node.rows('job')] == ['FAILED'])
+            waiting = [dict(node.show(r['id']))['destination'] for r in node.rows('delivery')]
+            equal(waiting, told, 'destinations, least distance %d' % distance)
+        finally:
+            node.stop()
+
+
 def patient_is_the_sources():
     """A name in a character set of several bytes, a birth date that is none, no Study ID: what is legal is copied as it
     is, what is not is empty, and nothing else of the source gets in."""
@@ -147,6 +172,7 @@ def nothing_where_nothing_was_expected():
 TESTS = {
     'peer.notice.missing_slice_is_told': missing_slice_is_told,
     'peer.notice.failed_job_is_told': failed_job_is_told,
+    'unit.notice.only_those_whom_a_rule_sends_to': only_those_whom_a_rule_sends_to,
     'peer.notice.patient_is_the_sources': patient_is_the_sources,
     'unit.notice.nothing_where_nothing_was_expected': nothing_where_nothing_was_expected,
 }

@@ -79,8 +79,36 @@ static void first_that_fits(void)
     }
 }
 
+// With a distance the deciding rule says who; without one nobody is told whom a rule that might decide passes
+// over.
+static void who_may_be_told(void)
+{
+    struct conf conf;
+    struct source_item item = {0};
+    conf_defaults(&conf);
+    CHECK_INT(rules_allow(&conf, "MR1", &item), ~0u);
+    conf.n_rules = 3;
+    memset(conf.rules, 0, sizeof conf.rules);
+    snprintf(conf.rules[0].sender, sizeof conf.rules[0].sender, "MR2");
+    conf.rules[1].min_slice_mm = 3;
+    conf.rules[1].to = 6;
+    conf.rules[2].to = 3;
+    CHECK_INT(rules_allow(&conf, "MR1", &item), 2);
+    CHECK_INT(rules_allow(&conf, "MR2", &item), 0); // ignored
+    item.slice_mm = 2;
+    CHECK_INT(rules_allow(&conf, "MR1", &item), 3);
+    item.slice_mm = 3;
+    CHECK_INT(rules_allow(&conf, "MR1", &item), 6);
+    conf.n_rules = 2; // none that fits all
+    item.slice_mm = 2;
+    CHECK_INT(rules_allow(&conf, "MR1", &item), ~0u);
+    item.slice_mm = 0;
+    CHECK_INT(rules_allow(&conf, "MR1", &item), 6);
+}
+
 static const struct test tests[] = {
     {"unit.rules.patterns", patterns},
     {"unit.rules.first_that_fits", first_that_fits},
+    {"unit.rules.who_may_be_told", who_may_be_told},
 };
 TEST_MAIN(tests)
