@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TEXT_SIZE = 1024, LO_MOST = 64, PLACE = 8 }; // after two views of two forms, see derive_series_number
+enum { TEXT_SIZE = 1024, LO_MOST = 64 };
+enum { PLACE = VIEW_N_PLANES * FORMAT_N }; // after all of derive_series_number
 
 // Patient and study: PS3.3 C.7.1.1, C.7.2.1; the character set that they are in; and the body part, without
 // which it is not decided whether Laterality may be absent (C.7.3.1). Type 2 may be empty.

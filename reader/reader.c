@@ -716,11 +716,10 @@ static int fill_derive(struct wire_derive *wire, const struct derive_request *re
            fill(wire->directory, sizeof wire->directory, request->directory);
 }
 
-static int result_is_possible(struct derive_result *result, const struct derive_request *request,
+static int result_is_possible(const struct derive_result *result, const struct derive_request *request,
                               const struct source_item *stack)
 {
     size_t height = (size_t)stack->height, width = (size_t)stack->width, n = result->n_objects;
-    result->series_uid[sizeof result->series_uid - 1] = '\0';
     int is_possible = n == height || n == width;
     if (request->format == FORMAT_ENHANCED)
         is_possible = n == 1;
@@ -728,6 +727,22 @@ static int result_is_possible(struct derive_result *result, const struct derive_
         is_possible = n == request->n_planes;
     return uid_is_valid(result->series_uid) && is_possible &&
            result->n_clamped <= request->n_planes * height * width;
+}
+
+// An answer that tells what was written; *told is untouched on failure.
+static int ask_result(struct reader *reader, const struct call *call, struct derive_result *told,
+                      struct fault_note *why)
+{
+    struct answer answer = {0};
+    int rc = ask(reader, call, sizeof *told, &answer, why);
+    if (rc != 0)
+        return rc;
+    if (answer.data == NULL)
+        return refuse(reader, call->doing, "answered nothing", why);
+    memcpy(told, answer.data, sizeof *told);
+    told->series_uid[sizeof told->series_uid - 1] = '\0';
+    free(answer.data);
+    return 0;
 }
 
 static int fill_notice(struct wire_notice *wire, const struct notice_request *request)
@@ -745,7 +760,6 @@ static int fill_notice(struct wire_notice *wire, const struct notice_request *re
 int reader_notice(struct reader *reader, size_t item, const struct notice_request *request,
                   const struct reader_block *pixels, struct derive_result *result, struct fault_note *why)
 {
-    struct answer answer = {0};
     struct wire_notice wire;
     struct derive_result told;
     if (item >= reader->n_items || pixels->n != (size_t)NOTICE_ROWS * NOTICE_COLUMNS ||
@@ -764,12 +778,9 @@ int reader_notice(struct reader *reader, size_t item, const struct notice_reques
                         .shared_bytes = pixels->n * sizeof(float),
                         .cpu_s = READER_CALL_S,
                         .doing = "wrote a notice"};
-    rc = ask(reader, &call, sizeof told, &answer, why);
-    if (rc != 0 || answer.data == NULL)
+    rc = ask_result(reader, &call, &told, why);
+    if (rc != 0)
         return rc;
-    memcpy(&told, answer.data, sizeof told);
-    free(answer.data);
-    told.series_uid[sizeof told.series_uid - 1] = '\0';
     if (!uid_is_valid(told.series_uid) || told.n_objects != 1)
         return refuse(reader, call.doing, "told of a notice that cannot be", why);
     *result = told;
@@ -781,7 +792,6 @@ int reader_derive(struct reader *reader, size_t item, const struct derive_reques
                   struct derive_result *result, struct fault_note *why)
 {
     const struct source_item *stack = NULL;
-    struct answer answer = {0};
     struct wire_derive wire;
     struct derive_result told;
     int rc = prepare(reader, item, &stack, why);
@@ -805,11 +815,9 @@ int reader_derive(struct reader *reader, size_t item, const struct derive_reques
                         .shared_bytes = (voxels->n + residual->n) * sizeof(float),
                         .cpu_s = READER_CALL_S + 1e-6 * (double)(voxels->n + residual->n),
                         .doing = "wrote the derived series"};
-    rc = ask(reader, &call, sizeof told, &answer, why);
-    if (rc != 0 || answer.data == NULL)
+    rc = ask_result(reader, &call, &told, why);
+    if (rc != 0)
         return rc;
-    memcpy(&told, answer.data, sizeof told);
-    free(answer.data);
     if (!result_is_possible(&told, request, stack))
         return refuse(reader, call.doing, "told of a series that cannot be", why);
     *result = told;
