@@ -761,7 +761,7 @@ int reader_notice(struct reader *reader, size_t item, const struct notice_reques
                   const struct reader_block *pixels, struct derive_result *result, struct fault_note *why)
 {
     struct wire_notice wire;
-    struct derive_result told;
+    struct derive_result told = {0};
     if (item >= reader->n_items || pixels->n != (size_t)NOTICE_ROWS * NOTICE_COLUMNS ||
         !fill_notice(&wire, request))
         return fault_set(why, FAULT_INTERNAL, "a notice that does not fit its item");
@@ -793,7 +793,7 @@ int reader_derive(struct reader *reader, size_t item, const struct derive_reques
 {
     const struct source_item *stack = NULL;
     struct wire_derive wire;
-    struct derive_result told;
+    struct derive_result told = {0};
     int rc = prepare(reader, item, &stack, why);
     if (rc != 0 || stack == NULL)
         return rc;
