@@ -60,7 +60,7 @@ static void print_help(void)
          "                   train subject --help\n"
          "  --weights FILE   of base and tuned (default: those that are installed)\n"
          "  --steps N        steps of the fine-tune of tuned\n"
-         "  --budget S       seconds of it instead (default 120)\n"
+         "  --budget S       seconds of it instead (default 120), for at most 600 steps\n"
          "  --seed N         of fine-tune and noise (default 1)\n"
          "  --backend NAME   auto, cpu, cuda, cuda16 or ref\n"
          "  --threads N      0: all processors\n"

@@ -66,7 +66,7 @@ static void print_help(void)
         "IM0001.dcm\n"
         "  --seed N          of all random choices (default 1)\n"
         "  --steps N         steps of the fine-tune; implies --finetune\n"
-        "  --budget S        seconds of the fine-tune instead; implies --finetune\n"
+        "  --budget S        seconds of the fine-tune instead, for at most 600 steps; implies --finetune\n"
         "  --recipe TEXT     how the fine-tune learns and the network is used, NAME=VALUE with colons "
         "between;\n"
         "                    isoslice train subject --help has the names; consistency is 0 with\n"

@@ -111,7 +111,7 @@ static const struct conf_key keys[] = {
     {"work", "finetune", TYPE_BOOL, FIELD(finetune), 0, 0, "true", NULL,
      "Adapt the network to every subject."},
     {"work", "steps", TYPE_INT, FIELD(steps), 0, 100000, "0", NULL,
-     "Steps of that adaptation; 0: as many as budget_s allows."},
+     "Steps of that adaptation; 0: as many as budget_s allows, at most 600."},
     {"work", "budget_s", TYPE_REAL, FIELD(budget_s), 1, 86400, "120", NULL, "Seconds of that adaptation."},
     {"work", "recipe", TYPE_TEXT, FIELD(recipe), 0, 255, "", NULL,
      "How it learns and how the network is used, name=value with colons between (isoslice train subject "

@@ -39,6 +39,9 @@ const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base",
 // Workspace that a job takes at most unless more is asked for: enough for large tiles, and the job stays
 // below 4 GiB.
 #define SR_MEMORY_MOST ((size_t)3 << 30)
+// Most optimiser steps that a time budget is turned into: more of them gain little (docs/RESULTS.md), and on
+// a GPU a budget made for a CPU would be minutes for nothing.
+enum { SR_PLANNED_STEPS = 600 };
 
 struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda", "cuda16" or "ref"
@@ -47,7 +50,8 @@ struct sr_options {
     int choose;          // non-zero: deliver the best of the methods on held-out data; zero: SR_TUNED when
                          // fine-tuned, else SR_BASE, whatever the numbers
     int clip;            // non-zero: clip the network's result to the stack's own range [min, max]
-    int steps;           // optimiser steps of the fine-tune; 0: as many as budget_s allows
+    int steps;           // optimiser steps of the fine-tune; 0: as many as budget_s allows, at most
+                         // SR_PLANNED_STEPS
     double budget_s;     // wall-clock limit of the fine-tune when steps == 0
     uint64_t seed;       // of patches and order
     int threads;         // 0: all processors allowed to this process

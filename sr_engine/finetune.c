@@ -531,7 +531,7 @@ int finetune_plan(struct finetune *run, double seconds, struct fault_note *why)
         cost_second_round(run, &estimate, &ratio);
     double left = seconds - (clock_monotonic_s() - start) - (CHECKS + BLENDS) * run->seconds_check;
     double steps = (left / (gradient * 1.05) - estimate) / (1 - share + share * ratio);
-    run->n_steps = steps > MAX_STEPS ? MAX_STEPS : steps > 0 ? (int)steps : 0;
+    run->n_steps = steps > SR_PLANNED_STEPS ? SR_PLANNED_STEPS : steps > 0 ? (int)steps : 0;
     return 0;
 }
 

@@ -66,7 +66,7 @@ int finetune_open(struct finetune *run, struct model *model, const struct pairs 
 void finetune_close(struct finetune *run);
 
 // Decides on n_steps: options->steps > 0: as many; else as many as `seconds` allow by the measured time of a
-// step, checks and second round included; perhaps 0.
+// step, checks and second round included, at most SR_PLANNED_STEPS; perhaps 0.
 int finetune_plan(struct finetune *run, double seconds, struct fault_note *why);
 // Gets ready for n_steps steps, at most 100,000.
 int finetune_begin(struct finetune *run, struct fault_note *why);

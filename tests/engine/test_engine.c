@@ -293,6 +293,39 @@ static void budget_becomes_steps(void)
     free(voxels);
 }
 
+static int stop_and_note_total(void *user, const char *phase, double done, double total, const char *detail)
+{
+    (void)done;
+    (void)detail;
+    if (strcmp(phase, "fine-tune") != 0)
+        return 0;
+    *(double *)user = total;
+    return 1;
+}
+
+// A day's budget, or a very fast machine's two minutes.
+static void budget_has_most_steps(void)
+{
+    struct sr_stack stack;
+    struct sr_report report;
+    struct sr_options options = default_options();
+    struct fault_note why = {0};
+    double n_steps = 0;
+    float *voxels = phantom(&stack), *residual = support_alloc(sizeof *residual * N_PLANES * SIZE);
+    write_start();
+    options.finetune = 1;
+    options.budget_s = 86400;
+    options.progress = stop_and_note_total;
+    options.progress_user = &n_steps;
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_CANCELLED);
+    CHECK_NEAR(n_steps, SR_PLANNED_STEPS, 0);
+    options.steps = SR_PLANNED_STEPS + 1;
+    CHECK_FAULT(sr_run(&stack, wanted, N_PLANES, &options, residual, &report, &why), FAULT_CANCELLED);
+    CHECK_NEAR(n_steps, SR_PLANNED_STEPS + 1, 0);
+    free(residual);
+    free(voxels);
+}
+
 // On smooth waves the spline is best, and untrained weights are linear: the choice must find that out.
 static void choice_is_cubic(void)
 {
@@ -915,6 +948,7 @@ static const struct test tests[] = {
     {"unit.engine.cancelled", cancelled},
     {"unit.engine.finetune_is_repeatable", finetune_is_repeatable},
     {"unit.engine.budget_becomes_steps", budget_becomes_steps},
+    {"unit.engine.budget_has_most_steps", budget_has_most_steps},
     {"unit.engine.choice_is_cubic", choice_is_cubic},
     {"unit.engine.agrees_with_the_slices", agrees_with_the_slices},
     {"unit.engine.too_small_to_measure", too_small_to_measure},
