@@ -67,7 +67,7 @@ static void print_help(void)
          "  --minutes M       wall clock of the run, all sittings together (default 60)\n"
          "  --steps N         steps instead\n"
          "  --batch N         samples a step (default 1)\n"
-         "  --slices N        retained slices of a sample, 2 to 32 (default 16)\n"
+         "  --slices N        retained slices of a sample, 2 to 32 (default 8; video 16)\n"
          "  --crop N          rows and columns of a sample (default 64)\n"
          "  --factors A,B     spacing of retained slices, drawn from A to B, 1 to 16 (default 2,8)\n"
          "  --places N        places drawn for a sample, of which the one whose slices differ most is taken\n"
