@@ -84,9 +84,7 @@ static void print_help(void)
          "mr only:\n"
          "  --profile P       gauss, box or none (default gauss)\n"
          "  --thickness A,B   thickness as a share of the spacing, drawn from A to B (default 0.6,1.2)\n"
-         "  --noise S         highest sigma of noise on half of the stacks, of the range (default 0.02)\n"
-         "  --no-gamma        no random gamma curves\n"
-         "  --no-invert       no inverted contrasts\n\n"
+         "  --noise S         highest sigma of noise on half of the stacks, of the range (default 0.02)\n\n"
          "Exit code: 0 done; 2 usage; 3 stopped on request and saved; 1 fault.");
 }
 
@@ -132,8 +130,6 @@ enum {
     PROFILE,
     THICKNESS,
     NOISE,
-    NO_GAMMA,
-    NO_INVERT,
     PLAIN_START
 };
 
@@ -159,8 +155,6 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"profile", required_argument, NULL, PROFILE},
                                         {"thickness", required_argument, NULL, THICKNESS},
                                         {"noise", required_argument, NULL, NOISE},
-                                        {"no-gamma", no_argument, NULL, NO_GAMMA},
-                                        {"no-invert", no_argument, NULL, NO_INVERT},
                                         {"plain-start", no_argument, NULL, PLAIN_START},
                                         {"help", no_argument, NULL, 'h'},
                                         {NULL, 0, NULL, 0}};
@@ -209,14 +203,8 @@ static int set_learning(struct training_job *job, int option)
         return profile_parse(optarg, &job->sample.profile);
     case THICKNESS:
         return parse_pair(optarg, 0.05, 3, &job->sample.thickness_low, &job->sample.thickness_high);
-    case NOISE:
-        return command_parse_real(optarg, 0, 1, &job->sample.noise);
-    case NO_GAMMA:
-        job->sample.gamma = 0;
-        return 1;
     default:
-        job->sample.invert = 0;
-        return 1;
+        return command_parse_real(optarg, 0, 1, &job->sample.noise);
     }
 }
 
@@ -294,16 +282,15 @@ static int parse(struct train *train, int argc, char **argv)
             ok = add_path(list, optarg);
         } else {
             list = NULL;
-            is_mr_option |= c >= PROFILE && c <= NO_INVERT;
-            int is_learning = (c >= BATCH && c <= SEED) || (c >= PROFILE && c <= NO_INVERT);
+            is_mr_option |= c >= PROFILE && c <= NOISE;
+            int is_learning = (c >= BATCH && c <= SEED) || (c >= PROFILE && c <= NOISE);
             ok = is_learning ? set_learning(job, c) : set_job(train, c);
         }
         if (!ok)
             return command_usage_error("train", "bad value '%s'", optarg);
     }
     if (is_mr_option && !is_mr)
-        return command_usage_error("train",
-                                   "--profile, --thickness, --noise, --no-gamma, --no-invert are of mr");
+        return command_usage_error("train", "--profile, --thickness and --noise are of mr");
     if (train->data.n == 0 || (job->out == NULL) == (train->prepare == NULL))
         return command_usage_error("train", "needs --data and either --out or --prepare");
     return 0;

@@ -9,7 +9,6 @@
 
 enum { RANDOM_BATCH = 16, RANDOM_SAMPLE = 17, MAX_TRIES = 1000 };
 
-static const double gamma_share = 0.3, gamma_low = 0.6, gamma_high = 1.6, invert_share = 0.1;
 static const double noisy_share = 0.5, acquired_share = 0.1;
 static const double dark_mean = 0.05, dark_rejected = 0.9, still_rejected = 0.95;
 
@@ -21,7 +20,6 @@ struct box {
     int size[3];                   // columns, rows, length along the slices without margins
     int factor;                    //
     struct profile profile;        //
-    float value[256];              // of a stored byte
     float noise;                   // sigma
     int flip[3];                   // columns, rows, slices
     int offset[SR_CUT_MAX_SLICES]; // per gap: voxels past the retained slice
@@ -43,7 +41,6 @@ struct sample_recipe sample_default(enum corpus_kind kind)
         recipe.thickness_high = 1.2;
         recipe.thin_share = 0.05;
         recipe.noise = 0.02;
-        recipe.gamma = recipe.invert = 1;
         recipe.planar_share = 0.25;
         recipe.slices = 8; // what learns most in the same time: docs/RESULTS.md
         recipe.places = 3;
@@ -318,17 +315,10 @@ static int is_dull(const struct sample_source *source, struct random_stream *str
 
 static void draw_looks(const struct sample_recipe *recipe, struct random_stream *stream, struct box *box)
 {
-    double thickness = 0, gamma = 1;
+    double thickness = 0;
     if (recipe->profile != PROFILE_NONE && !chance(stream, recipe->thin_share))
         thickness = box->factor * between(stream, recipe->thickness_low, recipe->thickness_high);
     profile_init(&box->profile, recipe->profile, thickness, 0.5);
-    if (recipe->gamma && chance(stream, gamma_share))
-        gamma = between(stream, gamma_low, gamma_high);
-    int invert = recipe->invert && chance(stream, invert_share);
-    for (int i = 0; i < 256; i++) {
-        double value = gamma == 1 ? i / 255.0 : pow(i / 255.0, gamma);
-        box->value[i] = (float)(invert ? 1 - value : value);
-    }
     box->noise =
         recipe->noise > 0 && chance(stream, noisy_share) ? (float)between(stream, 0, recipe->noise) : 0;
 }
@@ -378,10 +368,10 @@ static void cut_plane(const struct box *box, int slice, const struct profile *pr
         memset(to_row, 0, (size_t)columns * sizeof *to_row);
         for (int i = from; i <= to; i++) {
             const uint8_t *at = row_at(box, row, slice + i);
-            float weight = (float)((profile != NULL ? profile->weight[i + reach] : 1) / total);
+            // a stored byte is a value from 0 to 1
+            float weight = (float)((profile != NULL ? profile->weight[i + reach] : 1) / total / 255);
             for (int column = 0; column < columns; column++)
-                to_row[box->flip[0] ? columns - 1 - column : column] +=
-                    weight * box->value[at[column * step]];
+                to_row[box->flip[0] ? columns - 1 - column : column] += weight * at[column * step];
         }
     }
 }

@@ -30,8 +30,6 @@ struct sample_recipe {
     double thickness_high;      //
     double thin_share;          // share of samples without a profile
     double noise;               // highest sigma of Gaussian noise on half of the stacks, of the range
-    int gamma;                  // non-zero: a random gamma curve on 3 of 10 samples
-    int invert;                 // non-zero: contrast inverted in 1 of 10
     double planar_share;        // share of batches from the planes of thick stacks, where there are any
     double still_limit;         // clips: crops whose retained frames differ by less are mostly rejected
 };

@@ -391,7 +391,6 @@ static struct sample_recipe plain_recipe(int batch, int slices, int crop, int fa
     recipe.factor_min = factor_min;
     recipe.factor_max = factor_max;
     recipe.noise = 0;
-    recipe.gamma = recipe.invert = 0;
     return recipe;
 }
 

@@ -278,7 +278,7 @@ static void stage1_torch(void)
 
 static void stage2_torch(void)
 {
-    run_torch(STAGE_MR, 10, 8);
+    run_torch(STAGE_MR, 10, 19);
 }
 
 static void stage3_torch(void)

@@ -258,7 +258,6 @@ static void learns_from_stacks_and_volumes(void)
     job.sample.batch = 2;
     job.sample.noise = 0;
     job.sample.places = 1; // of waves, where slices differ most is one phase alone
-    job.sample.gamma = job.sample.invert = 0;
     CHECK_OK(training_run(&job, &report, &why));
     CHECK(report.validated);
     printf("validation: %.3f dB -> %.3f dB, linear %.3f dB\n", report.start_network_db, report.network_db,
