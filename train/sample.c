@@ -371,7 +371,7 @@ static void cut_plane(const struct box *box, int slice, const struct profile *pr
             // a stored byte is a value from 0 to 1
             float weight = (float)((profile != NULL ? profile->weight[i + reach] : 1) / total / 255);
             for (int column = 0; column < columns; column++)
-                to_row[box->flip[0] ? columns - 1 - column : column] += weight * at[column * step];
+                to_row[box->flip[0] ? columns - 1 - column : column] += weight * (float)at[column * step];
         }
     }
 }
