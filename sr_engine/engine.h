@@ -39,8 +39,8 @@ const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base",
 // Workspace that a job takes at most unless more is asked for: enough for large tiles, and the job stays
 // below 4 GiB.
 #define SR_MEMORY_MOST ((size_t)3 << 30)
-// Most optimiser steps that a time budget is turned into: more of them gain little (docs/RESULTS.md), and on
-// a GPU a budget made for a CPU would be minutes for nothing.
+// Most optimiser steps that a time budget is turned into: what more of them gain was not measured
+// (docs/RESULTS.md), and on a GPU a budget made for a CPU would be minutes of them.
 enum { SR_PLANNED_STEPS = 600 };
 
 struct sr_options {
