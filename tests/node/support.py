@@ -234,6 +234,10 @@ class Node:
         """SOP instance UID -> file, of everything acknowledged and kept: what is sealed counts before it is renamed."""
         return while_moving(self.stored_now)
 
+    def datasets(self):
+        """SOP instance UID -> data set, of the same: one that is moved between look and reading is looked for again."""
+        return while_moving(lambda: {uid: dataset_of(path) for uid, path in self.stored_now().items()})
+
     def stored_bytes(self):
         return while_moving(lambda: sum(os.path.getsize(path) for path in self.stored_now().values()))
 

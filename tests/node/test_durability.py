@@ -195,10 +195,10 @@ def power_cut_at_every_call(matrix=32, n=3, n_states=40):
         try:
             wait_for('indexed after ' + what, 20,
                      lambda: os.path.exists(node.spool + '/queue.db') and not glob.glob(node.spool + '/incoming/a*'))
-            kept = node.stored()
+            kept = node.datasets()
             check(must <= set(kept), 'lost after a cut at %s: %s' % (what, must - set(kept)))
-            for uid, path in kept.items():
-                equal(dataset_of(path), want[uid], 'bytes after a cut at ' + what)
+            for uid, data in kept.items():
+                equal(data, want[uid], 'bytes after a cut at ' + what)
             n_kept[len(kept)] += 1
         finally:
             node.kill('receive')
@@ -282,7 +282,7 @@ def lost_and_damaged_are_replaced():
         storescu(node, good)
         wait_for('gathered again', 20, lambda: only(node)['state'] == 'QUEUED')
         wait_for('nothing waits', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
-        equal({uid: dataset_of(path) for uid, path in node.stored().items()}, want, 'what is kept')
+        equal(node.datasets(), want, 'what is kept')
         equal(set(node.stored().values()), set(kept.values()), 'names in the store')
         log = open('node.log').read()
         check('which was lost, came again' in log and 'which was damaged' in log, 'the log does not tell both')
@@ -464,12 +464,12 @@ def killed_under_load():
             time.sleep(0.002)
         equal(sum(kills.values()), n_kills, 'kills %s' % kills)
         wait_for('indexed', 60, lambda: not glob.glob(node.spool + '/incoming/a*'))
-        kept = node.stored()
+        kept = node.datasets()
         want = {with_uid(uid, uid, i).decode(): with_uid(data, uid, i) for part in acknowledged for i in part}
         equal(len(want), n_senders * n_each, 'acknowledged')
         equal(set(kept) ^ set(want), set(), 'kept and acknowledged')
-        for name, path in kept.items():
-            equal(dataset_of(path), want[name], 'bytes of ' + name)
+        for name, data in kept.items():
+            equal(data, want[name], 'bytes of ' + name)
         equal([r['images'] for r in node.rows('series')], [len(want)], 'objects in the queue')
         print('%s, %.0f s' % (dict(kills), time.monotonic() - start))
     finally:

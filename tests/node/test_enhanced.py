@@ -60,10 +60,10 @@ def synthetic():
             sender.release()
             sent[uid] = data
         node.wait_idle(60)
-        kept = node.stored()
+        kept = node.datasets()
         equal(set(kept), set(sent), 'objects kept')
         for uid, data in sent.items():
-            equal(dataset_of(kept[uid]), data, 'bytes of ' + uid)
+            equal(kept[uid], data, 'bytes of ' + uid)
             refused_by_name(node, uid + '.9', ['MULTIFRAME'])
         equal(node.rows('delivery'), [], 'deliveries')
     finally:

@@ -223,8 +223,7 @@ def changed_bytes_are_a_conflict():
         time.sleep(4)
         equal([r['state'] for r in node.rows('job') if r['state'] != 'HELD'], [], 'jobs while in conflict')
         equal(len(glob.glob(node.spool + '/aside/*.dcm')), 1, 'files aside')
-        kept = node.stored()[str(changed.SOPInstanceUID)]
-        equal(dataset_of(kept), dataset_of(good[2]), 'the first version')
+        equal(node.datasets()[str(changed.SOPInstanceUID)], dataset_of(good[2]), 'the first version')
         storescu(node, good)
         time.sleep(1)
         equal([r['state'] for r in node.rows('series')], ['CONFLICT'], 'series after the first version came again')
@@ -488,9 +487,9 @@ def receiver_dies_at_every_file_call():
                 node.processes.pop('receive')
             node.start('receive')
             wait_for('all acknowledged kept', 20, lambda: acknowledged <= set(node.stored()))
-            kept = node.stored()
+            kept = node.datasets()
             for uid in acknowledged:
-                equal(dataset_of(kept[uid]), want[uid], 'bytes after a crash at file call %d' % call)
+                equal(kept[uid], want[uid], 'bytes after a crash at file call %d' % call)
             storescu(node, good)
             wait_for('indexed', 20, lambda: not glob.glob(node.spool + '/incoming/*/*'))
             equal([r['images'] for r in node.rows('series')], [len(good)], 'objects in the queue')
@@ -531,10 +530,10 @@ def killed_daemons_lose_nothing():
             check(time.monotonic() - start < 400, 'not at rest after 400 s: %s' % node.rows())
         node.wait_idle(120)
         check(min(kills.values()) >= 3, 'kills: %s' % kills)
-        kept = node.stored()
+        kept = node.datasets()
         equal(set(kept), set(want), 'images kept')
-        for uid, path in kept.items():
-            equal(dataset_of(path), want[uid], 'bytes of ' + uid)
+        for uid, data in kept.items():
+            equal(data, want[uid], 'bytes of ' + uid)
         done = {}
         for row in node.rows('job'):
             equal(row['state'], 'DONE', 'job %s' % row)

@@ -264,10 +264,10 @@ def runs_full(free_kb, object_kbs):
             acknowledged[uid] = sized(1, uid)
             sender.release()
             wait_for('the spool at rest', 20, lambda: not glob.glob(node.spool + '/incoming/*'))
-            kept = node.stored()
+            kept = node.datasets()
             equal(set(kept), set(acknowledged), 'objects kept')
-            for uid, path in kept.items():
-                equal(dataset_of(path), acknowledged[uid], 'bytes of ' + uid)
+            for uid, data in kept.items():
+                equal(data, acknowledged[uid], 'bytes of ' + uid)
             equal(sum(r['images'] for r in node.rows('series')), len(acknowledged), 'objects in the queue')
             equal(glob.glob(node.spool + '/incoming/.a*'), [], 'hidden folders')
             print('%d kept, %d refused' % (len(acknowledged), len(refused)))
