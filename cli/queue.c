@@ -195,11 +195,11 @@ int command_queue(int argc, char **argv)
     struct user user = {0};
     int rc = conf_load(config, &conf, &why);
     if (rc == 0 && geteuid() == 0) // what this writes must stay the daemons'
-        rc = user_find(conf.user, &user, &why);
+        rc = user_find_for(conf.user, conf.spool, &user, &why);
     if (rc == 0)
         rc = user_become(&user, &why);
     if (rc == 0)
-        rc = spool_open(conf.spool, &spool, &why);
+        rc = spool_open_existing(conf.spool, &spool, &why);
     if (rc == 0 && is_list) {
         size_t n_rows = 0;
         rc = spool_list(spool, at < argc ? argv[at] : NULL, print_row, &n_rows, &why);

@@ -36,6 +36,19 @@ int user_find(const char *name, struct user *user, struct fault_note *why)
     return 0;
 }
 
+int user_find_for(const char *name, const char *folder, struct user *user, struct fault_note *why)
+{
+    struct passwd entry, *found = NULL;
+    char text[4096];
+    struct stat st;
+    if (name[0] != '\0' || geteuid() != 0 || stat(folder, &st) != 0 || st.st_uid == 0)
+        return user_find(name, user, why);
+    if (getpwuid_r(st.st_uid, &entry, text, sizeof text, &found) != 0 || found == NULL)
+        return fault_set(why, FAULT_CONFIG, "'%s' belongs to user %u, who has no name", folder,
+                         (unsigned)st.st_uid);
+    return user_find(entry.pw_name, user, why);
+}
+
 // A process that could become root again has not become another user.
 static int can_go_back(const struct user *user)
 {

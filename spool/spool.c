@@ -175,6 +175,17 @@ int spool_open(const char *root, struct spool **spool, struct fault_note *why)
     return 0;
 }
 
+int spool_open_existing(const char *root, struct spool **spool, struct fault_note *why)
+{
+    char path[SPOOL_PATH_SIZE];
+    int rc = file_join(path, sizeof path, root, "queue.db", why);
+    if (rc == 0 && access(path, F_OK) != 0)
+        rc = errno == ENOENT ? fault_set(why, FAULT_NOT_FOUND,
+                                         "there is no spool at '%s': the daemons make it when they start", root)
+                             : fault_set_errno(why, errno, "cannot look for '%s'", path);
+    return rc != 0 ? rc : spool_open(root, spool, why);
+}
+
 void spool_close(struct spool *spool)
 {
     if (spool == NULL)

@@ -22,6 +22,9 @@ struct spool;
 // Opens (and makes, mode 0700) the spool at `root` and its queue. A process opens its own; never used across
 // a fork. Errors: IO, NO_SPACE, QUEUE.
 int spool_open(const char *root, struct spool **spool, struct fault_note *why);
+// The same for who only looks at a node's spool or decides something in it: makes none. Errors: also NOT_FOUND
+// where there is none.
+int spool_open_existing(const char *root, struct spool **spool, struct fault_note *why);
 void spool_close(struct spool *spool); // NULL is fine
 
 // The folders inside.

@@ -204,6 +204,35 @@ def another_user():
         shutil.rmtree(folder)
 
 
+def queue_stays_its_owners():
+    """Root looks at the queue of a node that runs as another user without node.user, as the units do: what is written there
+    stays the owner's. Once it became root's, and no daemon came up again."""
+    folder = tempfile.mkdtemp()
+    try:
+        os.chmod(folder, 0o755)
+        spool = os.path.join(folder, 'spool')
+        node = Node(node__spool=spool)
+        node.spool = spool
+        done = isoslice('queue', '--config', node.config, 'status', ok=(1,))
+        check('NOT_FOUND: there is no spool at' in done.stderr, done.stderr)
+        check(not os.path.exists(spool), 'a spool was made by who only looked')
+        node.start('receive')
+        equal(node.stop(), {'receive': 0}, 'exit codes')
+        if os.geteuid() != 0:
+            equal(isoslice('queue', '--config', node.config, 'list').stdout, 'nothing\n', 'the queue')
+            return
+        nobody = pwd.getpwnam('nobody')
+        os.unlink(spool + '/queue.lock')  # made again by the next who opens the queue
+        for path in [spool, *glob.glob(spool + '/**', recursive=True)]:
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        equal(isoslice('queue', '--config', node.config, 'list').stdout, 'nothing\n', 'the queue')
+        check(os.path.exists(spool + '/queue.lock'), 'nothing was written')
+        for path in [spool, *glob.glob(spool + '/**', recursive=True)]:
+            equal(os.stat(path).st_uid, nobody.pw_uid, 'owner of ' + path)
+    finally:
+        shutil.rmtree(folder)
+
+
 def keys_of_another_user():
     """A key that only root can read serves a node that became node.user; SIGHUP cannot read it again, says so and changes
     nothing. One of that user's is read again."""
@@ -249,6 +278,7 @@ def keys_of_another_user():
 run_named({
     'peer.contained.keys_of_another_user': keys_of_another_user,
     'peer.contained.live_association': live_association,
+    'peer.contained.queue_stays_its_owners': queue_stays_its_owners,
     'peer.contained.broken_reader_costs_one_series': broken_reader_costs_one_series,
     'peer.contained.killed_reader_costs_one_series': killed_reader_costs_one_series,
     'peer.contained.stopped_worker_gives_its_job_back': stopped_worker_gives_its_job_back,
