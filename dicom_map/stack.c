@@ -21,6 +21,8 @@ static const double BLOCK_GAP = 2.5;           // times the median distance
 static const double DRIFT = 0.05;              // of the distance, accepted with a warning
 static const double EVEN = 0.01;               // of the distance, accepted in silence
 static const double BETWEEN = 0.2;             // of the distance; nearer, a slice lies beside another
+static const double MOVED_MM = 10;             // in plane, from slice to slice of one acquisition that follows a
+static const double MOVED_COSINE = 0.99939;    // patient, and 2 degrees
 static const double MIN_RATIO = 1.3;           // slice distance to pixel
 static const double MIN_RATIO_UNTOLD = 1.5;    // the same, where nothing says that the acquisition is 2D
 
@@ -281,7 +283,8 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
 
 // ---- classes of equal slices
 
-// Class of every slice for one number: equal where neighbours in size differ by no more than `tolerance`.
+// Class of every slice for one number: equal where neighbours in size differ by no more than `tolerance`. Those
+// without one are a class of their own.
 static int classify_number(struct sorter *s, const size_t *members, size_t n, enum slice_number number,
                            double tolerance, unsigned *class)
 {
@@ -296,7 +299,8 @@ static int classify_number(struct sorter *s, const size_t *members, size_t n, en
     unsigned current = 0;
     for (size_t i = 0; i < n; i++) {
         if (i > 0 && keys[i].key != keys[i - 1].key &&
-            !(keys[i].key - keys[i - 1].key <= tolerance * fmax(fabs(keys[i].key), fabs(keys[i - 1].key))))
+            (!isfinite(keys[i - 1].key) ||
+             !(keys[i].key - keys[i - 1].key <= tolerance * fmax(fabs(keys[i].key), fabs(keys[i - 1].key)))))
             current++;
         class[keys[i].slice] = current;
     }
@@ -712,21 +716,35 @@ static const char *difference_of(const struct classed *a, const struct classed *
     for (int i = 0; i < SLICE_N_TEXTS; i++)
         if (strcmp(x->texts[i], y->texts[i]) != 0)
             return texts[i];
-    return "bits or acquisition type";
+    if (a->class[SLICE_N_NUMBERS] != b->class[SLICE_N_NUMBERS])
+        return "bits or acquisition type";
+    return a->class[SLICE_N_NUMBERS + 1] != b->class[SLICE_N_NUMBERS + 1] ? "orientation"
+                                                                          : "position in plane";
 }
 
-// Another group's slice on the same grid of pixels as this stack's.
+static void centre_of(const struct slice *s, double centre[3])
+{
+    for (int i = 0; i < 3; i++)
+        centre[i] = s->position[i] + s->row[i] * s->column_mm * (s->n_columns - 1) / 2 +
+                    s->column[i] * s->row_mm * (s->n_rows - 1) / 2;
+}
+
+// A slice that could be of the same acquisition as this stack's: as many pixels of the same size, turned and
+// shifted in plane by no more than a patient moves who is followed.
 static int shares_grid(const struct sorter *s, const struct slice *first, const struct classed *other)
 {
     const struct slice *slice = &s->slices[other->slice];
-    double u = 0, v = 0;
-    if (memcmp(other->class, s->group->class, sizeof other->class) == 0 ||
-        other->class[N_CLASSES - 1] != s->group->class[N_CLASSES - 1] || slice->n_rows != first->n_rows ||
-        slice->n_columns != first->n_columns || other->class[SLICE_ROW_MM] != s->group->class[SLICE_ROW_MM] ||
-        other->class[SLICE_COLUMN_MM] != s->group->class[SLICE_COLUMN_MM])
+    double here[3], there[3], off[3];
+    if (slice->n_rows != first->n_rows || slice->n_columns != first->n_columns ||
+        other->class[SLICE_ROW_MM] != s->group->class[SLICE_ROW_MM] ||
+        other->class[SLICE_COLUMN_MM] != s->group->class[SLICE_COLUMN_MM] ||
+        dot(slice->row, first->row) < MOVED_COSINE || dot(slice->column, first->column) < MOVED_COSINE)
         return 0;
-    offset_of(first, slice, &u, &v);
-    return hypot(u, v) <= fmax(OFFSET_MM, OFFSET_MM * pixel_mm(first));
+    centre_of(first, here);
+    centre_of(slice, there);
+    for (int i = 0; i < 3; i++)
+        off[i] = there[i] - here[i];
+    return hypot(dot(off, first->row), dot(off, first->column)) <= MOVED_MM;
 }
 
 // The gap that holds z: slices[gap - 1] and slices[gap] are around it. 0: it lies outside.
@@ -743,9 +761,9 @@ static size_t gap_of(const struct keyed *slices, size_t n, double z)
     return low < n ? low : 0;
 }
 
-// Slices of other groups between this stack's: one acquisition in turns (triggered, in packages), each of
-// them as even as a stack. Echoes, phases and volumes share positions instead, or lie a little beside them
-// where the patient moved.
+// Slices between this stack's that are not in it: one acquisition in turns (triggered, in packages, following
+// a patient who moves), each of them as even as a stack. Echoes, phases and volumes share positions instead,
+// or lie a little beside them where the patient moved.
 static int judge_turns(const struct sorter *s, const struct keyed *slices, size_t n, double m, char *reason,
                        size_t size)
 {
@@ -758,7 +776,9 @@ static int judge_turns(const struct sorter *s, const struct keyed *slices, size_
         const struct classed *other = &s->classed[i];
         if (!shares_grid(s, first, other))
             continue;
-        double z = dot(s->slices[other->slice].position, normal);
+        double centre[3];
+        centre_of(&s->slices[other->slice], centre);
+        double z = dot(centre, normal); // of a slice of this orientation that of every pixel
         size_t gap = gap_of(slices, n, z);
         if (gap == 0 || fmin(z - slices[gap - 1].key, slices[gap].key - z) < BETWEEN * m)
             continue;
@@ -770,8 +790,8 @@ static int judge_turns(const struct sorter *s, const struct keyed *slices, size_
         return 0;
     return reject(
         reason, size, FAULT_MISSING_SLICES,
-        "%zu image%s of the same orientation and pixels between these %zu slices, %.3f mm apart, and "
-        "unlike them in %s: these are not a whole stack",
+        "%zu image%s of the same pixels between these %zu slices, %.3f mm apart, and unlike them in %s: these "
+        "are not a whole stack",
         count, count == 1 ? "" : "s", n, m, difference_of(s->group, found, first, &s->slices[found->slice]));
 }
 

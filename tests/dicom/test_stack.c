@@ -450,10 +450,25 @@ static void a_gap_for_spacing_is_no_part(void)
     expect_ok();
 }
 
+// About the normal through the centre of the image, by an angle, radian.
+static void tilt(struct slice *s, double angle)
+{
+    double row[3], half[2] = {s->column_mm * (s->n_columns - 1) / 2, s->row_mm * (s->n_rows - 1) / 2};
+    for (int i = 0; i < 3; i++) {
+        double centre = s->position[i] + half[0] * s->row[i] + half[1] * s->column[i];
+        row[i] = cos(angle) * s->row[i] + sin(angle) * s->column[i];
+        s->column[i] = cos(angle) * s->column[i] - sin(angle) * s->row[i];
+        s->row[i] = row[i];
+        s->position[i] = centre - half[0] * s->row[i] - half[1] * s->column[i];
+    }
+}
+
 // Packages or heart beats that took turns, slice by slice: every group was as even as a stack of its own.
 static void turns_are_not_stacks(void)
 {
-    for (int by = 0; by < 3; by++)
+    static const char *const unlike[] = {"Repetition Time", "Trigger Time",      "Image Type",
+                                         "Inversion Time",  "position in plane", "orientation"};
+    for (int by = 0; by < 6; by++)
         for (int n_turns = 2; n_turns <= 3; n_turns++) {
             n_made = 0;
             add_stack(18, 4);
@@ -465,16 +480,21 @@ static void turns_are_not_stacks(void)
                 if (by == 2 && turn > 0)
                     snprintf(made[i].texts[SLICE_IMAGE_TYPE], sizeof made[i].texts[0],
                              "ORIGINAL\\PRIMARY\\M%s", turn > 1 ? "\\NORM" : "");
+                if (by == 3) // one turn's header does not say it
+                    made[i].numbers[SLICE_INVERSION_TIME] = turn > 0 ? 100 * turn : NAN;
+                if (by == 4)
+                    shift(&made[i], 0.5 * turn);
+                if (by == 5)
+                    tilt(&made[i], 2e-3 * turn);
             }
             sort_made();
             CHECK_INT(n_stacks, n_turns);
             for (int i = 0; i < n_turns; i++) {
                 CHECK_STR(fault_name(stacks[i].verdict), "MISSING_SLICES");
-                CHECK_CONTAINS(stacks[i].reason, "images of the same orientation and pixels between these");
+                CHECK_CONTAINS(stacks[i].reason, "images of the same pixels between these");
                 CHECK_CONTAINS(stacks[i].reason, n_turns == 2 ? "8.000 mm" : "12.000 mm");
-                CHECK_CONTAINS(stacks[i].reason, by == 0   ? "unlike them in Repetition Time"
-                                                 : by == 1 ? "unlike them in Trigger Time"
-                                                           : "unlike them in Image Type");
+                CHECK_CONTAINS(stacks[i].reason, "unlike them in ");
+                CHECK_CONTAINS(stacks[i].reason, unlike[by]);
             }
         }
 }
