@@ -64,7 +64,7 @@ static void print_help(void)
          "  --seed N         of fine-tune and noise (default 1)\n"
          "  --backend NAME   auto, cpu, cuda, cuda16 or ref\n"
          "  --threads N      0: all processors\n"
-         "  --memory MB      working memory of the engine; 0: half of what is free, at most 3072\n\n"
+         "  --memory MB      working memory of the engine; 0: 3072, halved until half of what is free\n\n"
          "The slice: thickness T = N (1 - F) voxels; gauss: full width at half maximum T, to 3 sigma; box: "
          "width T.\n"
          "Weights are divided by their sum inside the volume; slices are the N-th planes from the N/2-th, "

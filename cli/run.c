@@ -72,7 +72,7 @@ static void print_help(void)
         "                    isoslice train subject --help has the names; consistency is 0 with\n"
         "                    --weights and --no-finetune unless it is named\n"
         "  --threads N       0: all processors\n"
-        "  --memory MB       working memory of the engine; 0: half of what is free, at most 3072\n"
+        "  --memory MB       working memory of the engine; 0: 3072, halved until half of what is free\n"
         "  --report FILE     what was found, done and measured, as JSON\n"
         "  --preview FILE    picture: linear interpolation and the result in the two cross planes (PNG); "
         "further "

@@ -119,7 +119,7 @@ static const struct conf_key keys[] = {
     {"work", "seed", TYPE_INT, FIELD(seed), 0, 2147483647, "1", NULL, "Of its random choices."},
     {"work", "threads", TYPE_INT, FIELD(threads), 0, 1024, "0", NULL, "0: all processors."},
     {"work", "memory_mb", TYPE_INT, FIELD(memory_mb), 0, 1e9, "0", NULL,
-     "Working memory of the engine; 0: half of what is free, at most 3072."},
+     "Working memory of the engine; 0: 3072, halved until it is at most half of what is free."},
     {"work", "spacing", TYPE_SPACING, FIELD(spacing), 0, 0, "isotropic", NULL,
      "Spacing of the derived planes: isotropic (exactly the in-plane spacing), recur (the nearest spacing at "
      "which "

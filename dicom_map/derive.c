@@ -15,6 +15,7 @@
 
 struct uid_and_digest {
     const char *uid, *digest;
+    const struct slice *slice;
     int frame; // from 0; -1: of an object that has but one
 };
 
@@ -25,7 +26,25 @@ static int compare_by_uid(const void *a, const void *b)
     return order != 0 ? order : (x->frame > y->frame) - (x->frame < y->frame);
 }
 
-// SHA-256 over the sources and their stored values, in order of UID.
+static void add_text(struct digest *digest, const char *text)
+{
+    digest_add(digest, text, strlen(text) + 1);
+}
+
+// What of a header decides pixels and places: the same values elsewhere are another image.
+static void add_place(struct digest *digest, const struct slice *slice)
+{
+    char text[400];
+    int n = 0;
+    for (int i = 0; i < 3; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n, "%.17g,%.17g,%.17g,", slice->position[i],
+                      slice->row[i], slice->column[i]);
+    snprintf(text + n, sizeof text - (size_t)n, "%.17g,%.17g,%.17g", slice->row_mm, slice->column_mm,
+             slice->has & SLICE_HAS_THICKNESS ? slice->thickness_mm : 0);
+    add_text(digest, text);
+}
+
+// SHA-256 over the patient and the study, and the sources, their stored values and places in order of UID.
 static int digest_sources(const struct derive_request *r, char hex[DIGEST_HEX_SIZE], struct fault_note *why)
 {
     int rc = source_look_at_pixels(r->source, r->item, why);
@@ -42,17 +61,21 @@ static int digest_sources(const struct derive_request *r, char hex[DIGEST_HEX_SI
     }
     for (size_t i = 0; i < depth; i++) {
         const struct slice *slice = source_slice(r->source, r->item, i);
-        sorted[i] = (struct uid_and_digest){slice->sop_uid, entry->digests[i],
+        sorted[i] = (struct uid_and_digest){slice->sop_uid, entry->digests[i], slice,
                                             slice->n_frames > 1 ? slice->frame : -1};
     }
     qsort(sorted, depth, sizeof *sorted, compare_by_uid);
+    add_text(digest, sorted[0].slice->patient_digest);
+    add_text(digest, sorted[0].slice->study_uid);
     for (size_t i = 0; i < depth; i++) {
-        digest_add(digest, sorted[i].uid, strlen(sorted[i].uid) + 1);
-        digest_add(digest, sorted[i].digest, strlen(sorted[i].digest) + 1);
         char frame[24];
-        int n = sorted[i].frame < 0 ? -1 : snprintf(frame, sizeof frame, "frame=%d", sorted[i].frame);
-        if (n > 0)
-            digest_add(digest, frame, (size_t)n + 1);
+        add_text(digest, sorted[i].uid);
+        add_text(digest, sorted[i].digest);
+        add_place(digest, sorted[i].slice);
+        if (sorted[i].frame >= 0) {
+            snprintf(frame, sizeof frame, "frame=%d", sorted[i].frame);
+            add_text(digest, frame);
+        }
     }
     digest_finish(digest, hex);
     free(sorted);

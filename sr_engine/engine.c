@@ -42,8 +42,10 @@ const char *sr_method_name(enum sr_method method)
     return method >= 0 && method < SR_N_METHODS ? names[method] : "unknown";
 }
 
+// Of few sizes, so that a little more or less of free memory changes no tile, and so no digit.
 static size_t default_memory(void)
 {
+    static const size_t LEAST_MEMORY = (size_t)64 << 20;
     size_t kilobytes = 0;
     char line[128];
     FILE *file = fopen("/proc/meminfo", "r");
@@ -52,8 +54,10 @@ static size_t default_memory(void)
             kilobytes = strtoull(line + 13, NULL, 10);
     if (file != NULL)
         fclose(file);
-    size_t half = kilobytes > 0 ? kilobytes * 512 : (size_t)1 << 29;
-    return half < SR_MEMORY_MOST ? half : SR_MEMORY_MOST;
+    size_t half = kilobytes > 0 ? kilobytes * 512 : (size_t)1 << 29, limit = SR_MEMORY_MOST;
+    while (limit > half && limit > LEAST_MEMORY)
+        limit /= 2;
+    return limit;
 }
 
 static int check_input(const struct run *run, struct fault_note *why)
@@ -172,6 +176,8 @@ static int deliver_network(struct run *run, struct fault_note *why)
         rc = interpolate_planes(&run->model, run->normalised, stack->depth, stack->height, stack->width,
                                 run->planes, run->n_planes, &limits, run->residual, why);
     note_workspace(run, &limits);
+    run->report->tile_rows = limits.tile_rows;
+    run->report->tile_columns = limits.tile_columns;
     if (rc == 0)
         rc = agree(run, why);
     return rc != 0 ? rc : finish_network(run, why);
@@ -354,6 +360,7 @@ int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n
     run.report = report;
     run.memory_bytes = options->memory_bytes > 0 ? options->memory_bytes : default_memory();
     clear_report(report);
+    report->memory_bytes = run.memory_bytes;
     int rc = work(&run, why);
     run_done(&run);
     return rc;

@@ -55,8 +55,8 @@ struct sr_options {
     double budget_s;     // wall-clock limit of the fine-tune when steps == 0
     uint64_t seed;       // of patches and order
     int threads;         // 0: all processors allowed to this process
-    size_t memory_bytes; // limit of the engine's own workspace; 0: half of the memory available now, at most
-                         // SR_MEMORY_MOST
+    size_t memory_bytes; // limit of the engine's own workspace; 0: SR_MEMORY_MOST, halved until at most half
+                         // of the memory that is available now is left of it
     const struct sr_recipe *recipe; // of the fine-tune and of use; NULL: sr_recipe_default(), and
                                     // sr_recipe_bare() where neither fine-tune nor choice is asked for
     progress_fn progress;           // may be NULL
@@ -94,7 +94,9 @@ struct sr_report {
     struct sr_uniformity uniformity; // of what is delivered
     double consistency; // share of the correction towards the slices that was applied, see consistency.h
     double seconds_finetune, seconds_check, seconds_interpolate;
-    size_t workspace_bytes; // most that was held at once
+    size_t workspace_bytes;      // most that was held at once
+    size_t memory_bytes;         // the limit of it. It decides the tiles, and tiles the last digits
+    int tile_rows, tile_columns; // tiles of the interpolation; 0 where no network gave it
 };
 
 // Runs one job.
@@ -103,9 +105,9 @@ struct sr_report {
 //   stored
 //             values*, in stored units: delivered value = linear + residual. All zeros when linear is
 //             delivered.
-// Repeatable: same stack, planes, options with steps > 0 and backend give the same bits (with any thread
-// count the same backend must keep its order of summation). Errors: WEIGHTS, BACKEND, NO_MEMORY, NOT_FINITE,
-// CANCELLED, DEVICE, INTERNAL; residual and *report are then unspecified.
+// Repeatable: same stack, planes, options with steps > 0, backend, memory_bytes and tiles give the same bits
+// (with any thread count the same backend must keep its order of summation). Errors: WEIGHTS, BACKEND,
+// NO_MEMORY, NOT_FINITE, CANCELLED, DEVICE, INTERNAL; residual and *report are then unspecified.
 int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n_planes,
            const struct sr_options *options, float *residual, struct sr_report *report,
            struct fault_note *why);

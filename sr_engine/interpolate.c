@@ -328,6 +328,8 @@ static int run_tiling(struct job *job, struct fault_note *why)
         rc = run_tiles(job, why);
     if (rc == 0 && job->tiling.bytes > job->limits->workspace_bytes)
         job->limits->workspace_bytes = job->tiling.bytes;
+    job->limits->tile_rows = job->tiling.rows;
+    job->limits->tile_columns = job->tiling.columns;
     close_buffers(job);
     return rc;
 }

@@ -22,6 +22,7 @@ struct interpolate_limits {
     const char *phase;           // name given to progress
     const struct sr_recipe *use; // ensemble and acquired planes; NULL: one pass, one window
     size_t workspace_bytes;      // out: most that was held at once; only raised
+    int tile_rows, tile_columns; // out: tiles along rows and columns that the last result was made of
 };
 
 // stack [depth,height,width] normalised values; residual [n_planes,height,width],

@@ -157,10 +157,11 @@ static void say_parameters(const struct process_options *options, double step_mm
         snprintf(recipe, sizeof recipe, "unnamed");
     snprintf(out, size,
              "network=P0;normalisation=minmax;backend=%s;finetune=%d;steps=%d;seed=%llu;choose=%d;clip=%d;"
-             "step_mm=%.9g%s%s;station=%s",
+             "memory_mb=%zu;tiles=%dx%d;step_mm=%.9g%s%s%s;station=%s",
              backend, options->engine.finetune, report->steps_done, (unsigned long long)options->engine.seed,
-             options->engine.choose, options->engine.clip, step_mm, recipe[0] != '\0' ? ";recipe=" : "",
-             recipe, options->station_name);
+             options->engine.choose, options->engine.clip, report->memory_bytes >> 20, report->tile_rows,
+             report->tile_columns, step_mm, options->spacing == DERIVE_RECUR ? ";spacing=recur" : "",
+             recipe[0] != '\0' ? ";recipe=" : "", recipe, options->station_name);
     // no pixels, but other bytes: they may not come under the same UID
     size_t n = strlen(out);
     if (options->number_offset != DERIVE_NUMBER_OFFSET && n < size)
@@ -427,6 +428,8 @@ static void add_outcome(json_t *object, const struct process_outcome *outcome)
                         json_pack("{sfsfsf}", "finetune", report->seconds_finetune, "check",
                                   report->seconds_check, "interpolate", report->seconds_interpolate));
     json_object_set_new(object, "workspace_mb", json_integer((json_int_t)(report->workspace_bytes >> 20)));
+    json_object_set_new(object, "memory_mb", json_integer((json_int_t)(report->memory_bytes >> 20)));
+    json_object_set_new(object, "tiles", json_pack("[ii]", report->tile_rows, report->tile_columns));
     json_object_set_new(object, "weights_sha256", json_string(outcome->weights_sha256));
     json_object_set_new(object, "parameters", json_string(outcome->parameters));
     json_object_set_new(object, "version", json_string(ISOSLICE_VERSION));

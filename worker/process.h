@@ -53,7 +53,7 @@ struct process_series {
 
 struct process_outcome {
     char note[PROCESS_NOTE_SIZE]; // what was delivered and the numbers that say why, in sentences
-    char parameters[768];         // effective parameters in canonical form
+    char parameters[1024];        // effective parameters in canonical form
     char weights_sha256[DIGEST_HEX_SIZE];
     size_t n_planes;
     double step_mm;

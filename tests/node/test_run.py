@@ -74,6 +74,47 @@ def same_input_same_bytes():
     check(set(derived('c')).isdisjoint(derived('a')), 'another seed has the same series UID')
 
 
+def other_pixels_other_uid():
+    """What changes a voxel, or where it lies, changes every UID: an archive keeps what it has under a known one."""
+    paths = phantom('in', slices=8)
+    options = ['--no-finetune', '--recipe', 'consistency=0.5', '--threads', '1']
+
+    def uids(out):
+        return {d.SOPInstanceUID for planes in derived(out).values() for d in planes}
+
+    def changed(name, change, *more):
+        os.makedirs(name)
+        for n, path in enumerate(paths):
+            d = pydicom.dcmread(path)
+            change(n, d)
+            d.save_as('%s/%d.dcm' % (name, n))
+        isoslice('run', name, name + '-out', *options, *more)
+        return uids(name + '-out')
+
+    def thinner(n, d):
+        d.SliceThickness = 3
+
+    def moved(n, d):
+        if 0 < n < len(paths) - 1:
+            d.ImagePositionPatient = [float(x) + 0.03 for x in d.ImagePositionPatient]
+
+    def off_the_grid(n, d):
+        d.PixelSpacing = [1.1, 1.1]
+        if 0 < n < len(paths) - 1:
+            d.ImagePositionPatient = [float(x) + 0.0003 * (-1) ** n for x in d.ImagePositionPatient]
+
+    def of_another(n, d):
+        d.PatientID = 'another'
+
+    seen = changed('same', lambda n, d: None)
+    equal(changed('again', lambda n, d: None), seen, 'UIDs of the same files')
+    for name, change, *more in (('thinner', thinner), ('moved', moved), ('patient', of_another), ('tiled', lambda n, d: None, '--memory', '110'),
+                                ('grid', off_the_grid), ('recur', off_the_grid, '--spacing', 'recur')):
+        found = changed(name, change, *more)
+        check(seen.isdisjoint(found), 'UIDs are the same: ' + name)
+        seen |= found
+
+
 def exit_codes():
     weights = start_weights()
     isoslice('run', ok=(2,))
@@ -341,6 +382,7 @@ run_named({
     'unit.check_config.asks_the_worker': check_config_asks_the_worker,
     'unit.run.start_weights_give_linear': start_weights_give_linear,
     'unit.run.same_input_same_bytes': same_input_same_bytes,
+    'unit.run.other_pixels_other_uid': other_pixels_other_uid,
     'unit.run.exit_codes': exit_codes,
     'unit.run.truncated_file_is_named': truncated_file_is_named,
     'unit.run.views': views,
