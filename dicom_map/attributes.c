@@ -4,6 +4,8 @@
 #include "core/digest.h"
 #include "dicom_map/number.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 // Modules of PS3.3: SOP Common, Patient, Clinical Trial, Study, Series, Frame of Reference, Equipment,
@@ -307,5 +309,46 @@ int attribute_is_legal(const char *vr, const char *text)
         if (text[n] == '\0')
             return 1;
         text += n + 1;
+    }
+}
+
+// Letters and digits of a value, upper case.
+static void reduce(const char *text, size_t n, char *out, size_t size)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < n && at + 1 < size; i++)
+        if (isalnum((unsigned char)text[i]))
+            out[at++] = (char)toupper((unsigned char)text[i]);
+    out[at] = '\0';
+}
+
+// Appends one value of a Specific Character Set.
+static void spell_charset(const char *text, size_t n, char *out, size_t size)
+{
+    char reduced[32];
+    size_t at = strlen(out);
+    reduce(text, n, reduced, sizeof reduced);
+    const char *number = strncmp(reduced, "ISO2022IR", 9) == 0 ? reduced + 9
+                         : strncmp(reduced, "ISOIR", 5) == 0   ? reduced + 5
+                                                               : NULL;
+    if (strcmp(reduced, "UTF8") == 0)
+        snprintf(out + at, size - at, "ISO_IR 192");
+    else if (number != NULL && *number != '\0' && number[strspn(number, "0123456789")] == '\0')
+        snprintf(out + at, size - at, "%s %s", number == reduced + 9 ? "ISO 2022 IR" : "ISO_IR", number);
+    else
+        snprintf(out + at, size - at, "%.*s", (int)n, text);
+}
+
+int attribute_charset(const char *text, char *out, size_t size)
+{
+    out[0] = '\0';
+    for (;;) {
+        size_t n = strcspn(text, "\\");
+        spell_charset(text, n, out, size);
+        if (text[n] == '\0')
+            return attribute_is_legal("CS", out);
+        text += n + 1;
+        size_t at = strlen(out);
+        snprintf(out + at, size - at, "\\");
     }
 }

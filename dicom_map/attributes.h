@@ -42,4 +42,9 @@ const struct attribute *attribute_find(uint32_t tag);
 // scanners break it: AS CS DA DS IS TM UI; all other VRs pass.
 int attribute_is_legal(const char *vr, const char *text);
 
+// A Specific Character Set as PS3.3 C.12.1.1.2 spells it: archives and scanners write "ISO-IR 100", "iso_ir
+// 100" or "UTF-8", and readers take what they mean. What is not recognised stays as it is. 1 when every value
+// is legal then.
+int attribute_charset(const char *text, char *out, size_t size);
+
 #endif

@@ -189,6 +189,19 @@ static void copy_attributes(struct derivation *d)
     }
 }
 
+// Texts are copied byte by byte, so what their bytes mean goes with them, also when nobody knows it.
+static void repair_charset(struct derivation *d)
+{
+    char text[256], spelled[256];
+    if (d->rc != 0 || dcm_has(d->root, 0x00080005) ||
+        dcm_get_text(d->first, 0x00080005, text, sizeof text) <= 0)
+        return;
+    if (attribute_charset(text, spelled, sizeof spelled))
+        derivation_put(d, 0x00080005, spelled);
+    else
+        d->rc = dcm_copy(d->root, d->first, 0x00080005, d->why);
+}
+
 // Of what every object must have and only the source can say: a derived image without it would have no place
 // or no size.
 static void check_required(struct derivation *d)
@@ -317,8 +330,10 @@ static void put_series_description(struct derivation *d)
 {
     static const char *const views[VIEW_N_PLANES] = {"", " SAG", " COR", " AX"};
     const struct derive_request *r = d->request;
-    char charset[256], source[256], spacing[16], late[16] = "", text[DESCRIPTION_MOST_BYTES + 1];
-    dcm_get_text(d->first, 0x00080005, charset, sizeof charset);
+    char written[256], charset[256], source[256], spacing[16], late[16] = "",
+                                                               text[DESCRIPTION_MOST_BYTES + 1];
+    dcm_get_text(d->first, 0x00080005, written, sizeof written);
+    attribute_charset(written, charset, sizeof charset);
     dcm_get_text(d->first, 0x0008103E, source, sizeof source);
     source[strcspn(source, "\\")] = '\0';
     snprintf(spacing, sizeof spacing, "%.2f", r->step_mm);
@@ -675,6 +690,7 @@ void derivation_build_common(struct derivation *d)
     const struct derive_request *r = d->request;
     char uid[UID_SIZE], name[400], date[9], time[15], date_time[27], acquired[32];
     copy_attributes(d);
+    repair_charset(d);
     // Defined terms of PS3.3 C.8.3.1; those of cardiac gating would ask for a Trigger Time, which no new
     // plane has
     keep_terms(d, 0x00180022, "PER RG FC PFF PFP SP FS ", "");

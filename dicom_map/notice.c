@@ -58,7 +58,11 @@ static void copy_patient_and_study(struct writing *w)
     for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++) {
         char text[TEXT_SIZE];
         long n = dcm_get_text(w->source, copied[i].tag, text, sizeof text);
-        if (n > 0 && attribute_is_legal(copied[i].vr, text)) {
+        if (n > 0 && copied[i].tag == 0x00080005 && !attribute_is_legal(copied[i].vr, text)) {
+            char spelled[TEXT_SIZE]; // the texts below are in it
+            attribute_charset(text, spelled, sizeof spelled);
+            put(w, copied[i].tag, copied[i].vr, spelled);
+        } else if (n > 0 && attribute_is_legal(copied[i].vr, text)) {
             if (w->rc == 0)
                 w->rc = dcm_copy(w->root, w->source, copied[i].tag, w->why);
         } else if (copied[i].is_type_2) {

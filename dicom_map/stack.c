@@ -21,10 +21,10 @@ static const double BLOCK_GAP = 2.5;           // times the median distance
 static const double DRIFT = 0.05;              // of the distance, accepted with a warning
 static const double EVEN = 0.01;               // of the distance, accepted in silence
 static const double BETWEEN = 0.2;             // of the distance; nearer, a slice lies beside another
-static const double MOVED_MM = 10;             // in plane, from slice to slice of one acquisition that follows a
-static const double MOVED_COSINE = 0.99939;    // patient, and 2 degrees
-static const double MIN_RATIO = 1.3;           // slice distance to pixel
-static const double MIN_RATIO_UNTOLD = 1.5;    // the same, where nothing says that the acquisition is 2D
+static const double MOVED_MM = 10;          // in plane, from slice to slice of one acquisition that follows a
+static const double MOVED_COSINE = 0.99939; // patient, and 2 degrees
+static const double MIN_RATIO = 1.3;        // slice distance to pixel
+static const double MIN_RATIO_UNTOLD = 1.5; // the same, where nothing says that the acquisition is 2D
 
 enum { N_CLASSES = SLICE_N_NUMBERS + 2 }; // one for the numbers each, pixels and texts, orientation
 
@@ -283,8 +283,8 @@ static int judge_slice(const struct slice *s, char *reason, size_t size)
 
 // ---- classes of equal slices
 
-// Class of every slice for one number: equal where neighbours in size differ by no more than `tolerance`. Those
-// without one are a class of their own.
+// Class of every slice for one number: equal where neighbours in size differ by no more than `tolerance`.
+// Those without one are a class of their own.
 static int classify_number(struct sorter *s, const size_t *members, size_t n, enum slice_number number,
                            double tolerance, unsigned *class)
 {
@@ -788,11 +788,12 @@ static int judge_turns(const struct sorter *s, const struct keyed *slices, size_
     }
     if (found == NULL)
         return 0;
-    return reject(
-        reason, size, FAULT_MISSING_SLICES,
-        "%zu image%s of the same pixels between these %zu slices, %.3f mm apart, and unlike them in %s: these "
-        "are not a whole stack",
-        count, count == 1 ? "" : "s", n, m, difference_of(s->group, found, first, &s->slices[found->slice]));
+    return reject(reason, size, FAULT_MISSING_SLICES,
+                  "%zu image%s of the same pixels between these %zu slices, %.3f mm apart, and unlike them "
+                  "in %s: these "
+                  "are not a whole stack",
+                  count, count == 1 ? "" : "s", n, m,
+                  difference_of(s->group, found, first, &s->slices[found->slice]));
 }
 
 static void cross_check(const struct slice *first, double m, char *warnings, size_t size)

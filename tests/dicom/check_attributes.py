@@ -111,6 +111,9 @@ if variant == "utf8":
     check(raw(made, "SpecificCharacterSet") == raw(first, "SpecificCharacterSet"), "character set")
     description = made.SeriesDescription
     check(len(description.encode()) <= 64 and description == ("ä山" * 8) + "ä [INTERP 0.80mm NFPD]", description)
+if variant == "misspelt":
+    check(untouched[id(made)].SpecificCharacterSet == "ISO_IR 100", "character set")
+    check(raw(made, "PatientName").strip() == b"M\xfcller^J\xfcrgen", "bytes of the patient's name")
 if variant == "iso2022":
     check(raw(made, "SpecificCharacterSet") == raw(first, "SpecificCharacterSet"), "character set")
     check(made.SeriesDescription == "[INTERP 0.80mm NFPD]", "series description: " + made.SeriesDescription)

@@ -388,6 +388,7 @@ static void derive_made(const char *variant)
 MADE_TEST(bare)
 MADE_TEST(full)
 MADE_TEST(utf8)
+MADE_TEST(misspelt)
 MADE_TEST(iso2022)
 MADE_TEST(ascii)
 MADE_TEST(varies)
@@ -926,6 +927,7 @@ static const struct test tests[] = {
     {"peer.derive.attributes_full", made_full},
     {"peer.derive.charset_utf8", made_utf8},
     {"peer.derive.charset_iso2022", made_iso2022},
+    {"peer.derive.charset_misspelt", made_misspelt},
     {"peer.derive.description_cut", made_ascii},
     {"peer.derive.rescale_varies", made_varies},
     {"peer.derive.signed_16", made_signed},
