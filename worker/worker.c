@@ -152,7 +152,10 @@ static int write_report(struct worker *worker, const char *name, const struct so
         return rc;
     snprintf(path, sizeof path, "%s/%s.png", spool_folder(worker->spool, SPOOL_REPORTS), name);
     snprintf(caption, sizeof caption, "Isoslice (%s)", sr_method_name(outcome->report.delivered));
-    return preview_write(images, caption, path, why);
+    struct fault_note why_not;
+    if (preview_write(images, caption, path, &why_not) != 0) // no reason to withhold the series
+        log_warning("job j%lld: no picture: %s", (long long)worker->job.id, why_not.text);
+    return 0;
 }
 
 // What of the outcome's further series people are told.

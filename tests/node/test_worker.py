@@ -109,6 +109,21 @@ def sleeper_spares_the_next():
         node.stop()
 
 
+def series_without_its_picture():
+    """A preview that cannot be written is no reason to withhold what it would have shown."""
+    node = Node(free_port(), work__steps=1, work__preview=True).start('receive')
+    try:
+        os.makedirs(node.spool + '/reports/j1-s0.png/in-the-way')
+        storescu(node, phantom('sent', slices=6))
+        node.start('work')
+        wait_for('the job done', 60, lambda: [r for r in node.rows('job') if r['state'] not in ('LEASED', 'WAITING')])
+        equal(node.rows('job')[0]['state'], 'DONE', 'state')
+        equal(len(node.rows('delivery')), 1, 'deliveries')
+        check('job j1: no picture: ' in open('node.log').read(), 'the log does not say so')
+    finally:
+        node.stop()
+
+
 def a_wider_spacing_is_refused():
     """work.spacing is 8 mm and the slices are 5.5 mm apart: nothing to do, as with any series that is thin already. Once such a
     job FAILED with an error for a person to look at, every time."""
@@ -158,6 +173,7 @@ TESTS = {
     'unit.worker.anew_gives_other_uids': anew_gives_other_uids,
     'unit.work.a_wider_spacing_is_refused': a_wider_spacing_is_refused,
     'unit.worker.damaged_files_fail_the_job': damaged_files_fail_the_job,
+    'unit.worker.series_without_its_picture': series_without_its_picture,
     'unit.worker.sleeper_spares_the_next': sleeper_spares_the_next,
 }
 
