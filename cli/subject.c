@@ -70,8 +70,9 @@ static void print_help(void)
          "  --recipe TEXT     NAME=VALUE of the table below, ':' between, or the option again\n");
     for (size_t i = 0; sr_recipe_help(i, line, sizeof line); i++)
         printf("    %s\n", line);
-    puts("\nensemble and acquired are of the use of the network: here they count in the checks alone;\n"
-         "consistency is of the result, and 0 where isoslice run is asked for the bare network.\n\n"
+    puts("\nensemble, acquired and consistency are of the use of the network: here acquired alone counts, in "
+         "the\n"
+         "checks. Where isoslice run is asked for the bare network ensemble is 1 and consistency 0.\n\n"
          "Exit code: 0 done; 2 usage; 3 stopped on request and saved; 1 fault.");
 }
 

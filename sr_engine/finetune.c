@@ -206,8 +206,11 @@ int finetune_open(struct finetune *run, struct model *model, const struct pairs 
     run->options = options;
     run->report = report;
     run->recipe = pairs->recipe;
+    run->use = run->recipe;
+    run->use.ensemble = 1; // which weights are better is told by one pass as well
     run->limits = *limits;
     run->limits.progress = NULL;
+    run->limits.use = &run->use;
     report->factor_train_min = pairs->factor_min;
     report->factor_train_max = pairs->factor_true;
     int rc = open_memory(run, why);

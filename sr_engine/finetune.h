@@ -36,6 +36,7 @@ struct finetune {
     const struct sr_options *options;
     struct sr_report *report;
     struct sr_recipe recipe;
+    struct sr_recipe use;             // of the network in checks and estimates
     struct interpolate_limits limits; // silent: a check is too short to be reported
     int n_steps, step;                // planned, taken
     int first_step;                   // the first of this sitting

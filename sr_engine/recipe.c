@@ -26,7 +26,7 @@ struct sr_recipe sr_recipe_default(void)
                               .detail = 1,
                               .second_round = 1,
                               .blend = 1,
-                              .ensemble = 1,
+                              .ensemble = 2,
                               .acquired = SR_ACQUIRED_ONE,
                               .consistency = 0.5};
 }
@@ -34,6 +34,7 @@ struct sr_recipe sr_recipe_default(void)
 struct sr_recipe sr_recipe_bare(void)
 {
     struct sr_recipe recipe = sr_recipe_default();
+    recipe.ensemble = 1;
     recipe.consistency = 0;
     return recipe;
 }

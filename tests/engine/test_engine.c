@@ -893,6 +893,7 @@ static void agrees_with_the_slices(void)
     struct sr_report report;
     struct sr_options options = default_options();
     struct sr_recipe recipe = sr_recipe_default();
+    recipe.ensemble = 1; // the correction alone
     float *voxels = phantom(&stack), *bare = support_alloc(sizeof *bare * ALL),
           *got = support_alloc(sizeof *got * ALL);
     for (int k = 0; k < N; k++)
