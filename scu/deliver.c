@@ -202,7 +202,7 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
     if (rc == 0 && lock < 0)
         rc = lock;
     if (rc == 0)
-        rc = spool_delivery_reclaim(spool, destination->name, why);
+        rc = spool_delivery_reclaim(spool, destination->name, INT64_MAX, why);
     while (rc == 0 && !*stop) {
         struct spool_delivery delivery;
         struct fault_note outcome;

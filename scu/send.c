@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RESTART_S = 1 };
+enum { RESTART_S = 1, STOP_GRACE_S = 10 };
 static const double orphans_interval_s = 60; // or the longest pause between attempts, if that is shorter
 
 struct sender { // of deliveries to one destination, of commitment reports, or of questions
@@ -95,13 +95,27 @@ static void tell_orphan(void *user, const struct spool_row *row)
     }
 }
 
+// One that was being sent when its sender was killed, and whose destination then left the configuration: no
+// sender of that name starts and takes it back. Until its lease is over, one of an earlier start may hold it.
+static void reclaim_orphan(void *user, const struct spool_row *row)
+{
+    const struct orphans *orphans = user;
+    struct fault_note why;
+    if (strcmp(row->kind, "delivery") != 0 || conf_find_destination(orphans->conf, row->target) != NULL)
+        return;
+    if (spool_delivery_reclaim(orphans->spool, row->target, clock_wall_us(), &why) != 0)
+        log_error("delivery %s: %s", row->id, why.text);
+}
+
 static int look_for_orphans(const struct conf *conf, int hold, struct fault_note *why)
 {
     struct orphans orphans = {.conf = conf, .hold = hold};
     int rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
     if (rc != 0)
         return rc;
-    rc = spool_list(orphans.spool, "WAITING", tell_orphan, &orphans, why);
+    rc = spool_list(orphans.spool, "SENDING", reclaim_orphan, &orphans, why);
+    if (rc == 0)
+        rc = spool_list(orphans.spool, "WAITING", tell_orphan, &orphans, why);
     if (rc == 0)
         rc = spool_list(orphans.spool, "ASKED", tell_orphan, &orphans, why);
     spool_close(orphans.spool); // before the next fork
@@ -118,6 +132,35 @@ static void reload(struct sending *sending)
             credentials_refresh(&sender->keeper.credentials, clock_wall_us(), &why); // its process says how
         if (sender->pid > 0)
             kill(sender->pid, SIGHUP);
+    }
+}
+
+static void signal_senders(const struct sending *sending, int number)
+{
+    for (size_t i = 0; i < sending->n_senders; i++)
+        if (sending->senders[i].pid > 0)
+            kill(sending->senders[i].pid, number);
+}
+
+// A peer that does not answer would hold up the stop for receive.dimse_timeout_s, and whoever asked for it
+// would end everything first. What is killed in the middle is taken again at the next start.
+static void stop_senders(struct sending *sending)
+{
+    double until_s = clock_monotonic_s() + STOP_GRACE_S;
+    pid_t pid;
+    signal_senders(sending, SIGTERM);
+    while ((pid = waitpid(-1, NULL, WNOHANG)) >= 0) {
+        for (size_t i = 0; i < sending->n_senders && pid > 0; i++)
+            if (sending->senders[i].pid == pid)
+                sending->senders[i].pid = 0;
+        if (pid > 0)
+            continue;
+        if (clock_monotonic_s() > until_s) {
+            log_warning("stopped while a peer had not answered for %d s", STOP_GRACE_S);
+            signal_senders(sending, SIGKILL);
+            until_s = INFINITY;
+        }
+        usleep(50 * 1000);
     }
 }
 
@@ -159,11 +202,7 @@ static int run(void *user, struct fault_note *why)
         usleep(200 * 1000);
     }
     notify_manager("STOPPING=1");
-    for (size_t i = 0; i < sending->n_senders; i++)
-        if (senders[i].pid > 0)
-            kill(senders[i].pid, SIGTERM);
-    while (waitpid(-1, NULL, 0) > 0) {
-    }
+    stop_senders(sending);
     return 0;
 }
 

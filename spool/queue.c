@@ -329,12 +329,13 @@ int spool_put_times_right(struct spool *spool, const struct spool_longest *longe
 
 // ---- deliveries
 
-int spool_delivery_reclaim(struct spool *spool, const char *destination, struct fault_note *why)
+int spool_delivery_reclaim(struct spool *spool, const char *destination, int64_t before_us,
+                           struct fault_note *why)
 {
     return db_run(spool, why,
                   "UPDATE delivery SET state='WAITING', owner='', lease_until_us=0"
-                  " WHERE destination=?1 AND state='SENDING'",
-                  "t", destination);
+                  " WHERE destination=?1 AND state='SENDING' AND lease_until_us<?2",
+                  "ti", destination, before_us);
 }
 
 int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why)

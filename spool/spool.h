@@ -254,8 +254,10 @@ struct spool_delivery {
 int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s,
                         int64_t now_us, struct spool_delivery *delivery, int *found, struct fault_note *why);
 
-// Gives back what a sender that is known to be gone still holds.
-int spool_delivery_reclaim(struct spool *spool, const char *destination, struct fault_note *why);
+// Gives back what senders to `destination` that are known to be gone still hold, where their lease ended
+// before `before_us` (INT64_MAX: all of it).
+int spool_delivery_reclaim(struct spool *spool, const char *destination, int64_t before_us,
+                           struct fault_note *why);
 
 // Says of a delivery that WAITS, "d5", what it waits for.
 int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why);

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -579,6 +580,68 @@ def unknown_destination_is_told():
         node.stop()
 
 
+def queue_of(node, *deliveries):
+    """A queue that nobody has open, with a derived series of three objects and its deliveries: (destination, state), changed and
+    leased a day ago."""
+    isoslice('queue', '--config', node.config, 'list')
+    database = sqlite3.connect(node.spool + '/queue.db')
+    day_ago = int((time.time() - 86400) * 1e6)
+    database.execute("INSERT INTO series(series_uid, sender, state, changed_us) VALUES('1.2.3', 'SENDER', 'QUEUED', ?)", (day_ago,))
+    database.execute("INSERT INTO job(series_uid, state, last_object, created_us, changed_us) VALUES('1.2.3', 'DONE', 0, ?1, ?1)",
+                     (day_ago,))
+    database.execute("INSERT INTO result(job_id, stack_index, verdict, note, derived_name, derived_uid, n_objects)"
+                     " VALUES(1, 0, 0, '', 'j1-s0', '1.2.4', 3)")
+    for destination, state in deliveries:
+        database.execute("INSERT INTO delivery(result_id, destination, state, created_us, changed_us, owner, lease_until_us)"
+                         " VALUES(1, ?2, ?3, ?4, ?1, 'send:1', ?1)", (day_ago, destination, state, int(time.time() * 1e6)))
+    database.commit()
+    database.close()
+
+
+def delivery_of_a_dead_sender_is_told():
+    """A sender was killed in the middle, then its destination was renamed. Once the delivery stayed SENDING for ever, without a
+    word, and its series could not be purged: nobody of that name started and took it back."""
+    node = Node(free_port())
+    queue_of(node, ('gone', 'SENDING'), ('gone', 'WAITING'), ('pacs', 'SENDING'))
+    node.start('send')
+    try:
+        wait_for('both held', 10, lambda: [r['state'] for r in node.rows('delivery')][:2] == ['HELD'] * 2)
+        wait_for('the lines', 5, lambda: open('node.log').read().count("is held: destination 'gone' is not in the configuration") == 2)
+        wait_for('an attempt of the third', 10, lambda: node.rows('delivery')[2]['note'] != '')
+    finally:
+        node.stop()
+
+
+def hung_peer_does_not_hold_up_the_stop():
+    """An archive takes an image and does not answer. Once a stop waited for it as long as receive.dimse_timeout_s, and whoever had
+    asked killed everything first. It is taken again at the next start."""
+    good = phantom('source', matrix=32, slices=3)
+    port = free_port()
+    node = Node(port, receive__dimse_timeout_s=100)
+    queue_of(node, ('pacs', 'WAITING'))
+    os.makedirs(node.spool + '/derived/j1-s0')
+    for n, path in enumerate(good):
+        shutil.copy(path, node.spool + '/derived/j1-s0/IM%04d.dcm' % (n + 1))
+    asleep = subprocess.Popen(['storescp', '--ignore', '--sleep-after', '100', str(port)])
+    try:
+        wait_for('the archive up', 10, lambda: subprocess.run(['echoscu', '127.0.0.1', str(port)]).returncode == 0)
+        node.start('send')
+        wait_for('the delivery under way', 10, lambda: node.rows('delivery')[0]['state'] == 'SENDING')
+        time.sleep(1)
+        start = time.monotonic()
+        equal(node.kill('send', signal.SIGTERM), 0, 'exit code')
+        took = time.monotonic() - start
+        check(5 < took < 15, 'the stop took %.1f s' % took)
+        asleep.kill()
+        asleep.wait()
+        node.start('send')
+        wait_for('another attempt', 10, lambda: 'CONNECT' in node.rows('delivery')[0]['note'])
+    finally:
+        asleep.kill()
+        asleep.wait()
+        node.stop()
+
+
 def given_up_is_told():
     """A PACS is down for longer than give_up_h. Once the delivery was held with the log still promising to try again, so that
     nobody knew to release it. Log and note say that it was given up, after how long and why; nothing is tried any more."""
@@ -616,6 +679,8 @@ TESTS = {
     'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
     'unit.send.unknown_destination_is_told': unknown_destination_is_told,
     'unit.send.given_up_is_told': given_up_is_told,
+    'unit.send.delivery_of_a_dead_sender_is_told': delivery_of_a_dead_sender_is_told,
+    'unit.send.hung_peer_does_not_hold_up_the_stop': hung_peer_does_not_hold_up_the_stop,
     'peer.send.hold_and_release': permanent_answer_is_held,
     'crash.receive.dies_at_every_file_call': receiver_dies_at_every_file_call,
     'crash.node.killed_daemons_lose_nothing': killed_daemons_lose_nothing,
