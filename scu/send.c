@@ -13,6 +13,7 @@
 #include "scu/report.h"
 #include "spool/spool.h"
 
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
@@ -41,9 +42,12 @@ static const char *const reports_name = "commitment reports";
 static void start(const struct conf *conf, struct sender *sender)
 {
     sender->not_before_s = clock_monotonic_s() + RESTART_S;
-    pid_t parent = getpid();
-    sender->pid = fork();
-    if (sender->pid != 0)
+    pid_t parent = getpid(), pid = fork();
+    if (pid < 0)
+        log_error("cannot start the process that sends to '%s': %s; trying again", sender->keeper.whose,
+                  strerror(errno));
+    sender->pid = pid > 0 ? pid : 0;
+    if (pid != 0)
         return;
     struct fault_note why;
     if (!daemon_follows(parent))

@@ -612,6 +612,20 @@ def delivery_of_a_dead_sender_is_told():
         node.stop()
 
 
+def sender_that_cannot_start_is_tried_again():
+    """No process to be had at the moment the sender starts. Once its destination got nothing from then on, without a word."""
+    node = Node(free_port())
+    queue_of(node, ('pacs', 'WAITING'))
+    lax = {'ASAN_OPTIONS': os.environ.get('ASAN_OPTIONS', '') + ':verify_asan_link_order=0'}
+    node.start('send', env={'LD_PRELOAD': os.environ['ISOSLICE_FORKLESS'], **lax})
+    try:
+        wait_for('an attempt', 10, lambda: node.rows('delivery')[0]['note'] != '')
+        lines = [line for line in open('node.log') if 'cannot start the process' in line]
+        check(lines and " error " in lines[0] and "'pacs'" in lines[0], lines)
+    finally:
+        node.stop()
+
+
 def hung_peer_does_not_hold_up_the_stop():
     """An archive takes an image and does not answer. Once a stop waited for it as long as receive.dimse_timeout_s, and whoever had
     asked killed everything first. It is taken again at the next start."""
@@ -680,6 +694,7 @@ TESTS = {
     'unit.send.unknown_destination_is_told': unknown_destination_is_told,
     'unit.send.given_up_is_told': given_up_is_told,
     'unit.send.delivery_of_a_dead_sender_is_told': delivery_of_a_dead_sender_is_told,
+    'unit.send.one_that_cannot_start_is_tried_again': sender_that_cannot_start_is_tried_again,
     'unit.send.hung_peer_does_not_hold_up_the_stop': hung_peer_does_not_hold_up_the_stop,
     'peer.send.hold_and_release': permanent_answer_is_held,
     'crash.receive.dies_at_every_file_call': receiver_dies_at_every_file_call,
