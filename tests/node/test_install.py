@@ -34,6 +34,17 @@ def keeps_the_configuration():
     equal(text(root + config), 'site_id: ours\n', 'the configuration after a second installation')
 
 
+def units_stop_by_their_main_process():
+    """Daemons with children end them in their order, with a grace. Once systemd signalled every process of the receiver: an
+    association died at once at every stop, was logged as crashed, and the indexer did not see the last that had come."""
+    root = os.path.abspath('root')
+    install(DESTDIR=root)
+    for unit in glob.glob(root + '/**/isoslice-*.service', recursive=True):
+        service = text(unit).split('[Service]')[1]
+        equal(re.findall(r'^KillMode=(.*)$', service, re.M), ['mixed'], 'KillMode of ' + unit)
+        equal(re.findall(r'^TimeoutStopSec=(.*)$', service, re.M), ['60'], 'TimeoutStopSec of ' + unit)  # their graces are 10 s
+
+
 def goes_below_another_prefix():
     """cmake --install --prefix: whole, and nothing outside."""
     install('--prefix', 'elsewhere')
@@ -46,5 +57,6 @@ def goes_below_another_prefix():
 
 run_named({
     'unit.install.keeps_the_configuration': keeps_the_configuration,
+    'unit.install.units_stop_by_their_main_process': units_stop_by_their_main_process,
     'unit.install.goes_below_another_prefix': goes_below_another_prefix,
 })
