@@ -176,19 +176,26 @@ int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_
 
 int deliver_lock(const struct conf *conf, const char *name, struct fault_note *why)
 {
-    char path[CONF_PATH_SIZE + 64];
+    char path[CONF_PATH_SIZE + 96];
     snprintf(path, sizeof path, "%s/send-%s.lock", conf->spool, name);
-    for (char *p = path + strlen(conf->spool) + 1; *p != '\0'; p++)
-        if (*p == '/')
-            *p = '_';
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
         return fault_set_errno(why, errno, "cannot open '%s'", path);
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         close(fd);
-        return fault_set(why, FAULT_IO, "another process sends to '%s' already", name);
+        return fault_set(why, FAULT_IO, "another process has '%s' already", path);
     }
     return fd; // held until the process ends
+}
+
+// In hexadecimal: a name may hold what a file name must not, or be "reports".
+static int lock_destination(const struct conf *conf, const struct conf_destination *destination,
+                            struct fault_note *why)
+{
+    char name[2 * sizeof destination->name] = "";
+    for (size_t i = 0; destination->name[i] != '\0'; i++)
+        snprintf(name + 2 * i, sizeof name - 2 * i, "%02x", (unsigned char)destination->name[i]);
+    return deliver_lock(conf, name, why);
 }
 
 int deliver_run(const struct conf *conf, const struct conf_destination *destination, struct keeper *keeper,
@@ -198,7 +205,7 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
     char owner[SPOOL_OWNER_SIZE];
     snprintf(owner, sizeof owner, "send:%d", (int)getpid());
     int rc = spool_open(conf->spool, &spool, why);
-    int lock = rc == 0 ? deliver_lock(conf, destination->name, why) : -1;
+    int lock = rc == 0 ? lock_destination(conf, destination, why) : -1;
     if (rc == 0 && lock < 0)
         rc = lock;
     if (rc == 0)

@@ -612,6 +612,22 @@ def delivery_of_a_dead_sender_is_told():
         node.stop()
 
 
+def names_of_destinations_do_not_meet():
+    """Names that look alike as file names. Once 'a/b' and 'a_b' kept each other from being sent to, and a destination called
+    'reports' kept commitments from being reported."""
+    names = ['pacs', 'a/b', 'a_b', 'reports', 'x' * 32]
+    node = Node(free_port(), more=[{'name': name, 'port': free_port()} for name in names[1:]])
+    queue_of(node, *((name, 'WAITING') for name in names))
+    node.start('send')
+    try:
+        wait_for('an attempt at each', 10, lambda: all(r['note'] for r in node.rows('delivery')))
+        wait_for('their locks', 5, lambda: len(glob.glob(node.spool + '/send-*.lock')) == 6)
+        time.sleep(1.5)  # one that ends is started again after a second
+        check('already' not in open('node.log').read(), 'one sender keeps another from sending')
+    finally:
+        node.stop()
+
+
 def sender_that_cannot_start_is_tried_again():
     """No process to be had at the moment the sender starts. Once its destination got nothing from then on, without a word."""
     node = Node(free_port())
@@ -694,6 +710,7 @@ TESTS = {
     'unit.send.unknown_destination_is_told': unknown_destination_is_told,
     'unit.send.given_up_is_told': given_up_is_told,
     'unit.send.delivery_of_a_dead_sender_is_told': delivery_of_a_dead_sender_is_told,
+    'unit.send.names_of_destinations_do_not_meet': names_of_destinations_do_not_meet,
     'unit.send.one_that_cannot_start_is_tried_again': sender_that_cannot_start_is_tried_again,
     'unit.send.hung_peer_does_not_hold_up_the_stop': hung_peer_does_not_hold_up_the_stop,
     'peer.send.hold_and_release': permanent_answer_is_held,
