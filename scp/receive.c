@@ -298,6 +298,7 @@ int main(int argc, char **argv)
     const struct daemon daemon = {
         .name = "isoslice-receive",
         .purpose = "Storage SCP: receives MR images, makes each durable, then acknowledges it.",
+        .rereads = 1,
         .load = load,
         .open = open_ports,
         .run = run,

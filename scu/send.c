@@ -254,6 +254,7 @@ int main(int argc, char **argv)
     const struct daemon daemon = {
         .name = "isoslice-send",
         .purpose = "Storage SCU: sends derived series to every configured destination.",
+        .rereads = 1,
         .load = load,
         .run = run,
         .user = &sending,
