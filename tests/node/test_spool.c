@@ -145,6 +145,9 @@ static void leases_run_out_and_are_lost(void)
     // Twice without an answer is all it gets.
     CHECK_OK(spool_job_take(spool, "w3", 10, 2, 60 * second_us, &job, &found, &why));
     CHECK_INT(found, 0);
+    CHECK_INT(job.exhausted, 1);
+    CHECK_OK(spool_job_take(spool, "w3", 10, 2, 60 * second_us, &job, &found, &why));
+    CHECK_INT(job.exhausted, 0);
     CHECK_OK(spool_release(spool, "j1", 61 * second_us, &why));
     CHECK_OK(spool_job_take(spool, "w3", 10, 2, 62 * second_us, &job, &found, &why));
     CHECK_INT(found, 1);
