@@ -90,7 +90,9 @@ static int send_report(const struct reporter *reporter, const struct conf_sender
         .certificate_name = sender->certificate_name,
         .is_report = 1,
     };
-    int rc = dcm_scu_open(&options, &scu, why);
+    int rc = sender->report_tls ? keeper_check(reporter->keeper, why) : 0;
+    if (rc == 0)
+        rc = dcm_scu_open(&options, &scu, why);
     if (rc == 0)
         rc = dcm_scu_report(scu, &commitment->request, why);
     dcm_scu_close(scu);

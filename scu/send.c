@@ -230,7 +230,7 @@ static int load_reports(struct sending *sending, uid_t user, struct fault_note *
     if (!with_tls)
         return 0;
     struct credentials_files files = conf_node_files(&sending->conf, user);
-    return credentials_load(&files, clock_wall_us(), &keeper->credentials, why);
+    return credentials_load(&files, &keeper->credentials, why);
 }
 
 static int load(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why)

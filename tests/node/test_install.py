@@ -42,6 +42,7 @@ def units_stop_by_their_main_process():
     for unit in glob.glob(root + '/**/isoslice-*.service', recursive=True):
         service = text(unit).split('[Service]')[1]
         equal(re.findall(r'^KillMode=(.*)$', service, re.M), ['mixed'], 'KillMode of ' + unit)
+        check('time-sync.target' in re.search(r'^After=(.*)$', text(unit), re.M).group(1).split(), 'starts before the clock is set')
         equal(re.findall(r'^TimeoutStopSec=(.*)$', service, re.M), ['60'], 'TimeoutStopSec of ' + unit)  # their graces are 10 s
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -580,24 +579,6 @@ def unknown_destination_is_told():
         node.stop()
 
 
-def queue_of(node, *deliveries):
-    """A queue that nobody has open, with a derived series of three objects and its deliveries: (destination, state), changed and
-    leased a day ago."""
-    isoslice('queue', '--config', node.config, 'list')
-    database = sqlite3.connect(node.spool + '/queue.db')
-    day_ago = int((time.time() - 86400) * 1e6)
-    database.execute("INSERT INTO series(series_uid, sender, state, changed_us) VALUES('1.2.3', 'SENDER', 'QUEUED', ?)", (day_ago,))
-    database.execute("INSERT INTO job(series_uid, state, last_object, created_us, changed_us) VALUES('1.2.3', 'DONE', 0, ?1, ?1)",
-                     (day_ago,))
-    database.execute("INSERT INTO result(job_id, stack_index, verdict, note, derived_name, derived_uid, n_objects)"
-                     " VALUES(1, 0, 0, '', 'j1-s0', '1.2.4', 3)")
-    for destination, state in deliveries:
-        database.execute("INSERT INTO delivery(result_id, destination, state, created_us, changed_us, owner, lease_until_us)"
-                         " VALUES(1, ?2, ?3, ?4, ?1, 'send:1', ?1)", (day_ago, destination, state, int(time.time() * 1e6)))
-    database.commit()
-    database.close()
-
-
 def delivery_of_a_dead_sender_is_told():
     """A sender was killed in the middle, then its destination was renamed. Once the delivery stayed SENDING for ever, without a
     word, and its series could not be purged: nobody of that name started and took it back."""
@@ -645,12 +626,12 @@ def sender_that_cannot_start_is_tried_again():
 def hung_peer_does_not_hold_up_the_stop():
     """An archive takes an image and does not answer. Once a stop waited for it as long as receive.dimse_timeout_s, and whoever had
     asked killed everything first. It is taken again at the next start."""
-    good = phantom('source', matrix=32, slices=3)
+    good = phantom('source', matrix=32, slices=6)
     port = free_port()
     node = Node(port, receive__dimse_timeout_s=100)
     queue_of(node, ('pacs', 'WAITING'))
     os.makedirs(node.spool + '/derived/j1-s0')
-    for n, path in enumerate(good):
+    for n, path in enumerate(good[:3]):
         shutil.copy(path, node.spool + '/derived/j1-s0/IM%04d.dcm' % (n + 1))
     asleep = subprocess.Popen(['storescp', '--ignore', '--sleep-after', '100', str(port)])
     try:

@@ -125,8 +125,8 @@ def a_fault_that_stays_is_told():
             database.execute("INSERT INTO job(series_uid, state, last_object, attempts, created_us, changed_us)"
                              " VALUES(?, 'WAITING', 0, ?, ?3, ?3)", (series, attempts, now_us))
         database.commit()
+        wait_for('both held', 30, lambda: database.execute("SELECT count(*) FROM job WHERE state='HELD'").fetchone()[0] == 2)
         database.close()
-        wait_for('both held', 30, lambda: [r['state'] for r in node.rows('job')] == ['HELD'] * 2)
         held = lambda id: sum(' error ' in line and 'job %s is held: tried 3 times' % id in line for line in open('node.log'))
         wait_for('the lines', 5, lambda: (held('j1'), held('j2')) == (1, 1))
         equal([line.split()[1] for line in open('node.log') if 'job j1: temporary fault' in line], ['warning', 'warning', 'error'],
