@@ -105,7 +105,7 @@ int command_node(int argc, char **argv)
         daemon_arguments(argc, argv, "isoslice node",
                          "The whole node: isoslice-receive, isoslice-work and isoslice-send as children,\n"
                          "each started again when it ends, after a pause where it ends at once.",
-                         &exit_code);
+                         1, &exit_code);
     if (config == NULL)
         return exit_code;
     struct user user; // this stays root, to start daemons again; they change

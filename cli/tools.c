@@ -37,6 +37,8 @@ static int echo_one(const struct conf *conf, const struct conf_destination *dest
     struct dcm_scu *scu = NULL;
     double start_s = clock_monotonic_s();
     int rc = deliver_credentials(conf, destination, user_of_node(conf), &credentials, why);
+    if (rc == 0 && credentials != NULL)
+        rc = credentials_check_time(credentials, clock_wall_us(), why);
     struct dcm_scu_options options = deliver_options(conf, destination, credentials);
     if (rc == 0)
         rc = dcm_scu_open(&options, &scu, why);
@@ -100,7 +102,7 @@ static void say_warning(void *user, int is_over, const char *text)
     fprintf(stderr, "isoslice check-config: warning: %s: %s\n", (const char *)user, text);
 }
 
-// Everything about TLS that a daemon would refuse to start with; returns how many.
+// Everything about TLS that a daemon would refuse to start with, or not use; returns how many.
 static int check_tls(const struct conf *conf)
 {
     struct fault_note why;
@@ -112,7 +114,8 @@ static int check_tls(const struct conf *conf)
         is_used = is_used || (conf->commitment && conf->senders[i].report_tls);
     if (is_used) {
         struct credentials_files files = conf_node_files(conf, user);
-        if (credentials_load(&files, clock_wall_us(), &credentials, &why) == 0)
+        if (credentials_load(&files, &credentials, &why) == 0 &&
+            credentials_check_time(credentials, clock_wall_us(), &why) == 0)
             credentials_warn(credentials, clock_wall_us(), say_warning, "node.tls");
         else
             n++, fprintf(stderr, "isoslice check-config: node.tls: %s\n", why.text);
@@ -123,6 +126,8 @@ static int check_tls(const struct conf *conf)
         snprintf(name, sizeof name, "destination '%s'", conf->destinations[i].name);
         if (deliver_credentials(conf, &conf->destinations[i], user, &credentials, &why) != 0)
             n++, fprintf(stderr, "isoslice check-config: %s\n", why.text);
+        else if (credentials != NULL && credentials_check_time(credentials, clock_wall_us(), &why) != 0)
+            n++, fprintf(stderr, "isoslice check-config: %s: %s\n", name, why.text);
         else if (credentials != NULL)
             credentials_warn(credentials, clock_wall_us(), say_warning, name);
         credentials_free(credentials);

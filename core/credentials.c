@@ -140,7 +140,7 @@ static void time_text(const ASN1_TIME *when, char *text, size_t size)
         snprintf(text, size, "an unreadable time");
 }
 
-static int check_own(const struct credentials *credentials, int64_t now_us, struct fault_note *why)
+int credentials_check_time(const struct credentials *credentials, int64_t now_us, struct fault_note *why)
 {
     const char *path = credentials->files.certificate;
     const ASN1_TIME *first = X509_get0_notBefore(credentials->certificate);
@@ -148,18 +148,21 @@ static int check_own(const struct credentials *credentials, int64_t now_us, stru
     char when[64];
     if (seconds_until(last, now_us) < 0) {
         time_text(last, when, sizeof when);
-        return fault_set(why, FAULT_CONFIG, "certificate '%s' has expired: it was valid until %s", path,
-                         when);
+        return fault_set(why, FAULT_TLS, "certificate '%s' has expired: it was valid until %s", path, when);
     }
     if (seconds_until(first, now_us) > 0) {
         time_text(first, when, sizeof when);
-        return fault_set(why, FAULT_CONFIG, "certificate '%s' is not valid yet: it will be from %s", path,
-                         when);
+        return fault_set(why, FAULT_TLS, "certificate '%s' is not valid yet: it will be from %s", path, when);
     }
+    return 0;
+}
+
+static int check_own(const struct credentials *credentials, struct fault_note *why)
+{
     if (X509_check_private_key(credentials->certificate, credentials->key) != 1) {
         ERR_clear_error();
         return fault_set(why, FAULT_CONFIG, "private key '%s' is not that of certificate '%s'",
-                         credentials->files.key, path);
+                         credentials->files.key, credentials->files.certificate);
     }
     SSL_CTX *context = SSL_CTX_new(TLS_method());
     int rc = context == NULL ? fault_set(why, FAULT_NO_MEMORY, "cannot start TLS: %s", openssl_reason())
@@ -168,7 +171,7 @@ static int check_own(const struct credentials *credentials, int64_t now_us, stru
     return rc;
 }
 
-int credentials_load(const struct credentials_files *files, int64_t now_us, struct credentials **credentials,
+int credentials_load(const struct credentials_files *files, struct credentials **credentials,
                      struct fault_note *why)
 {
     OPENSSL_init_ssl(0, NULL); // while files can still be read
@@ -187,7 +190,7 @@ int credentials_load(const struct credentials_files *files, int64_t now_us, stru
     if (rc == 0)
         rc = read_crl(files->crl, &loaded->crl, why);
     if (rc == 0)
-        rc = check_own(loaded, now_us, why);
+        rc = check_own(loaded, why);
     if (rc != 0) {
         credentials_free(loaded);
         return rc;
@@ -199,9 +202,13 @@ int credentials_load(const struct credentials_files *files, int64_t now_us, stru
 int credentials_refresh(struct credentials **credentials, int64_t now_us, struct fault_note *why)
 {
     struct credentials *fresh = NULL;
-    int rc = credentials_load(&(*credentials)->files, now_us, &fresh, why);
-    if (rc != 0)
+    int rc = credentials_load(&(*credentials)->files, &fresh, why);
+    if (rc == 0)
+        rc = credentials_check_time(fresh, now_us, why);
+    if (rc != 0) {
+        credentials_free(fresh);
         return rc;
+    }
     credentials_free(*credentials);
     *credentials = fresh;
     return 0;

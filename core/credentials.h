@@ -29,13 +29,17 @@ struct credentials_files {
     uid_t user;              // may own the key, besides root
 };
 
-// Reads and checks. *credentials is given to the caller. Errors: CONFIG with the file and what is wrong: it
-// cannot be read, others may read the key, key and certificate are no pair, ours has expired or is weaker
+// Reads and checks all but the time. *credentials is given to the caller. Errors: CONFIG with the file and
+// what is wrong: it cannot be read, others may read the key, key and certificate are no pair, ours is weaker
 // than OpenSSL's security level 2 (RSA 2048, SHA-256).
-int credentials_load(const struct credentials_files *files, int64_t now_us, struct credentials **credentials,
+int credentials_load(const struct credentials_files *files, struct credentials **credentials,
                      struct fault_note *why);
 
-// Reads the same files again. On a fault what was there stays in use.
+// Whether our certificate is valid at this time. Errors: TLS: it has expired, or is not valid yet, as on a
+// machine whose clock is not set.
+int credentials_check_time(const struct credentials *credentials, int64_t now_us, struct fault_note *why);
+
+// Reads the same files again. On a fault, of the time too, what was there stays in use.
 int credentials_refresh(struct credentials **credentials, int64_t now_us, struct fault_note *why);
 
 // Whether credentials_refresh could read the key as who this process is now: not when root read it and became

@@ -20,7 +20,8 @@ static void on_stop(int number)
     daemon_stop = 1;
 }
 
-const char *daemon_arguments(int argc, char **argv, const char *name, const char *purpose, int *exit_code)
+const char *daemon_arguments(int argc, char **argv, const char *name, const char *purpose, int rereads,
+                             int *exit_code)
 {
     const char *config = NULL;
     *exit_code = 0;
@@ -30,9 +31,8 @@ const char *daemon_arguments(int argc, char **argv, const char *name, const char
                    "  --config FILE  the configuration (see isoslice check-config --help)\n"
                    "  --help         this text\n"
                    "  --version      the version\n\n"
-                   "Runs in the foreground until SIGTERM; SIGHUP reads certificates again; logs to standard "
-                   "error.\n",
-                   name, purpose);
+                   "Runs in the foreground until SIGTERM;%s logs to standard error.\n",
+                   name, purpose, rereads ? " SIGHUP reads certificates again;" : "");
             return NULL;
         }
         if (strcmp(argv[i], "--version") == 0) {
@@ -104,7 +104,8 @@ int daemon_main(int argc, char **argv, const struct daemon *daemon)
     struct fault_note why;
     struct daemon_settings settings = {.level = LOG_LEVEL_INFO};
     int exit_code;
-    const char *config = daemon_arguments(argc, argv, daemon->name, daemon->purpose, &exit_code);
+    const char *config =
+        daemon_arguments(argc, argv, daemon->name, daemon->purpose, daemon->rereads, &exit_code);
     if (config == NULL)
         return exit_code;
     if (daemon->load(daemon->user, config, &settings, &why) != 0) {

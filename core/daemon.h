@@ -17,7 +17,9 @@ extern volatile int daemon_stop;
 
 // Reads the command line: returns the configuration file's path, or NULL after it has printed help, version
 // or a usage error; *exit_code then says with what to exit. `purpose` is one sentence for --help.
-const char *daemon_arguments(int argc, char **argv, const char *name, const char *purpose, int *exit_code);
+// `rereads`: it has certificates, and SIGHUP reads them again.
+const char *daemon_arguments(int argc, char **argv, const char *name, const char *purpose, int rereads,
+                             int *exit_code);
 
 // umask 077, signals (SIGPIPE ignored, SIGHUP blocked), crash point of the tests.
 void daemon_init(void);
@@ -41,6 +43,7 @@ struct daemon_settings {
 struct daemon {
     const char *name;    // of the program
     const char *purpose; // one sentence for --help
+    int rereads;         // certificates at SIGHUP, for --help
     // Reads the configuration file into what `user` points at, and what only root may be able to read: keys.
     int (*load)(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why);
     int (*open)(void *user, struct fault_note *why); // what only root may be able to do: ports. May be NULL

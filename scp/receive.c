@@ -46,7 +46,8 @@ struct child {
 struct listener {
     struct conf conf;
     char incoming[SPOOL_PATH_SIZE];
-    int fd, tls_fd;       // listening; -1: not
+    int fd, tls_fd;       // -1: no such port
+    int is_tls_open;      // it listens at tls_fd
     struct keeper keeper; // of tls_fd
     pid_t indexer;
     struct child *children;
@@ -58,7 +59,7 @@ static void on_child(int number)
     (void)number; // only to wake ppoll
 }
 
-static int listen_at(const struct conf *conf, int64_t port, struct fault_note *why)
+static int bind_at(const struct conf *conf, int64_t port, struct fault_note *why)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     inet_pton(AF_INET, conf->bind, &address.sin_addr);
@@ -66,12 +67,27 @@ static int listen_at(const struct conf *conf, int64_t port, struct fault_note *w
     if (fd < 0)
         return fault_set_errno(why, errno, "cannot make a socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, SOMAXCONN) != 0) {
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) {
         int saved = errno;
         close(fd);
         return fault_set_errno(why, saved, "cannot listen at %s:%lld", conf->bind, (long long)port);
     }
     return fd;
+}
+
+// Only with a certificate that is valid. Until then nobody is let in there, and the port is ours all the
+// same.
+static void listen_with_tls(struct listener *listener)
+{
+    const struct conf *conf = &listener->conf;
+    if (listener->is_tls_open || listener->tls_fd < 0 || !listener->keeper.is_in_use)
+        return;
+    listener->is_tls_open = listen(listener->tls_fd, SOMAXCONN) == 0;
+    if (listener->is_tls_open)
+        log_info("listening as '%s' at %s:%lld with TLS", conf->ae_title, conf->bind,
+                 (long long)conf->tls_port);
+    else
+        log_error("cannot listen at %s:%lld: %s", conf->bind, (long long)conf->tls_port, strerror(errno));
 }
 
 static void close_listening(struct listener *listener)
@@ -213,10 +229,12 @@ static int open_ports(void *user, struct fault_note *why)
     struct listener *listener = user;
     const struct conf *conf = &listener->conf;
     listener->fd = listener->tls_fd = -1;
-    if (conf->port != 0 && (listener->fd = listen_at(conf, conf->port, why)) < 0)
+    if (conf->port != 0 && (listener->fd = bind_at(conf, conf->port, why)) < 0)
         return listener->fd;
-    if (conf->tls_port != 0 && (listener->tls_fd = listen_at(conf, conf->tls_port, why)) < 0)
+    if (conf->tls_port != 0 && (listener->tls_fd = bind_at(conf, conf->tls_port, why)) < 0)
         return listener->tls_fd;
+    if (listener->fd >= 0 && listen(listener->fd, SOMAXCONN) != 0)
+        return fault_set_errno(why, errno, "cannot listen at %s:%lld", conf->bind, (long long)conf->port);
     return 0;
 }
 
@@ -248,9 +266,8 @@ static int run(void *user, struct fault_note *why)
     sigaction(SIGCHLD, &action, NULL);
     if (conf->port != 0)
         log_info("listening as '%s' at %s:%lld", conf->ae_title, conf->bind, (long long)conf->port);
-    if (conf->tls_port != 0)
-        log_info("listening as '%s' at %s:%lld with TLS", conf->ae_title, conf->bind,
-                 (long long)conf->tls_port);
+    keeper_tick(&listener->keeper, 0);
+    listen_with_tls(listener);
     notify_manager("READY=1");
     double next_start_s = 0;
     while (!daemon_stop) {
@@ -259,8 +276,10 @@ static int run(void *user, struct fault_note *why)
             next_start_s = clock_monotonic_s() + 1;
         }
         keeper_tick(&listener->keeper, daemon_reload_asked());
+        listen_with_tls(listener);
+        int tls_fd = listener->is_tls_open ? listener->tls_fd : -1;
         struct pollfd poll_fds[2] = {{.fd = listener->fd, .events = POLLIN},
-                                     {.fd = listener->tls_fd, .events = POLLIN}}; // -1 is passed over
+                                     {.fd = tls_fd, .events = POLLIN}}; // -1 is passed over
         struct timespec timeout = {.tv_sec = 1};
         sigprocmask(SIG_BLOCK, &blocked, &before);
         int n = daemon_stop ? 0 : ppoll(poll_fds, 2, &timeout, &before);
@@ -287,7 +306,7 @@ static int load(void *user, const char *path, struct daemon_settings *settings, 
     listener->keeper.whose = "reception";
     if (rc == 0 && listener->conf.tls_port != 0) {
         struct credentials_files files = conf_node_files(&listener->conf, settings->user.uid);
-        rc = credentials_load(&files, clock_wall_us(), &listener->keeper.credentials, why);
+        rc = credentials_load(&files, &listener->keeper.credentials, why);
     }
     return rc;
 }
@@ -298,6 +317,7 @@ int main(int argc, char **argv)
     const struct daemon daemon = {
         .name = "isoslice-receive",
         .purpose = "Storage SCP: receives MR images, makes each durable, then acknowledges it.",
+        .rereads = 1,
         .load = load,
         .open = open_ports,
         .run = run,

@@ -51,6 +51,8 @@ int ask_run(const struct conf *conf, const struct conf_destination *destination,
             round_rc =
                 spool_to_ask(spool, conf->quiet_s, clock_wall_us(), questions, MAX_QUESTIONS, &n, &fault);
         if (round_rc == 0 && n > 0)
+            round_rc = keeper_check(keeper, &fault);
+        if (round_rc == 0 && n > 0)
             round_rc = ask_all(conf, destination, keeper->credentials, spool, questions, n, &fault);
         if (round_rc != 0) {
             pause_s = fmin(pause_max_s, fmax(pause_min_s, 2 * pause_s));

@@ -24,7 +24,7 @@ int deliver_credentials(const struct conf *conf, const struct conf_destination *
     *credentials = NULL;
     if (!destination->tls)
         return 0;
-    int rc = credentials_load(&files, clock_wall_us(), credentials, &note);
+    int rc = credentials_load(&files, credentials, &note);
     return rc == 0 ? 0
                    : fault_set(why, (enum fault)rc, "destination '%s': %.450s", destination->name, note.text);
 }
@@ -153,21 +153,23 @@ static int end_attempt(struct spool *spool, const struct conf *conf, const char 
 }
 
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
-                const struct credentials *credentials, const char *owner,
-                const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
-                struct fault_note *why)
+                const struct keeper *keeper, const char *owner, const struct spool_delivery *delivery,
+                volatile int *stop, struct fault_note *outcome, struct fault_note *why)
 {
-    struct dcm_scu_options options = deliver_options(conf, destination, credentials);
+    struct dcm_scu_options options = deliver_options(conf, destination, keeper->credentials);
     struct dcm_scu *scu = NULL;
     enum promise_answer answer = PROMISE_DONE;
     int rc = 0, is_confirmed = delivery->n_confirmed == delivery->n_objects;
     memset(outcome, 0, sizeof *outcome);
-    if (!is_confirmed && dcm_scu_open(&options, &scu, outcome) == 0)
-        rc = send_objects(spool, conf, scu, owner, delivery, stop, outcome, why);
-    dcm_scu_close(scu);
-    is_confirmed = outcome->fault == FAULT_OK;
-    if (rc == 0 && is_confirmed && conf_asks_commitment(conf, destination))
-        rc = ask(spool, conf, destination, credentials, owner, delivery, &answer, outcome, why);
+    int may_call = keeper_check(keeper, outcome) == 0;
+    if (may_call && !is_confirmed) {
+        if (dcm_scu_open(&options, &scu, outcome) == 0)
+            rc = send_objects(spool, conf, scu, owner, delivery, stop, outcome, why);
+        dcm_scu_close(scu);
+        is_confirmed = outcome->fault == FAULT_OK;
+    }
+    if (rc == 0 && may_call && is_confirmed && conf_asks_commitment(conf, destination))
+        rc = ask(spool, conf, destination, keeper->credentials, owner, delivery, &answer, outcome, why);
     if (rc != 0 || answer == PROMISE_TOLD || answer == PROMISE_ASKED)
         return rc;
     int may_end = is_confirmed && strcmp(destination->commitment, "required") != 0;
@@ -176,19 +178,26 @@ int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_
 
 int deliver_lock(const struct conf *conf, const char *name, struct fault_note *why)
 {
-    char path[CONF_PATH_SIZE + 64];
+    char path[CONF_PATH_SIZE + 96];
     snprintf(path, sizeof path, "%s/send-%s.lock", conf->spool, name);
-    for (char *p = path + strlen(conf->spool) + 1; *p != '\0'; p++)
-        if (*p == '/')
-            *p = '_';
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
         return fault_set_errno(why, errno, "cannot open '%s'", path);
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         close(fd);
-        return fault_set(why, FAULT_IO, "another process sends to '%s' already", name);
+        return fault_set(why, FAULT_IO, "another process has '%s' already", path);
     }
     return fd; // held until the process ends
+}
+
+// In hexadecimal: a name may hold what a file name must not, or be "reports".
+static int lock_destination(const struct conf *conf, const struct conf_destination *destination,
+                            struct fault_note *why)
+{
+    char name[2 * sizeof destination->name] = "";
+    for (size_t i = 0; destination->name[i] != '\0'; i++)
+        snprintf(name + 2 * i, sizeof name - 2 * i, "%02x", (unsigned char)destination->name[i]);
+    return deliver_lock(conf, name, why);
 }
 
 int deliver_run(const struct conf *conf, const struct conf_destination *destination, struct keeper *keeper,
@@ -198,11 +207,11 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
     char owner[SPOOL_OWNER_SIZE];
     snprintf(owner, sizeof owner, "send:%d", (int)getpid());
     int rc = spool_open(conf->spool, &spool, why);
-    int lock = rc == 0 ? deliver_lock(conf, destination->name, why) : -1;
+    int lock = rc == 0 ? lock_destination(conf, destination, why) : -1;
     if (rc == 0 && lock < 0)
         rc = lock;
     if (rc == 0)
-        rc = spool_delivery_reclaim(spool, destination->name, why);
+        rc = spool_delivery_reclaim(spool, destination->name, INT64_MAX, why);
     while (rc == 0 && !*stop) {
         struct spool_delivery delivery;
         struct fault_note outcome;
@@ -211,8 +220,7 @@ int deliver_run(const struct conf *conf, const struct conf_destination *destinat
         rc = spool_delivery_take(spool, destination->name, owner, lease_s(conf), clock_wall_us(), &delivery,
                                  &found, why);
         if (rc == 0 && found) {
-            rc = deliver_one(spool, conf, destination, keeper->credentials, owner, &delivery, stop, &outcome,
-                             why);
+            rc = deliver_one(spool, conf, destination, keeper, owner, &delivery, stop, &outcome, why);
         } else if (rc == 0)
             usleep(POLL_MS * 1000);
         if (rc == FAULT_LEASE_LOST || rc == FAULT_QUEUE || rc == FAULT_NO_SPACE) {

@@ -28,9 +28,8 @@ void deliver_path(const struct spool_delivery *delivery, int64_t index, char *pa
 // written; the delivery's own fault is in *outcome (FAULT_OK: all confirmed, and where the destination is
 // asked to commit itself it is or was). *stop asks to end after the object in flight.
 int deliver_one(struct spool *spool, const struct conf *conf, const struct conf_destination *destination,
-                const struct credentials *credentials, const char *owner,
-                const struct spool_delivery *delivery, volatile int *stop, struct fault_note *outcome,
-                struct fault_note *why);
+                const struct keeper *keeper, const char *owner, const struct spool_delivery *delivery,
+                volatile int *stop, struct fault_note *outcome, struct fault_note *why);
 
 // Takes the lock file "send-<name>.lock" in the spool, until the process ends or closes the descriptor that
 // is returned. Errors: IO, also when another process has it.

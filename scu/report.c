@@ -8,6 +8,7 @@
 #include "scu/deliver.h"
 #include "spool/commitment.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,10 +56,19 @@ static int is_left_alone(struct reporter *reporter, const char *sender)
     return target != NULL && clock_monotonic_s() < target->not_before_s;
 }
 
-static const struct conf_sender *find_route(const struct conf *conf, const char *ae_title)
+// The entry to report by: one of that AE title whose network the request came from, else any of that title,
+// since a peer may be called at another address than it calls from.
+static const struct conf_sender *find_route(const struct conf *conf,
+                                            const struct spool_commitment *commitment)
 {
+    struct in_addr address = {0};
+    const struct conf_sender *sender = NULL;
+    inet_pton(AF_INET, commitment->address, &address);
+    while ((sender = conf_find_sender(conf, commitment->sender, ntohl(address.s_addr), sender)) != NULL)
+        if (sender->report_port != 0)
+            return sender;
     for (size_t i = 0; i < conf->n_senders; i++)
-        if (conf->senders[i].report_port != 0 && strcmp(conf->senders[i].ae_title, ae_title) == 0)
+        if (conf->senders[i].report_port != 0 && strcmp(conf->senders[i].ae_title, commitment->sender) == 0)
             return &conf->senders[i];
     return NULL;
 }
@@ -80,7 +90,9 @@ static int send_report(const struct reporter *reporter, const struct conf_sender
         .certificate_name = sender->certificate_name,
         .is_report = 1,
     };
-    int rc = dcm_scu_open(&options, &scu, why);
+    int rc = sender->report_tls ? keeper_check(reporter->keeper, why) : 0;
+    if (rc == 0)
+        rc = dcm_scu_open(&options, &scu, why);
     if (rc == 0)
         rc = dcm_scu_report(scu, &commitment->request, why);
     dcm_scu_close(scu);
@@ -142,7 +154,7 @@ static int one_request(void *user, const char *path, const char *name, struct fa
             log_info("commitment %.*s of '%s' is forgotten: held for %lld days", (int)strcspn(name, "."),
                      name, commitment.sender, (long long)reporter->conf->keep_days);
     } else if (rc == 0 && is_due && !is_left_alone(reporter, commitment.sender)) {
-        const struct conf_sender *sender = find_route(reporter->conf, commitment.sender);
+        const struct conf_sender *sender = find_route(reporter->conf, &commitment);
         if (sender == NULL) {
             fault_set(&fault, FAULT_CONFIG, "no entry of this sender has a report_port");
             rc = postpone(reporter, path, name, &commitment, &fault, 1, why);

@@ -13,13 +13,14 @@
 #include "scu/report.h"
 #include "spool/spool.h"
 
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RESTART_S = 1 };
+enum { RESTART_S = 1, STOP_GRACE_S = 10 };
 static const double orphans_interval_s = 60; // or the longest pause between attempts, if that is shorter
 
 struct sender { // of deliveries to one destination, of commitment reports, or of questions
@@ -41,9 +42,12 @@ static const char *const reports_name = "commitment reports";
 static void start(const struct conf *conf, struct sender *sender)
 {
     sender->not_before_s = clock_monotonic_s() + RESTART_S;
-    pid_t parent = getpid();
-    sender->pid = fork();
-    if (sender->pid != 0)
+    pid_t parent = getpid(), pid = fork();
+    if (pid < 0)
+        log_error("cannot start the process that sends to '%s': %s; trying again", sender->keeper.whose,
+                  strerror(errno));
+    sender->pid = pid > 0 ? pid : 0;
+    if (pid != 0)
         return;
     struct fault_note why;
     if (!daemon_follows(parent))
@@ -95,13 +99,27 @@ static void tell_orphan(void *user, const struct spool_row *row)
     }
 }
 
+// One that was being sent when its sender was killed, and whose destination then left the configuration: no
+// sender of that name starts and takes it back. Until its lease is over, one of an earlier start may hold it.
+static void reclaim_orphan(void *user, const struct spool_row *row)
+{
+    const struct orphans *orphans = user;
+    struct fault_note why;
+    if (strcmp(row->kind, "delivery") != 0 || conf_find_destination(orphans->conf, row->target) != NULL)
+        return;
+    if (spool_delivery_reclaim(orphans->spool, row->target, clock_wall_us(), &why) != 0)
+        log_error("delivery %s: %s", row->id, why.text);
+}
+
 static int look_for_orphans(const struct conf *conf, int hold, struct fault_note *why)
 {
     struct orphans orphans = {.conf = conf, .hold = hold};
     int rc = spool_open(conf->spool, &orphans.spool, why); // makes it where there is none
     if (rc != 0)
         return rc;
-    rc = spool_list(orphans.spool, "WAITING", tell_orphan, &orphans, why);
+    rc = spool_list(orphans.spool, "SENDING", reclaim_orphan, &orphans, why);
+    if (rc == 0)
+        rc = spool_list(orphans.spool, "WAITING", tell_orphan, &orphans, why);
     if (rc == 0)
         rc = spool_list(orphans.spool, "ASKED", tell_orphan, &orphans, why);
     spool_close(orphans.spool); // before the next fork
@@ -118,6 +136,35 @@ static void reload(struct sending *sending)
             credentials_refresh(&sender->keeper.credentials, clock_wall_us(), &why); // its process says how
         if (sender->pid > 0)
             kill(sender->pid, SIGHUP);
+    }
+}
+
+static void signal_senders(const struct sending *sending, int number)
+{
+    for (size_t i = 0; i < sending->n_senders; i++)
+        if (sending->senders[i].pid > 0)
+            kill(sending->senders[i].pid, number);
+}
+
+// A peer that does not answer would hold up the stop for receive.dimse_timeout_s, and whoever asked for it
+// would end everything first. What is killed in the middle is taken again at the next start.
+static void stop_senders(struct sending *sending)
+{
+    double until_s = clock_monotonic_s() + STOP_GRACE_S;
+    pid_t pid;
+    signal_senders(sending, SIGTERM);
+    while ((pid = waitpid(-1, NULL, WNOHANG)) >= 0) {
+        for (size_t i = 0; i < sending->n_senders && pid > 0; i++)
+            if (sending->senders[i].pid == pid)
+                sending->senders[i].pid = 0;
+        if (pid > 0)
+            continue;
+        if (clock_monotonic_s() > until_s) {
+            log_warning("stopped while a peer had not answered for %d s", STOP_GRACE_S);
+            signal_senders(sending, SIGKILL);
+            until_s = INFINITY;
+        }
+        usleep(50 * 1000);
     }
 }
 
@@ -159,11 +206,7 @@ static int run(void *user, struct fault_note *why)
         usleep(200 * 1000);
     }
     notify_manager("STOPPING=1");
-    for (size_t i = 0; i < sending->n_senders; i++)
-        if (senders[i].pid > 0)
-            kill(senders[i].pid, SIGTERM);
-    while (waitpid(-1, NULL, 0) > 0) {
-    }
+    stop_senders(sending);
     return 0;
 }
 
@@ -187,7 +230,7 @@ static int load_reports(struct sending *sending, uid_t user, struct fault_note *
     if (!with_tls)
         return 0;
     struct credentials_files files = conf_node_files(&sending->conf, user);
-    return credentials_load(&files, clock_wall_us(), &keeper->credentials, why);
+    return credentials_load(&files, &keeper->credentials, why);
 }
 
 static int load(void *user, const char *path, struct daemon_settings *settings, struct fault_note *why)
@@ -211,6 +254,7 @@ int main(int argc, char **argv)
     const struct daemon daemon = {
         .name = "isoslice-send",
         .purpose = "Storage SCU: sends derived series to every configured destination.",
+        .rereads = 1,
         .load = load,
         .run = run,
         .user = &sending,

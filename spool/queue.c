@@ -12,13 +12,16 @@ enum { CLOCK_SLACK_S = 60 };
 
 // ---- jobs
 
-static int hold_exhausted(struct spool *spool, int max_attempts, int64_t now_us, struct fault_note *why)
+// One, so that each is told of. *id: 0 when there is none.
+static int hold_exhausted(struct spool *spool, int max_attempts, int64_t now_us, int64_t *id,
+                          struct fault_note *why)
 {
-    return db_run(spool, why,
-                  "UPDATE job SET state='HELD', owner='', changed_us=?1,"
-                  " note='held after ' || attempts || ' attempts without an answer; last: ' || note"
-                  " WHERE attempts>=?2 AND (state='WAITING' OR (state='LEASED' AND lease_until_us<?1))",
-                  "ii", now_us, (int64_t)max_attempts);
+    return db_integer(spool, why, id, 0,
+                      "UPDATE job SET state='HELD', owner='', changed_us=?1,"
+                      " note='held after ' || attempts || ' attempts without an answer; last: ' || note"
+                      " WHERE id=(SELECT min(id) FROM job WHERE attempts>=?2"
+                      "  AND (state='WAITING' OR (state='LEASED' AND lease_until_us<?1))) RETURNING id",
+                      "ii", now_us, (int64_t)max_attempts);
 }
 
 int spool_job_take(struct spool *spool, const char *owner, double lease_s, int max_attempts, int64_t now_us,
@@ -27,10 +30,11 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
     struct fault_note local;
     why = why ? why : &local;
     *found = 0;
+    int64_t exhausted = 0;
     int rc = db_begin(spool, why);
     if (rc != 0)
         return rc;
-    rc = hold_exhausted(spool, max_attempts, now_us, why);
+    rc = hold_exhausted(spool, max_attempts, now_us, &exhausted, why);
     sqlite3_stmt *statement = NULL;
     if (rc == 0) {
         // One series is in one worker's hands at a time.
@@ -39,9 +43,10 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
             "SELECT id, series_uid, created_us, attempts, steps, generation, " DB_N_LATE_TAKEN ","
             " coalesce((SELECT sender FROM series s WHERE s.series_uid=j.series_uid), '') FROM job j"
             " WHERE ((state='WAITING' AND not_before_us<=?1) OR (state='LEASED' AND lease_until_us<?1))"
+            " AND attempts<?2"
             " AND NOT EXISTS(SELECT 1 FROM job o WHERE o.series_uid=j.series_uid AND o.id<>j.id"
             "  AND o.state='LEASED' AND o.lease_until_us>=?1) ORDER BY id LIMIT 1",
-            "i", now_us);
+            "ii", now_us, (int64_t)max_attempts);
         if (statement == NULL)
             rc = why->fault;
     }
@@ -70,6 +75,7 @@ int spool_job_take(struct spool *spool, const char *owner, double lease_s, int m
     if (rc == 0 && *found)
         rc = db_run(spool, why, "INSERT OR IGNORE INTO late(job_id, n) VALUES(?1,?2)", "ii", job->id,
                     job->n_late);
+    job->exhausted = exhausted;
     return db_end(spool, rc, why);
 }
 
@@ -329,12 +335,13 @@ int spool_put_times_right(struct spool *spool, const struct spool_longest *longe
 
 // ---- deliveries
 
-int spool_delivery_reclaim(struct spool *spool, const char *destination, struct fault_note *why)
+int spool_delivery_reclaim(struct spool *spool, const char *destination, int64_t before_us,
+                           struct fault_note *why)
 {
     return db_run(spool, why,
                   "UPDATE delivery SET state='WAITING', owner='', lease_until_us=0"
-                  " WHERE destination=?1 AND state='SENDING'",
-                  "t", destination);
+                  " WHERE destination=?1 AND state='SENDING' AND lease_until_us<?2",
+                  "ti", destination, before_us);
 }
 
 int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why)

@@ -161,10 +161,12 @@ struct spool_job {
     int64_t steps;      // recorded step count, 0 when none yet
     int generation;     // how often its results were withdrawn; other UIDs for each
     int64_t n_late; // of its objects, those that an earlier derived series lacks; the same in every attempt
+    int64_t exhausted; // another that the same call HELD, 0: none. Set, too, when none was found
 };
 
 // The next job for `owner`, leased for lease_s; *found = 0 when there is none. A job whose lease ran out
-// counts. One that was tried max_attempts times without an answer is HELD instead.
+// counts. One that was tried max_attempts times without an answer is HELD instead, one in a call:
+// job->exhausted, which wants a line in the log.
 int spool_job_take(struct spool *spool, const char *owner, double lease_s, int max_attempts, int64_t now_us,
                    struct spool_job *job, int *found, struct fault_note *why);
 
@@ -254,8 +256,10 @@ struct spool_delivery {
 int spool_delivery_take(struct spool *spool, const char *destination, const char *owner, double lease_s,
                         int64_t now_us, struct spool_delivery *delivery, int *found, struct fault_note *why);
 
-// Gives back what a sender that is known to be gone still holds.
-int spool_delivery_reclaim(struct spool *spool, const char *destination, struct fault_note *why);
+// Gives back what senders to `destination` that are known to be gone still hold, where their lease ended
+// before `before_us` (INT64_MAX: all of it).
+int spool_delivery_reclaim(struct spool *spool, const char *destination, int64_t before_us,
+                           struct fault_note *why);
 
 // Says of a delivery that WAITS, "d5", what it waits for.
 int spool_delivery_note(struct spool *spool, const char *id, const char *note, struct fault_note *why);

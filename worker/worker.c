@@ -484,8 +484,10 @@ static void give_back(struct worker *worker, const struct fault_note *fault)
     if (fault->fault != FAULT_CANCELLED) {
         double pause_s = fmin(SPOOL_PAUSE_MAX_S, worker->conf->retry_min_s * ldexp(1, worker->job.attempts));
         not_before_us += (int64_t)(pause_s * 1e6);
-        log_error("job j%lld: %s fault: %s: %s", (long long)worker->job.id,
-                  fault_class_name(fault_class_of(fault->fault)), fault_name(fault->fault), fault->text);
+        enum fault_class class = fault_class_of(fault->fault);
+        int goes_on = class == FAULT_CLASS_TEMP && !is_given_up(worker, fault->fault);
+        log_line(goes_on ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR, "job j%lld: %s fault: %s: %s",
+                 (long long)worker->job.id, fault_class_name(class), fault_name(fault->fault), fault->text);
     }
     int is_told = tell_of_job(worker, fault, &told);
     if (spool_job_return(worker->spool, worker->job.id, worker->owner, fault, is_told ? &notice : NULL,
@@ -574,7 +576,12 @@ int worker_run(const struct conf *conf, volatile int *stop, struct fault_note *w
         if (taken != 0) {
             log_error("cannot take a job: %s", note.text);
             usleep(1000 * 1000);
-        } else if (found) {
+            continue;
+        }
+        if (worker.job.exhausted != 0)
+            log_error("job j%lld is held: tried %lld times without an answer (work.max_attempts)",
+                      (long long)worker.job.exhausted, (long long)conf->max_attempts);
+        if (found) {
             do_job(&worker);
         } else {
             notify_manager("WATCHDOG=1");

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -265,6 +266,26 @@ class Node:
         except AssertionError:
             print(isoslice('queue', '--config', self.config, 'list').stdout)
             raise
+
+
+def queue_of(node, *deliveries):
+    """A queue that nobody has open, with a derived series of three objects and its deliveries: (destination, state), changed and
+    leased a day ago."""
+    node.start('send')
+    wait_for('a spool', 20, lambda: isoslice('queue', '--config', node.config, 'list', ok=(0, 1)).returncode == 0)
+    node.kill_whole('send')
+    database = sqlite3.connect(node.spool + '/queue.db')
+    day_ago = int((time.time() - 86400) * 1e6)
+    database.execute("INSERT INTO series(series_uid, sender, state, changed_us) VALUES('1.2.3', 'SENDER', 'QUEUED', ?)", (day_ago,))
+    database.execute("INSERT INTO job(series_uid, state, last_object, created_us, changed_us) VALUES('1.2.3', 'DONE', 0, ?1, ?1)",
+                     (day_ago,))
+    database.execute("INSERT INTO result(job_id, stack_index, verdict, note, derived_name, derived_uid, n_objects)"
+                     " VALUES(1, 0, 0, '', 'j1-s0', '1.2.4', 3)")
+    for destination, state in deliveries:
+        database.execute("INSERT INTO delivery(result_id, destination, state, created_us, changed_us, owner, lease_until_us)"
+                         " VALUES(1, ?2, ?3, ?4, ?1, 'send:1', ?1)", (day_ago, destination, state, int(time.time() * 1e6)))
+    database.commit()
+    database.close()
 
 
 class Orthanc:

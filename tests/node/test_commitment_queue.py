@@ -111,6 +111,34 @@ def retried_now():
         node.stop()
 
 
+def reported_to_who_asked():
+    """Two machines of one AE title in two networks, each with a port of its own: the one that asked is told. Once the first entry
+    was taken, whatever address had asked. Where none of the entries' networks has the address, the first is."""
+    elsewhere, here = Listener(), Listener()
+    node = receiver('receive', senders=[{'ae_title': 'SENDER', 'address': '10.1.0.0/16', 'report_host': '127.0.0.1',
+                                         'report_port': elsewhere.port}, *senders_with(here.port)])
+    try:
+        names = kept(node, 1)
+        sender = Committer(node)
+        equal(sender.ask(names, '1.2.3.11'), 0, 'status of the request')
+        sender.close()
+        wait_for('checked', 20, lambda: states(node) == ['WAITING'])
+        [path] = glob.glob(node.spool + '/commitments/*.commit')
+        request = open(path).read()
+        node.start('send')
+        wait_over(node)
+        equal([len(listener.reports) for listener in (elsewhere, here)], [0, 1], 'reports')
+        with open(path + '.new', 'w') as f:
+            f.write(request.replace('address 127.0.0.1\n', 'address 192.0.2.1\n'))
+        os.rename(path + '.new', path)
+        wait_over(node)
+        equal([len(listener.reports) for listener in (elsewhere, here)], [1, 1], 'reports')
+    finally:
+        node.stop()
+        elsewhere.close()
+        here.close()
+
+
 def large_request_delays_nobody():
     """4000 instances, 4 GB to be read again: meanwhile what others send is indexed as ever, and the answer is right."""
     node = receiver('receive')
@@ -179,6 +207,7 @@ def dead_target_delays_nobody():
 TESTS = {
     'peer.commitment.in_the_queue': in_the_queue,
     'peer.commitment.retried_now': retried_now,
+    'peer.commitment.reported_to_who_asked': reported_to_who_asked,
     'peer.commitment.large_request_delays_nobody': large_request_delays_nobody,
     'peer.commitment.dead_target_delays_nobody': dead_target_delays_nobody,
 }

@@ -34,6 +34,31 @@ def keeps_the_configuration():
     equal(text(root + config), 'site_id: ours\n', 'the configuration after a second installation')
 
 
+def units_stop_by_their_main_process():
+    """Daemons with children end them in their order, with a grace. Once systemd signalled every process of the receiver: an
+    association died at once at every stop, was logged as crashed, and the indexer did not see the last that had come."""
+    root = os.path.abspath('root')
+    install(DESTDIR=root)
+    for unit in glob.glob(root + '/**/isoslice-*.service', recursive=True):
+        service = text(unit).split('[Service]')[1]
+        equal(re.findall(r'^KillMode=(.*)$', service, re.M), ['mixed'], 'KillMode of ' + unit)
+        check('time-sync.target' in re.search(r'^After=(.*)$', text(unit), re.M).group(1).split(), 'starts before the clock is set')
+        equal(re.findall(r'^TimeoutStopSec=(.*)$', service, re.M), ['60'], 'TimeoutStopSec of ' + unit)  # their graces are 10 s
+
+
+def help_says_who_reads_again():
+    """SIGHUP is for who has certificates, in --help as in the units. Once the worker, which has none, said so too."""
+    root = os.path.abspath('root')
+    install(DESTDIR=root)
+    said = {}
+    for unit in glob.glob(root + '/**/isoslice-*.service', recursive=True):
+        name = os.path.basename(unit)[:-len('.service')]
+        said[name] = 'SIGHUP' in run(program(name), '--help')
+        equal(said[name], 'ExecReload=' in text(unit), 'SIGHUP in the --help of ' + name)
+    equal(said, {'isoslice-receive': True, 'isoslice-work': False, 'isoslice-send': True}, 'SIGHUP in --help')
+    check('SIGHUP' in run(program('isoslice'), 'node', '--help'), 'isoslice node --help')
+
+
 def goes_below_another_prefix():
     """cmake --install --prefix: whole, and nothing outside."""
     install('--prefix', 'elsewhere')
@@ -46,5 +71,7 @@ def goes_below_another_prefix():
 
 run_named({
     'unit.install.keeps_the_configuration': keeps_the_configuration,
+    'unit.install.units_stop_by_their_main_process': units_stop_by_their_main_process,
+    'unit.install.help_says_who_reads_again': help_says_who_reads_again,
     'unit.install.goes_below_another_prefix': goes_below_another_prefix,
 })

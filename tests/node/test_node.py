@@ -579,6 +579,80 @@ def unknown_destination_is_told():
         node.stop()
 
 
+def delivery_of_a_dead_sender_is_told():
+    """A sender was killed in the middle, then its destination was renamed. Once the delivery stayed SENDING for ever, without a
+    word, and its series could not be purged: nobody of that name started and took it back."""
+    node = Node(free_port())
+    queue_of(node, ('gone', 'SENDING'), ('gone', 'WAITING'), ('pacs', 'SENDING'))
+    node.start('send')
+    try:
+        wait_for('both held', 10, lambda: [r['state'] for r in node.rows('delivery')][:2] == ['HELD'] * 2)
+        wait_for('the lines', 5, lambda: open('node.log').read().count("is held: destination 'gone' is not in the configuration") == 2)
+        wait_for('an attempt of the third', 10, lambda: node.rows('delivery')[2]['note'] != '')
+    finally:
+        node.stop()
+
+
+def names_of_destinations_do_not_meet():
+    """Names that look alike as file names. Once 'a/b' and 'a_b' kept each other from being sent to, and a destination called
+    'reports' kept commitments from being reported."""
+    names = ['pacs', 'a/b', 'a_b', 'reports', 'x' * 32]
+    node = Node(free_port(), more=[{'name': name, 'port': free_port()} for name in names[1:]])
+    queue_of(node, *((name, 'WAITING') for name in names))
+    node.start('send')
+    try:
+        wait_for('an attempt at each', 10, lambda: all(r['note'] for r in node.rows('delivery')))
+        wait_for('their locks', 5, lambda: len(glob.glob(node.spool + '/send-*.lock')) == 6)
+        time.sleep(1.5)  # one that ends is started again after a second
+        check('already' not in open('node.log').read(), 'one sender keeps another from sending')
+    finally:
+        node.stop()
+
+
+def sender_that_cannot_start_is_tried_again():
+    """No process to be had at the moment the sender starts. Once its destination got nothing from then on, without a word."""
+    node = Node(free_port())
+    queue_of(node, ('pacs', 'WAITING'))
+    lax = {'ASAN_OPTIONS': os.environ.get('ASAN_OPTIONS', '') + ':verify_asan_link_order=0'}
+    node.start('send', env={'LD_PRELOAD': os.environ['ISOSLICE_FORKLESS'], **lax})
+    try:
+        wait_for('an attempt', 10, lambda: node.rows('delivery')[0]['note'] != '')
+        lines = [line for line in open('node.log') if 'cannot start the process' in line]
+        check(lines and " error " in lines[0] and "'pacs'" in lines[0], lines)
+    finally:
+        node.stop()
+
+
+def hung_peer_does_not_hold_up_the_stop():
+    """An archive takes an image and does not answer. Once a stop waited for it as long as receive.dimse_timeout_s, and whoever had
+    asked killed everything first. It is taken again at the next start."""
+    good = phantom('source', matrix=32, slices=6)
+    port = free_port()
+    node = Node(port, receive__dimse_timeout_s=100)
+    queue_of(node, ('pacs', 'WAITING'))
+    os.makedirs(node.spool + '/derived/j1-s0')
+    for n, path in enumerate(good[:3]):
+        shutil.copy(path, node.spool + '/derived/j1-s0/IM%04d.dcm' % (n + 1))
+    asleep = subprocess.Popen(['storescp', '--ignore', '--sleep-after', '100', str(port)])
+    try:
+        wait_for('the archive up', 10, lambda: subprocess.run(['echoscu', '127.0.0.1', str(port)]).returncode == 0)
+        node.start('send')
+        wait_for('the delivery under way', 10, lambda: node.rows('delivery')[0]['state'] == 'SENDING')
+        time.sleep(1)
+        start = time.monotonic()
+        equal(node.kill('send', signal.SIGTERM), 0, 'exit code')
+        took = time.monotonic() - start
+        check(5 < took < 15, 'the stop took %.1f s' % took)
+        asleep.kill()
+        asleep.wait()
+        node.start('send')
+        wait_for('another attempt', 10, lambda: 'CONNECT' in node.rows('delivery')[0]['note'])
+    finally:
+        asleep.kill()
+        asleep.wait()
+        node.stop()
+
+
 def given_up_is_told():
     """A PACS is down for longer than give_up_h. Once the delivery was held with the log still promising to try again, so that
     nobody knew to release it. Log and note say that it was given up, after how long and why; nothing is tried any more."""
@@ -616,6 +690,10 @@ TESTS = {
     'peer.send.dead_pacs_is_tried_again': dead_pacs_is_tried_again,
     'unit.send.unknown_destination_is_told': unknown_destination_is_told,
     'unit.send.given_up_is_told': given_up_is_told,
+    'unit.send.delivery_of_a_dead_sender_is_told': delivery_of_a_dead_sender_is_told,
+    'unit.send.names_of_destinations_do_not_meet': names_of_destinations_do_not_meet,
+    'unit.send.one_that_cannot_start_is_tried_again': sender_that_cannot_start_is_tried_again,
+    'unit.send.hung_peer_does_not_hold_up_the_stop': hung_peer_does_not_hold_up_the_stop,
     'peer.send.hold_and_release': permanent_answer_is_held,
     'crash.receive.dies_at_every_file_call': receiver_dies_at_every_file_call,
     'crash.node.killed_daemons_lose_nothing': killed_daemons_lose_nothing,

@@ -145,6 +145,9 @@ static void leases_run_out_and_are_lost(void)
     // Twice without an answer is all it gets.
     CHECK_OK(spool_job_take(spool, "w3", 10, 2, 60 * second_us, &job, &found, &why));
     CHECK_INT(found, 0);
+    CHECK_INT(job.exhausted, 1);
+    CHECK_OK(spool_job_take(spool, "w3", 10, 2, 60 * second_us, &job, &found, &why));
+    CHECK_INT(job.exhausted, 0);
     CHECK_OK(spool_release(spool, "j1", 61 * second_us, &why));
     CHECK_OK(spool_job_take(spool, "w3", 10, 2, 62 * second_us, &job, &found, &why));
     CHECK_INT(found, 1);
@@ -403,6 +406,14 @@ static void deliveries(void)
     CHECK_OK(spool_delivery_end(spool, delivery.id, "s", NULL, 0, 0, 22 * second_us, &why));
     CHECK_FAULT(spool_hold(spool, "d1", 0, &why), FAULT_USAGE);
     CHECK_CONTAINS(why.text, "it is SENT");
+    // Taken back from a sender that is gone, of that destination, and not before its lease is over.
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 22 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 1);
+    CHECK_OK(spool_delivery_reclaim(spool, "other", 32 * second_us, &why));
+    CHECK_OK(spool_delivery_reclaim(spool, "pacs", INT64_MAX, &why));
+    CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 22 * second_us, &delivery, &found, &why));
+    CHECK_INT(found, 0);
+    CHECK_OK(spool_delivery_reclaim(spool, "other", 33 * second_us, &why));
     // The other destination answers for good.
     CHECK_OK(spool_delivery_take(spool, "other", "s", 10, 23 * second_us, &delivery, &found, &why));
     CHECK_INT(found, 1);

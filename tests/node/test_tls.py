@@ -334,8 +334,8 @@ def reload_of_reception():
 
 
 def bad_files_are_refused_at_start():
-    """Keys that others can read or that are somebody else's, an expired certificate and the like: no start, one sentence, and
-    check-config says the same; what runs out soon is warned of."""
+    """Keys that others can read or that are somebody else's, a weak certificate and the like: no start, one sentence, and
+    check-config says the same, of an expired certificate too; what runs out soon is warned of."""
     ca = Authority('ca')
     own = ca.issue('node')
     encrypted = os.path.abspath('encrypted.key')
@@ -349,8 +349,6 @@ def bad_files_are_refused_at_start():
     cases = [((own[0], shared), 'shared.key\' can be used by others: its mode is 0640, which must be 0600 or 0400'),
              ((own[0], encrypted), 'cannot be read, or is encrypted'), ((own[0], '/none.key'), "cannot open private key '/none.key'"),
              ((own[0], ca.issue('another')[1]), 'is not that of certificate'), ((text, own[1]), 'holds no readable certificate'),
-             (ca.issue('old', days=(-9, -2)), 'has expired: it was valid until'),
-             (ca.issue('early', days=(2, 9)), 'is not valid yet: it will be from'),
              (ca.issue('weak', bits=1024), 'too small')]
     if os.geteuid() == 0:
         foreign = os.path.abspath('foreign.key')
@@ -367,6 +365,14 @@ def bad_files_are_refused_at_start():
         done = isoslice('check-config', node.config, ok=(2,))
         for where in ('node.tls: ', "destination 'pacs': "):
             check(any(where in line and sentence in line for line in done.stderr.splitlines()), 'check-config said %r' % done.stderr)
+    for identity, sentence in ((ca.issue('old', days=(-9, -2)), 'has expired: it was valid until'),
+                               (ca.issue('early', days=(2, 9)), 'is not valid yet: it will be from')):
+        node = TlsNode(ca, identity, 104, destination={'tls': True})
+        said = isoslice('check-config', node.config, ok=(2,)).stderr.splitlines()
+        for where in ('node.tls: ', "destination 'pacs': "):
+            check(any(where in line and sentence in line for line in said), 'check-config said %r' % said)
+        said = isoslice('echo', '--config', node.config, ok=(1,)).stderr
+        check(sentence in said, 'echo said %r' % said)
     node = TlsNode(ca, ca.issue('soon', days=(-300, 9.5)), 104, destination={'tls': True})
     done = isoslice('check-config', node.config)
     check('expires in 9 days' in done.stderr, 'check-config said %r' % done.stderr)
@@ -376,6 +382,36 @@ def bad_files_are_refused_at_start():
         node.wait_said('warning', 'TLS of pacs', 'expires in 9 days')
         node.hang_up()
         node.wait_said('warning', 'TLS of reception', 'expires in 9 days', times=2)
+    finally:
+        node.stop()
+
+
+def a_certificate_out_of_its_time_stops_nothing_else():
+    """One destination's certificate has expired, that of reception is not valid yet, as on a machine whose clock is not set. Once
+    nothing was sent anywhere and nothing received, not even without TLS, until a person started them again. The rest works;
+    reception begins when the time has come, the destination is sent to when it has another certificate."""
+    ca = Authority('ca')
+    old, new = ca.issue('old', days=(-9, -2)), ca.issue('new')
+    node = TlsNode(ca, ca.issue('early', days=(8 / 86400, 9)), free_port(), plain=True, send__retry_max_s=0.5, more=[
+        {'name': 'second', 'port': free_port(), 'tls': True, 'ca': ca.ca, 'own_certificate': old[0], 'own_key': old[1]}])
+    queue_of(node, ('pacs', 'WAITING'), ('second', 'WAITING'))
+    node.start('receive', 'send', wait=False)
+    try:
+        node.wait_said('error', 'TLS of reception is not in use', 'is not valid yet')
+        node.wait_said('error', 'TLS of second is not in use', 'has expired')
+        check(not listening(node.tls_port)(), 'the port with TLS is open')
+        wait_for('the port without TLS', 10, lambda: Node.echo(node) == 0)
+        wait_for('an attempt at the first', 10, lambda: 'CONNECT' in node.rows('delivery')[0]['note'])
+        waiting = wait_for('an attempt at the second', 10, lambda: [r for r in node.rows('delivery') if 'has expired' in r['note']])[0]
+        equal((waiting['state'], waiting['note'][:4]), ('WAITING', 'TLS:'), 'the second')
+        wait_for('the port with TLS', 30, lambda: node.echo() == 0)
+        node.wait_said('TLS of reception is in use from here on')
+        for n in (0, 1):
+            shutil.copy(new[n], old[n])
+        node.hang_up('send')
+        wait_for('another attempt at the second', 10, lambda: 'CONNECT' in node.rows('delivery')[1]['note'])
+        equal(node.said().count('TLS of reception is not in use'), 1, 'lines about it')
+        equal(node.stop(), {'receive': 0, 'send': 0}, 'exit codes')
     finally:
         node.stop()
 
@@ -505,6 +541,7 @@ TESTS = {
     'peer.tls.silence_within_an_association': silence_within_an_association,
     'peer.tls.reload_of_reception': reload_of_reception,
     'peer.tls.bad_files_are_refused_at_start': bad_files_are_refused_at_start,
+    'peer.tls.a_certificate_out_of_its_time_stops_nothing_else': a_certificate_out_of_its_time_stops_nothing_else,
     'peer.tls.wrong_pacs_gets_nothing': wrong_pacs_gets_nothing,
     'peer.tls.echo_checks_the_destination': echo_checks_the_destination,
     'peer.tls.reload_of_sending': reload_of_sending,

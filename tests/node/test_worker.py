@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the worker does with kept objects that are not what was received any more, and with a lease that it has lost."""
 import ctypes
+import sqlite3
 
 import pydicom
 
@@ -124,6 +125,31 @@ def series_without_its_picture():
         node.stop()
 
 
+def a_fault_that_stays_is_told():
+    """The folder to work in is not to be had. Attempts that are made again by themselves are warnings, the last one is an error,
+    and so is the job held after it. Once each attempt wanted a person, and nothing said that the job was held; nor of one that
+    killed its worker every time."""
+    node = Node(work__max_attempts=3, send__retry_min_s=0.3).start('work')
+    try:
+        wait_for('the worker', 20, lambda: 'working with' in open('node.log').read())
+        os.rmdir(node.spool + '/work')
+        open(node.spool + '/work', 'w').close()
+        database = sqlite3.connect(node.spool + '/queue.db')
+        now_us = int(time.time() * 1e6)
+        for series, attempts in (('1.2.3', 0), ('1.2.4', 3)):
+            database.execute("INSERT INTO job(series_uid, state, last_object, attempts, created_us, changed_us)"
+                             " VALUES(?, 'WAITING', 0, ?, ?3, ?3)", (series, attempts, now_us))
+        database.commit()
+        wait_for('both held', 30, lambda: database.execute("SELECT count(*) FROM job WHERE state='HELD'").fetchone()[0] == 2)
+        database.close()
+        held = lambda id: sum(' error ' in line and 'job %s is held: tried 3 times' % id in line for line in open('node.log'))
+        wait_for('the lines', 5, lambda: (held('j1'), held('j2')) == (1, 1))
+        equal([line.split()[1] for line in open('node.log') if 'job j1: temporary fault' in line], ['warning', 'warning', 'error'],
+              'what the attempts were logged as')
+    finally:
+        node.stop()
+
+
 def a_wider_spacing_is_refused():
     """work.spacing is 8 mm and the slices are 5.5 mm apart: nothing to do, as with any series that is thin already. Once such a
     job FAILED with an error for a person to look at, every time."""
@@ -170,6 +196,7 @@ def anew_gives_other_uids():
 
 
 TESTS = {
+    'unit.worker.a_fault_that_stays_is_told': a_fault_that_stays_is_told,
     'unit.worker.anew_gives_other_uids': anew_gives_other_uids,
     'unit.work.a_wider_spacing_is_refused': a_wider_spacing_is_refused,
     'unit.worker.damaged_files_fail_the_job': damaged_files_fail_the_job,
