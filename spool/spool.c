@@ -180,9 +180,10 @@ int spool_open_existing(const char *root, struct spool **spool, struct fault_not
     char path[SPOOL_PATH_SIZE];
     int rc = file_join(path, sizeof path, root, "queue.db", why);
     if (rc == 0 && access(path, F_OK) != 0)
-        rc = errno == ENOENT ? fault_set(why, FAULT_NOT_FOUND,
-                                         "there is no spool at '%s': the daemons make it when they start", root)
-                             : fault_set_errno(why, errno, "cannot look for '%s'", path);
+        rc = errno == ENOENT
+                 ? fault_set(why, FAULT_NOT_FOUND,
+                             "there is no spool at '%s': the daemons make it when they start", root)
+                 : fault_set_errno(why, errno, "cannot look for '%s'", path);
     return rc != 0 ? rc : spool_open(root, spool, why);
 }
 
@@ -581,7 +582,7 @@ int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64
 static int remove_named(struct spool *spool, enum spool_folder folder, const char *name,
                         struct fault_note *why)
 {
-    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    char path[SPOOL_PATH_SIZE + 280];
     snprintf(path, sizeof path, "%s/%s", spool->folders[folder], name);
     return file_remove_tree(path, why);
 }
@@ -606,17 +607,6 @@ static int remove_all(struct spool *spool, const char *sql, const char *series_u
     return rc;
 }
 
-int spool_remove_derived(struct spool *spool, const char *name, struct fault_note *why)
-{
-    char report[SPOOL_NAME_SIZE + 8];
-    int rc = remove_named(spool, SPOOL_DERIVED, name, why);
-    snprintf(report, sizeof report, "%s.json", name);
-    if (rc == 0)
-        rc = remove_named(spool, SPOOL_REPORTS, report, why);
-    snprintf(report, sizeof report, "%s.png", name);
-    return rc == 0 ? remove_named(spool, SPOOL_REPORTS, report, why) : rc;
-}
-
 static int remove_store(struct spool *spool, const char *name, struct fault_note *why)
 {
     return remove_named(spool, SPOOL_STORE, name, why);
@@ -627,20 +617,37 @@ static int remove_aside(struct spool *spool, const char *name, struct fault_note
     return remove_named(spool, SPOOL_ASIDE, name, why);
 }
 
-// What an attempt at a job that ended badly left: work/<name>-<attempt>.
-static int remove_work(struct spool *spool, const char *name, struct fault_note *why)
+int spool_remove_of_job(struct spool *spool, enum spool_folder folder, const char *job,
+                        int (*is_kept)(void *user, const char *name), void *user, size_t *n_removed,
+                        struct fault_note *why)
 {
-    DIR *dir = opendir(spool->folders[SPOOL_WORK]);
-    size_t n = strlen(name);
+    DIR *dir = opendir(spool->folders[folder]);
+    size_t n = strlen(job);
     struct dirent *entry;
     int rc = 0;
     if (dir == NULL)
-        return fault_set_errno(why, errno, "cannot open directory '%s'", spool->folders[SPOOL_WORK]);
-    while (rc == 0 && (entry = readdir(dir)) != NULL)
-        if (strncmp(entry->d_name, name, n) == 0 && entry->d_name[n] == '-' &&
-            strlen(entry->d_name) < SPOOL_NAME_SIZE)
-            rc = remove_named(spool, SPOOL_WORK, entry->d_name, why);
+        return fault_set_errno(why, errno, "cannot open directory '%s'", spool->folders[folder]);
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (strncmp(entry->d_name, job, n) != 0 || entry->d_name[n] != '-')
+            continue;
+        if (is_kept != NULL && is_kept(user, entry->d_name))
+            continue;
+        rc = remove_named(spool, folder, entry->d_name, why);
+        *n_removed += rc == 0;
+    }
     closedir(dir);
+    return rc;
+}
+
+// All that a job made, with a row or without: a worker publishes before it writes the rows, and may end in
+// between.
+static int remove_made(struct spool *spool, const char *name, struct fault_note *why)
+{
+    static const enum spool_folder folders[] = {SPOOL_DERIVED, SPOOL_REPORTS, SPOOL_WORK};
+    size_t n = 0;
+    int rc = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && rc == 0; i++)
+        rc = spool_remove_of_job(spool, folders[i], name, NULL, NULL, &n, why);
     return rc;
 }
 
@@ -652,9 +659,7 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
         const char *names; // a query
         int (*each)(struct spool *spool, const char *name, struct fault_note *why);
     } files[] = {
-        {"SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1 AND derived_name<>''",
-         spool_remove_derived},
-        {"SELECT 'j' || id FROM job WHERE series_uid=?1", remove_work},
+        {"SELECT 'j' || id FROM job WHERE series_uid=?1", remove_made},
         {"SELECT name FROM object WHERE series_uid=?1 AND place='store'", remove_store},
         {"SELECT name FROM object WHERE series_uid=?1 AND place='aside'", remove_aside},
     };

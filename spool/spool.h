@@ -22,8 +22,8 @@ struct spool;
 // Opens (and makes, mode 0700) the spool at `root` and its queue. A process opens its own; never used across
 // a fork. Errors: IO, NO_SPACE, QUEUE.
 int spool_open(const char *root, struct spool **spool, struct fault_note *why);
-// The same for who only looks at a node's spool or decides something in it: makes none. Errors: also NOT_FOUND
-// where there is none.
+// The same for who only looks at a node's spool or decides something in it: makes none. Errors: also
+// NOT_FOUND where there is none.
 int spool_open_existing(const char *root, struct spool **spool, struct fault_note *why);
 void spool_close(struct spool *spool); // NULL is fine
 
@@ -209,9 +209,10 @@ struct spool_notice {
 };
 
 // Ends a job in one transaction: its results, and a delivery of every derived series to every destination
-// that gets its form and is not excepted. Done again, its new results stand for the old ones, whose folders
-// go unless they are among the new. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack
-// failed; what was derived is delivered all the same). Errors: LEASE_LOST, QUEUE.
+// that gets its form and is not excepted. Done again, its new results stand for the old ones. Folders and
+// reports of the job that are not of these results go, whoever made them. The job becomes DONE, REFUSED
+// (nothing to process) or FAILED (a stack failed; what was derived is delivered all the same). Errors:
+// LEASE_LOST, QUEUE.
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
                      size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
                      int64_t now_us, struct fault_note *why);

@@ -1003,6 +1003,64 @@ static void job_done_again_drops_old_folders(void)
     spool_close(spool);
 }
 
+static void publish(const char *name)
+{
+    char path[SPOOL_NAME_SIZE + 32];
+    snprintf(path, sizeof path, "sp/derived/%s", name);
+    CHECK_OK(file_make_directory(path, &why));
+    snprintf(path, sizeof path, "sp/derived/%s/IM0001.dcm", name);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+    snprintf(path, sizeof path, "sp/reports/%s.json", name);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+    snprintf(path, sizeof path, "sp/reports/%s.png", name);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+}
+
+// A worker was killed between its files and their rows: the person's removal left the patient's derived
+// images and pictures behind for ever. So did a stack that failed, or was refused, after it had been
+// published.
+static void what_has_no_row_goes_too(void)
+{
+    struct spool_result results[2] = {{.n_objects = 2, .derived_name = "j1-s1"},
+                                      {.verdict = FAULT_INTERNAL, .stack_index = 1}};
+    struct spool_job job;
+    size_t n;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    publish("j1-s0");
+    publish("j11-s0");
+    CHECK_OK(spool_remove(spool, "s1", 99 * second_us, &why));
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_INT(count_in("sp/derived"), 1);
+    CHECK_INT(count_in("sp/reports"), 2);
+    CHECK_INT(access("sp/derived/j11-s0", F_OK), 0); // of another job
+    spool_close(spool);
+
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    publish("j1-s1");
+    publish("j1-s10");
+    publish("j1-s2-coronal");
+    publish("j11-s0");
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_OK(spool_job_finish(spool, 1, "w", results, 2, NULL, 0, second_us, &why));
+    CHECK_INT(count_in("sp/derived"), 2);
+    CHECK_INT(count_in("sp/reports"), 4);
+    CHECK_INT(access("sp/reports/j1-s1.png", F_OK), 0);
+    CHECK_OK(spool_retry(spool, "j1", second_us, &why)); // and now all of it is refused
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    results[0] = (struct spool_result){.verdict = FAULT_LOCALIZER};
+    CHECK_OK(spool_job_finish(spool, 1, "w", results, 1, NULL, 0, second_us, &why));
+    CHECK_INT(count_in("sp/derived"), 1);
+    CHECK_INT(count_in("sp/reports"), 2);
+    spool_close(spool);
+}
+
 // Many processes that find no spool at all make one together.
 static void opened_by_many_at_once(void)
 {
@@ -1122,6 +1180,7 @@ static const struct test tests[] = {
     {"unit.spool.a_person_removes_a_series", a_person_removes_a_series},
     {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
     {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
+    {"unit.spool.what_has_no_row_goes_too", what_has_no_row_goes_too},
     {"unit.spool.lost_files_come_again", lost_files_come_again},
     {"unit.spool.files_that_are_back_are_found", files_that_are_back_are_found},
 };
