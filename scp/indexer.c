@@ -450,20 +450,37 @@ static int reconcile(struct spool *spool, struct fault_note *why)
     return rc;
 }
 
-// What a person wants removed. Looked for often; where a file cannot be removed, as often as for a purge.
+// What a person wants removed. Looked for often; what cannot be removed is tried again with it, which takes
+// no more than a twentieth of the time, and is said once an hour.
 static void remove_wanted(struct spool *spool)
 {
-    static double next_s;
+    static double next_s, next_said_s;
+    static char said[sizeof((struct fault_note *)0)->text];
     struct fault_note why;
     size_t n;
-    if (clock_monotonic_s() < next_s)
+    double start_s = clock_monotonic_s();
+    if (start_s < next_s)
         return;
     int rc = spool_purge_rest(spool, &n, &why);
-    next_s = clock_monotonic_s() + (rc == 0 ? REMOVE_INTERVAL_S : PURGE_INTERVAL_S);
+    double now_s = clock_monotonic_s();
+    next_s = now_s + fmax(REMOVE_INTERVAL_S, 20 * (now_s - start_s));
     if (n > 0)
         log_info("%zu series removed, as a person wanted", n);
-    if (rc != 0)
+    if (rc != 0 && (now_s >= next_said_s || strcmp(said, why.text) != 0)) {
         log_error("a series that is to be removed cannot be: %s", why.text);
+        snprintf(said, sizeof said, "%s", why.text);
+        next_said_s = now_s + PURGE_INTERVAL_S;
+    }
+}
+
+// One whose files cannot be removed is no reason to stop: the next purge tries it again.
+static int purge(struct spool *spool, const struct conf *conf, size_t *n_purged, struct fault_note *why)
+{
+    int rc = spool_purge(spool, conf->keep_days, clock_wall_us(), n_purged, why);
+    if (rc != FAULT_IO)
+        return rc;
+    log_error("a series cannot be purged: %s", why->text);
+    return 0;
 }
 
 int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
@@ -485,7 +502,7 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
         int round_rc = indexer_round(spool, conf, &round, why);
         if (round_rc == 0 && clock_monotonic_s() >= next_purge_s) {
             next_purge_s = clock_monotonic_s() + PURGE_INTERVAL_S;
-            round_rc = spool_purge(spool, conf->keep_days, clock_wall_us(), &n_purged, why);
+            round_rc = purge(spool, conf, &n_purged, why);
         }
         if (round_rc == 0 && !is_reconciled) { // after the purge: what was to go anyway is no loss
             round_rc = reconcile(spool, why);

@@ -683,50 +683,107 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
     return db_end(spool, rc, why);
 }
 
-int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why)
+// Whether a fault is of one series only, and others can still be purged.
+static int is_of_one(int rc)
 {
-    struct fault_note local;
-    why = why ? why : &local;
-    *n_series = 0;
+    return rc != 0 && rc != FAULT_QUEUE && rc != FAULT_NO_MEMORY;
+}
+
+// The text that a query gives first, which is finalized; empty when it gives none.
+static int first_text(struct spool *spool, sqlite3_stmt *statement, char *text, size_t size,
+                      struct fault_note *why)
+{
+    text[0] = '\0';
+    if (statement == NULL)
+        return why->fault;
+    int rc = db_step(spool, statement, why);
+    if (rc == 1)
+        db_text(statement, 0, text, size);
+    sqlite3_finalize(statement);
+    return rc < 0 ? rc : 0;
+}
+
+// One of which a file cannot be removed stays, and keeps no other: *failed is the first such fault.
+static int purge_or_note(struct spool *spool, const char *series_uid, size_t *n_series,
+                         struct fault_note *failed, struct fault_note *why)
+{
+    int rc = purge_series(spool, series_uid, why);
+    *n_series += rc == 0;
+    if (is_of_one(rc)) {
+        if (failed->fault == FAULT_OK)
+            fault_set(failed, (enum fault)rc, "series '%s': %.300s", series_uid, why->text);
+        rc = 0;
+    }
+    return rc;
+}
+
+static int purge_begun(struct spool *spool, size_t *n_series, struct fault_note *failed,
+                       struct fault_note *why)
+{
+    char series_uid[UID_SIZE] = "";
     for (;;) {
-        char series_uid[UID_SIZE] = "";
-        sqlite3_stmt *statement = db_prepare(spool, why, "SELECT series_uid FROM purging LIMIT 1", "");
-        if (statement == NULL)
-            return why->fault;
-        int rc = db_step(spool, statement, why);
-        if (rc == 1)
-            db_text(statement, 0, series_uid, sizeof series_uid);
-        sqlite3_finalize(statement);
-        if (rc <= 0)
+        sqlite3_stmt *next = db_prepare(
+            spool, why, "SELECT series_uid FROM purging WHERE series_uid>?1 ORDER BY series_uid LIMIT 1", "t",
+            series_uid);
+        int rc = first_text(spool, next, series_uid, sizeof series_uid, why);
+        if (rc != 0 || series_uid[0] == '\0')
             return rc;
-        rc = purge_series(spool, series_uid, why);
+        rc = purge_or_note(spool, series_uid, n_series, failed, why);
         if (rc != 0)
             return rc;
-        ++*n_series;
     }
+}
+
+// Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict: goes into
+// `purging`. series_uid is empty when there is none.
+static int begin_purge(struct spool *spool, int64_t before_us, char series_uid[UID_SIZE],
+                       struct fault_note *why)
+{
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *next =
+        db_prepare(spool, why,
+                   "SELECT series_uid FROM series s WHERE state='QUEUED' AND changed_us<?1"
+                   " AND series_uid NOT IN (SELECT series_uid FROM purging)"
+                   " AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
+                   "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
+                   " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d"
+                   "  ON d.result_id=r.id WHERE j.series_uid=s.series_uid"
+                   "  AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
+                   "i", before_us);
+    rc = first_text(spool, next, series_uid, UID_SIZE, why);
+    if (rc == 0 && series_uid[0] != '\0')
+        rc = db_run(spool, why, "INSERT INTO purging VALUES(?1)", "t", series_uid);
+    return db_end(spool, rc, why);
+}
+
+static int end_purge(int rc, const struct fault_note *failed, struct fault_note *why)
+{
+    return rc == 0 && failed->fault != FAULT_OK ? fault_set(why, failed->fault, "%s", failed->text) : rc;
+}
+
+int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why)
+{
+    struct fault_note local, failed = {0};
+    why = why ? why : &local;
+    *n_series = 0;
+    return end_purge(purge_begun(spool, n_series, &failed, why), &failed, why);
 }
 
 int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
                 struct fault_note *why)
 {
-    struct fault_note local;
-    size_t n = 0;
+    struct fault_note local, failed = {0};
+    char series_uid[UID_SIZE] = "";
     why = why ? why : &local;
-    int rc = spool_purge_rest(spool, n_series, why);
+    *n_series = 0;
+    int rc = purge_begun(spool, n_series, &failed, why);
     while (rc == 0 && keep_days > 0) {
-        // Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict.
-        rc = db_run(spool, why,
-                    "INSERT INTO purging SELECT series_uid FROM series s WHERE state='QUEUED'"
-                    " AND changed_us<?1 AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
-                    "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
-                    " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d"
-                    "  ON d.result_id=r.id WHERE j.series_uid=s.series_uid"
-                    "  AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
-                    "i", now_us - keep_days * 86400 * 1000000);
-        if (rc != 0 || sqlite3_changes(spool->db) == 0)
+        rc = begin_purge(spool, now_us - keep_days * 86400 * 1000000, series_uid, why);
+        if (rc != 0 || series_uid[0] == '\0')
             break;
-        rc = spool_purge_rest(spool, &n, why);
-        *n_series += n;
+        rc = purge_or_note(spool, series_uid, n_series, &failed, why);
     }
-    return rc;
+    return end_purge(rc, &failed, why);
 }

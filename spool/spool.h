@@ -359,7 +359,9 @@ int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fa
 int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
 // Goes on with purges that were begun and not ended: by a crash, or by a file that could not be removed.
-// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts.
+// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts. Where a
+// file cannot be removed its series stays begun and the others go on; the first such fault is returned, with
+// the series in its text. Errors: QUEUE, NO_MEMORY end it.
 int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why);
 
 // The same; then forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: for

@@ -948,6 +948,48 @@ static int no_unlink(const char *path)
     return -1;
 }
 
+static int no_unlink_of_one(const char *path)
+{
+    return strstr(path, "a-2.dcm") != NULL || strstr(path, "kept") != NULL ? no_unlink(path) : unlink(path);
+}
+
+// One file that could not be removed kept every other series from the purge, and from a person's removal.
+static void purge_goes_on_past_what_stays(void)
+{
+    const struct file_ops real = file_ops;
+    size_t n;
+    open_spool();
+    for (int i = 1; i <= 3; i++) {
+        char name[16], uid[16], series[16], id[16];
+        snprintf(name, sizeof name, "a-%d.dcm", i);
+        snprintf(uid, sizeof uid, "1.%d", i);
+        snprintf(series, sizeof series, "2.%d", i);
+        snprintf(id, sizeof id, "s%d", i);
+        index_at(name, uid, series, "aa", 0);
+        CHECK_OK(spool_remove(spool, id, second_us, &why));
+    }
+    for (int i = 4; i <= 6; i++) {
+        char name[16], uid[16], series[16];
+        snprintf(name, sizeof name, "%s-%d.dcm", i == 4 ? "kept" : "a", i);
+        snprintf(uid, sizeof uid, "1.%d", i);
+        snprintf(series, sizeof series, "2.%d", i);
+        index_at(name, uid, series, "aa", 0);
+        gather(0, second_us);
+        finish_one(NULL, 0, 2 * second_us);
+    }
+    file_ops.unlink = no_unlink_of_one;
+    CHECK_FAULT(spool_purge_rest(spool, &n, &why), FAULT_IO);
+    CHECK_INT(n, 2);
+    CHECK_CONTAINS(why.text, "series '2.2': cannot remove");
+    CHECK_FAULT(spool_purge(spool, 14, long_after_us, &n, &why), FAULT_IO);
+    CHECK_INT(n, 2);
+    file_ops = real;
+    CHECK_INT(count_in("sp/store"), 2);
+    CHECK_OK(spool_purge(spool, 0, long_after_us, &n, &why));
+    CHECK_INT(count_in("sp/store"), 0);
+    spool_close(spool);
+}
+
 // What comes for a series whose purge failed half-way is not purged with it.
 static void purge_leaves_what_came_meanwhile(void)
 {
@@ -1178,6 +1220,7 @@ static const struct test tests[] = {
     {"unit.spool.a_release_gives_the_job_back", a_release_gives_the_job_back},
     {"crash.spool.purge_ends_after_any_file_call", purge_ends_after_any_file_call},
     {"unit.spool.a_person_removes_a_series", a_person_removes_a_series},
+    {"unit.spool.purge_goes_on_past_what_stays", purge_goes_on_past_what_stays},
     {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
     {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
     {"unit.spool.what_has_no_row_goes_too", what_has_no_row_goes_too},
