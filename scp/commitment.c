@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "scp/complaint.h"
 #include "scp/object.h"
 #include "scu/promise.h"
 #include "spool/commitment.h"
@@ -12,7 +13,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+// Seconds between two lines about requests that cannot be read or written.
+static const double trouble_interval_s = 600;
 // Seconds that an instance unknown to the queue is waited for, and that an open association has to tell an
 // outcome.
 static const double unknown_wait_s = 5, offer_s = 10;
@@ -28,6 +32,8 @@ struct round {
     double until_s; // monotonic; no check is begun later
     size_t n_checked;
 };
+
+static struct complaint trouble; // with single requests, of the round in hand
 
 // ---- between an association's folder and the spool
 
@@ -221,19 +227,24 @@ static int split_name(const char *name, char association[SPOOL_NAME_SIZE], char 
     return 1;
 }
 
-static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+// isoslice-send passes over it in silence.
+static int not_read(int rc, const char *path, const struct fault_note *why)
 {
-    struct round *round = user;
+    if (rc == FAULT_NO_MEMORY || (access(path, F_OK) != 0 && errno == ENOENT)) // gone meanwhile
+        return rc == FAULT_NO_MEMORY ? rc : 0;
+    complaint_add(&trouble, "a commitment request cannot be read, nothing is done about it: %s", why->text);
+    return 0;
+}
+
+static int look_at(struct round *round, const char *path, const char *name, struct fault_note *why)
+{
     struct spool_commitment commitment;
     char association[SPOOL_NAME_SIZE], number[16], outcome[SPOOL_PATH_SIZE + 128];
     if (!split_name(name, association, number))
         return 0;
     int is_done = 0, has_moved = 0, rc = spool_commitment_read(path, &commitment, why);
-    if (rc != 0) { // gone meanwhile, or not ours
-        if (rc == FAULT_BAD_HEADER)
-            log_error("a commitment request cannot be read: %s", why->text);
-        return rc == FAULT_NO_MEMORY ? rc : 0;
-    }
+    if (rc != 0)
+        return not_read(rc, path, why);
     int is_open = round->is_open(round->user, association);
     if (commitment.state == SPOOL_COMMITMENT_CHECKING) {
         if (clock_monotonic_s() < round->until_s)
@@ -263,6 +274,16 @@ static int one_request(void *user, const char *path, const char *name, struct fa
     return rc;
 }
 
+// One whose file cannot be written keeps no other.
+static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    int rc = look_at(user, path, name, why);
+    if (rc != FAULT_IO)
+        return rc;
+    complaint_add(&trouble, "commitment %.*s: %s", (int)strcspn(name, "."), name, why->text);
+    return 0;
+}
+
 int commitment_round(struct spool *spool, const struct conf *conf,
                      int (*is_open)(void *user, const char *association), void *user, size_t *n_checked,
                      struct fault_note *why)
@@ -270,7 +291,9 @@ int commitment_round(struct spool *spool, const struct conf *conf,
     struct round round = {
         .spool = spool, .conf = conf, .is_open = is_open, .user = user, .now_us = clock_wall_us()};
     round.until_s = clock_monotonic_s() + round_s;
+    trouble.n = 0;
     int rc = spool_commitment_list(spool, one_request, &round, why);
+    complaint_say(&trouble, LOG_LEVEL_ERROR, trouble_interval_s);
     *n_checked = round.n_checked;
     return rc;
 }

@@ -355,19 +355,38 @@ static void place_of(const struct spool *spool, const char *name, const char *pl
              spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
 }
 
+// What cannot be looked at is not lost.
+static int is_there(const char *path)
+{
+    return access(path, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 // Finds the file of an object row where one may be; "A-N.dcm" waits as "A/N.dcm". 1 when it is there.
 static int find_file(const struct spool *spool, const char *name, const char *place,
                      char path[FILE_PATH_SIZE])
 {
     place_of(spool, name, place, path);
-    if (access(path, F_OK) == 0)
+    if (is_there(path))
         return 1;
     const char *dash = strrchr(name, '-');
     if (dash == NULL)
         return 0;
     snprintf(path, FILE_PATH_SIZE, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name,
              dash + 1);
-    return access(path, F_OK) == 0;
+    return is_there(path);
+}
+
+// The same, or as "A/N.tmp", which a crash left and which could not be read so far.
+static int is_kept(const struct spool *spool, const char *name, const char *place)
+{
+    char path[FILE_PATH_SIZE];
+    if (find_file(spool, name, place, path))
+        return 1;
+    char *suffix = strrchr(path, '.');
+    if (suffix == NULL || strcmp(suffix, ".dcm") != 0)
+        return 0;
+    memcpy(suffix, ".tmp", 4);
+    return is_there(path);
 }
 
 int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct spool_object *object,
@@ -441,10 +460,10 @@ static int count_missing(struct spool *spool, const char *series_uid, size_t *n,
     int rc;
     *n = 0;
     while ((rc = db_step(spool, statement, why)) == 1) {
-        char name[SPOOL_NAME_SIZE], place[8], path[FILE_PATH_SIZE];
+        char name[SPOOL_NAME_SIZE], place[8];
         db_text(statement, 0, name, sizeof name);
         db_text(statement, 1, place, sizeof place);
-        *n += !find_file(spool, name, place, path);
+        *n += !is_kept(spool, name, place);
     }
     sqlite3_finalize(statement);
     return rc;
@@ -532,8 +551,7 @@ int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struc
         db_text(statement, 0, name, sizeof name);
         db_text(statement, 1, place, sizeof place);
         db_text(statement, 2, series_uid, sizeof series_uid);
-        char path[FILE_PATH_SIZE];
-        if (find_file(spool, name, place, path))
+        if (is_kept(spool, name, place))
             continue;
         ++*n_lost;
         rc = db_run(spool, why,

@@ -253,6 +253,47 @@ def synced_before_answered():
     print('%d answers, %d syncs' % (answers, n_syncs))
 
 
+# ---- what cannot be read
+
+def unreadable_files_stop_no_other():
+    """One file in incoming/ that could not be read ended every round: nothing was indexed any more, no series gathered, no commitment
+    answered, while the node went on acknowledging. Folders stand for the files here, since root may read every file: a name that is
+    there and cannot be read."""
+    good, other = phantom('source', matrix=32, slices=5), phantom('other', seed=2, matrix=32, slices=5)
+    node = Node().start('receive')
+    try:
+        storescu(node, good)
+        wait_for('a job', 20, lambda: node.rows('job'))
+        node.kill('receive', signal.SIGTERM)
+        kept = sorted(glob.glob(node.spool + '/store/*.dcm'))[0]  # as a crash may leave it, with its row
+        association, number = os.path.basename(kept)[:-4].rsplit('-', 1)
+        unmoved = '%s/incoming/%s/%s.tmp' % (node.spool, association, number)
+        os.makedirs(unmoved)
+        os.rename(kept, 'kept.dcm')
+        os.makedirs(node.spool + '/incoming/a1000000000000000p1/1.dcm')
+        open(node.spool + '/incoming/a1000000000000000p2', 'w').close()
+        os.makedirs(node.spool + '/commitments/a1000000000000000p1-9.commit')
+        log = len(open('node.log').read())
+        node.start('receive')
+        storescu(node, other)
+        wait_for('the other series a job', 10, lambda: len(node.rows('job')) == 2)
+        time.sleep(1)
+        lines = open('node.log').read()[log:].splitlines()
+        said = [line for line in lines if 'indexing:' in line]
+        check(len(said) == 1 and 'IO: ' in said[0] and 'and 2 more' in said[0], 'what is said: %s' % said)
+        said = [line for line in lines if 'commitment request cannot be read' in line]
+        check(len(said) == 1 and 'p1-9.commit' in said[0], 'what is said of the request: %s' % said)
+        check(not [line for line in lines if 'not on the disk' in line], 'what could not be read counts as lost')
+        equal([r['state'] for r in node.rows('series')], ['QUEUED', 'QUEUED'], 'series')
+        os.rmdir(unmoved)
+        shutil.move('kept.dcm', unmoved)  # and now it can be read
+        os.rmdir(node.spool + '/incoming/a1000000000000000p1/1.dcm')
+        wait_for('it in its place', 10, lambda: os.path.exists(kept))
+        wait_for('the empty folder gone', 10, lambda: not os.path.exists(node.spool + '/incoming/a1000000000000000p1'))
+    finally:
+        node.stop()
+
+
 # ---- what is lost or damaged, and comes again
 
 def only(node, kind='series'):
@@ -571,6 +612,7 @@ TESTS = {
     'crash.receive.power_cut_at_every_call': power_cut_at_every_call,
     'crash.receive.power_cut_large': power_cut_while_a_large_one_comes,
     'crash.receive.rows_outlive_names': rows_outlive_names,
+    'unit.receive.unreadable_files_stop_no_other': unreadable_files_stop_no_other,
     'unit.receive.lost_and_damaged_are_replaced': lost_and_damaged_are_replaced,
     'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
     'crash.receive.purge_goes_on': purge_goes_on_after_a_kill,
