@@ -211,9 +211,32 @@ struct group {
         char path[SPOOL_PATH_SIZE + 280];
         struct spool_object object;
         enum spool_verdict verdict;
+        int was_going; // its series was being removed
     } items[GROUP_FILES];
     size_t n;
 };
+
+static int index_pending(struct spool *spool, struct pending *pending, struct fault_note *why)
+{
+    int rc = spool_is_going(spool, pending->object.series_uid, &pending->was_going, why);
+    return rc != 0 ? rc : spool_index(spool, &pending->object, clock_wall_us(), &pending->verdict, why);
+}
+
+static void say_indexed(const struct pending *pending, struct indexer_round *round)
+{
+    const struct spool_object *object = &pending->object;
+    round->n_new += pending->verdict == SPOOL_NEW;
+    round->n_duplicate += pending->verdict == SPOOL_DUPLICATE;
+    round->n_conflict += pending->verdict == SPOOL_CONFLICT;
+    if (pending->verdict == SPOOL_CONFLICT)
+        log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series '%s' "
+                  "is held",
+                  object->sop_instance_uid, object->series_uid);
+    if (pending->was_going && (pending->verdict == SPOOL_NEW || pending->verdict == SPOOL_CONFLICT))
+        log_error("series '%s' was to be removed, but another image of it came before it was gone: it stays, "
+                  "'isoslice queue remove' removes all of it",
+                  object->series_uid);
+}
 
 static int end_group(struct spool *spool, const struct conf *conf, struct group *group,
                      struct indexer_round *round, struct fault_note *why)
@@ -224,17 +247,14 @@ static int end_group(struct spool *spool, const struct conf *conf, struct group 
     if (n == 0 || rc != 0)
         return rc;
     for (size_t i = 0; i < n && rc == 0; i++)
-        rc = spool_index(spool, &group->items[i].object, clock_wall_us(), &group->items[i].verdict, why);
+        rc = index_pending(spool, &group->items[i], why);
     rc = spool_group_end(spool, rc, why);
     for (size_t i = 0; i < n && rc == 0; i++) {
         const struct pending *pending = &group->items[i];
-        round->n_new += pending->verdict == SPOOL_NEW;
-        round->n_duplicate += pending->verdict == SPOOL_DUPLICATE;
-        if (pending->verdict == SPOOL_CONFLICT) {
-            round->n_conflict++;
-            log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series "
-                      "'%s' is held",
-                      pending->object.sop_instance_uid, pending->object.series_uid);
+        say_indexed(pending, round);
+        if (pending->verdict == SPOOL_LATER) {
+            later_add(&later, pending->path, REMOVE_INTERVAL_S);
+            continue;
         }
         rc = move_file(spool, conf, pending->path, &pending->object, pending->verdict, round, why);
         rc = pass_over(rc, pending->path, why);

@@ -301,6 +301,27 @@ static int keep_series(struct spool *spool, const char *series_uid, struct fault
     return db_run(spool, why, "DELETE FROM purging WHERE series_uid=?1", "t", series_uid);
 }
 
+int spool_is_going(struct spool *spool, const char *series_uid, int *is_going, struct fault_note *why)
+{
+    struct fault_note local;
+    int64_t n = 0;
+    int rc = db_integer(spool, why ? why : &local, &n, 0, "SELECT count(*) FROM purging WHERE series_uid=?1",
+                        "t", series_uid);
+    *is_going = n > 0;
+    return rc;
+}
+
+// A duplicate of what is about to go would go with it, though it was acknowledged after a person had decided.
+static int look_at_duplicate(struct spool *spool, const struct spool_object *object,
+                             enum spool_verdict *verdict, struct fault_note *why)
+{
+    int is_going = 0;
+    int rc = spool_is_going(spool, object->series_uid, &is_going, why);
+    if (rc == 0 && is_going)
+        *verdict = SPOOL_LATER;
+    return rc;
+}
+
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why)
 {
@@ -328,6 +349,8 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
         if (rc == 0)
             rc = keep_series(spool, known_series, why);
     }
+    if (rc == 0 && *verdict == SPOOL_DUPLICATE)
+        rc = look_at_duplicate(spool, object, verdict, why);
     if (rc == 0 && (*verdict == SPOOL_NEW || *verdict == SPOOL_CONFLICT))
         rc = keep_series(spool, object->series_uid, why);
     return spool->in_group ? rc : db_end(spool, rc, why);

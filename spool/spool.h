@@ -66,12 +66,16 @@ enum spool_verdict {
     SPOOL_CONFLICT,    // other bytes under a known UID: keep aside, the series and all that waits is stopped
     SPOOL_KNOWN,       // this very file is in the queue already as new: move it to the store
     SPOOL_KNOWN_ASIDE, // this very file is in the queue already as conflicting: move it aside
+    SPOOL_LATER,       // same bytes as of a series that is being removed: to be asked again when it is gone
 };
 
 // One transaction, or part of a group's. The caller moves the file once it is committed; done twice, the
 // second answer leads to the same move.
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why);
+
+// Whether a series is being removed, or purged, and not gone yet. A new image for it ends that: it stays.
+int spool_is_going(struct spool *spool, const char *series_uid, int *is_going, struct fault_note *why);
 
 // A group: everything that spool_index is asked in between is one transaction, and one sync. spool_group_end
 // commits when `rc` is 0, else nothing of it happened; it returns the first fault.

@@ -443,6 +443,32 @@ def removed_by_a_person():
         node.stop()
 
 
+def sent_again_after_a_removal():
+    """Sent again right after a person's removal, while the series was still there: every image was acknowledged, dropped as a duplicate,
+    and then what it was a duplicate of was removed. A new one among them keeps the series, and the log says so."""
+    good = phantom('source', matrix=32, slices=6)
+    node = Node(receive__quiet_s=3600).start('receive')
+    try:
+        storescu(node, good[1:])
+        for _ in range(3):
+            old = wait_for('indexed', 10, lambda: [r for r in node.rows('series') if r['images'] == 5])[0]
+            isoslice('queue', '--config', node.config, 'remove', old['id'])
+            storescu(node, good[1:])
+            wait_for('the old one gone', 10, lambda: old['id'] not in [r['id'] for r in node.rows('series')])
+            wait_for('nothing waits', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+            equal([r['images'] for r in node.rows('series')], [5], 'images of the new one')
+            equal(len(node.stored()), 5, 'kept')
+        last = only(node)['id']
+        isoslice('queue', '--config', node.config, 'remove', last)
+        storescu(node, good)
+        wait_for('nothing waits', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        equal(len(node.stored()), 6, 'kept')
+        is_said = 'another image of it came before it was gone' in open('node.log').read()
+        equal(is_said, only(node)['id'] == last, 'said that it stays')  # or it was gone before any came
+    finally:
+        node.stop()
+
+
 # ---- load
 
 def with_uid(data, old, i, series=None):
@@ -617,6 +643,7 @@ TESTS = {
     'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
     'crash.receive.purge_goes_on': purge_goes_on_after_a_kill,
     'unit.queue.removed_by_a_person': removed_by_a_person,
+    'unit.queue.sent_again_after_a_removal': sent_again_after_a_removal,
     'crash.receive.killed_under_load': killed_under_load,
     'unit.receive.synced_before_answered': synced_before_answered,
     'unit.receive.two_hundred_associations': two_hundred_associations,

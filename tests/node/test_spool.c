@@ -990,7 +990,8 @@ static void purge_goes_on_past_what_stays(void)
     spool_close(spool);
 }
 
-// What comes for a series whose purge failed half-way is not purged with it.
+// What comes for a series whose purge failed half-way is not purged with it: a new image keeps the series,
+// the same one waits until it is gone.
 static void purge_leaves_what_came_meanwhile(void)
 {
     const struct file_ops real = file_ops;
@@ -1003,15 +1004,45 @@ static void purge_leaves_what_came_meanwhile(void)
         CHECK_FAULT(spool_purge_rest(spool, &n, &why), FAULT_IO);
         file_ops = real;
         if (again)
-            comes_again("b-2.dcm", "1.2", "bb", 0, long_after_us);
+            CHECK_INT(index_at("b-2.dcm", "1.2", "1.5", "bb", long_after_us), SPOOL_LATER);
         else
             CHECK_INT(index_at("b-9.dcm", "1.9", "1.5", "ii", long_after_us), SPOOL_NEW);
         CHECK_OK(spool_purge(spool, 14, long_after_us + second_us, &n, &why));
-        CHECK_INT(n, 0);
-        CHECK_STR(row_of("s1").state, again ? "QUEUED" : "GATHERING");
-        CHECK_INT(access(again ? "sp/store/a-2.dcm" : "sp/store/b-9.dcm", F_OK), 0);
+        CHECK_INT(n, again);
+        CHECK_STR(row_of("s1").state, again ? "" : "GATHERING");
+        CHECK_INT(access("sp/store/b-9.dcm", F_OK), again ? -1 : 0);
+        if (again)
+            CHECK_INT(index_at("b-2.dcm", "1.2", "1.5", "bb", long_after_us), SPOOL_NEW);
         spool_close(spool);
     }
+}
+
+// Images that were sent again right after a person's removal were dropped as duplicates of what then went.
+static void what_comes_again_outlives_the_removal(void)
+{
+    size_t n;
+    int is_going;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    CHECK_OK(spool_is_going(spool, "1.5", &is_going, &why));
+    CHECK_INT(is_going, 0);
+    CHECK_OK(spool_remove(spool, "s1", second_us, &why));
+    CHECK_OK(spool_is_going(spool, "1.5", &is_going, &why));
+    CHECK_INT(is_going, 1);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 2 * second_us), SPOOL_LATER);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 3 * second_us), SPOOL_LATER);
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 4 * second_us), SPOOL_NEW);
+    CHECK_STR(row_of("s2").state, "GATHERING");
+    // One that is new keeps the series: then the same ones are duplicates like any other.
+    CHECK_OK(spool_remove(spool, "s2", 5 * second_us, &why));
+    CHECK_INT(index_at("c-1.dcm", "1.1", "1.5", "aa", 6 * second_us), SPOOL_LATER);
+    CHECK_INT(index_at("c-3.dcm", "1.3", "1.5", "cc", 6 * second_us), SPOOL_NEW);
+    CHECK_INT(index_at("c-1.dcm", "1.1", "1.5", "aa", 7 * second_us), SPOOL_DUPLICATE);
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 0);
+    spool_close(spool);
 }
 
 // The folder of a view that is not made any more had no row, so that no purge found it.
@@ -1221,6 +1252,7 @@ static const struct test tests[] = {
     {"crash.spool.purge_ends_after_any_file_call", purge_ends_after_any_file_call},
     {"unit.spool.a_person_removes_a_series", a_person_removes_a_series},
     {"unit.spool.purge_goes_on_past_what_stays", purge_goes_on_past_what_stays},
+    {"unit.spool.what_comes_again_outlives_the_removal", what_comes_again_outlives_the_removal},
     {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
     {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
     {"unit.spool.what_has_no_row_goes_too", what_has_no_row_goes_too},
