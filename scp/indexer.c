@@ -505,14 +505,39 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
     return rc;
 }
 
-// Rows against files, once what a crash left in the incoming folders has been taken up.
-static int reconcile(struct spool *spool, struct fault_note *why)
+// Files without rows. Those of the store first: what is aside came after it, and must find its row.
+static int enter_unknown(struct spool *spool, size_t *n_entered, struct fault_note *why)
 {
-    size_t n_lost;
+    static const enum spool_folder folders[] = {SPOOL_STORE, SPOOL_ASIDE};
+    int rc = 0;
+    *n_entered = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && rc == 0 && *n_entered == 0; i++) {
+        size_t n_left = 0;
+        rc = spool_enter_unknown(spool, folders[i], n_entered, &n_left, why);
+        if (*n_entered > 0)
+            log_error(
+                "%zu files in '%s' are not in the queue: it was lost, or set back; they are taken up again",
+                *n_entered, spool_folder(spool, folders[i]));
+        if (n_left > 0 && *n_entered == 0) // once
+            log_error("%zu files in '%s' are not in the queue and not what was received; they stay there",
+                      n_left, spool_folder(spool, folders[i]));
+    }
+    return rc;
+}
+
+// Rows against files, once what a crash left in the incoming folders has been taken up. Not done with while
+// files are on their way back into the queue: they may be those that a row misses.
+static int reconcile(struct spool *spool, int *is_done, struct fault_note *why)
+{
+    size_t n_lost, n_entered;
     double start_s = clock_monotonic_s();
-    int rc = spool_check_files(spool, clock_wall_us(), &n_lost, why);
+    int rc = enter_unknown(spool, &n_entered, why);
+    if (rc != 0 || n_entered > 0)
+        return rc;
+    rc = spool_check_files(spool, clock_wall_us(), &n_lost, why);
     if (rc != 0)
         return rc;
+    *is_done = 1;
     log_info("files and rows reconciled in %.1f s", clock_monotonic_s() - start_s);
     if (n_lost > 0)
         log_error("%zu received objects are in the queue but not on the disk; their series are FAILED",
@@ -556,6 +581,7 @@ static int purge(struct spool *spool, const struct conf *conf, size_t *n_purged,
 int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
 {
     struct spool *spool = NULL;
+    struct complaint stopped = {0};
     int is_reconciled = 0;
     double next_purge_s = 0;
     size_t n_rest = 0;
@@ -575,15 +601,14 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
             round_rc = purge(spool, conf, &n_purged, why);
         }
         is_reconciled = is_reconciled && !round.is_unsettled;
-        if (round_rc == 0 && !is_reconciled) { // after the purge: what was to go anyway is no loss
-            round_rc = reconcile(spool, why);
-            is_reconciled = round_rc == 0;
-        }
+        if (round_rc == 0 && !is_reconciled) // after the purge: what was to go anyway is no loss
+            round_rc = reconcile(spool, &is_reconciled, why);
         if (round_rc != 0) {
             is_reconciled = 0; // what was put in its place without its row is found so
-            log_error("indexing: %s: %s", fault_name((enum fault)round_rc), why->text);
+            complaint_add(&stopped, "indexing: %s: %s", fault_name((enum fault)round_rc), why->text);
             usleep(1000 * 1000);
         }
+        complaint_say(&stopped, LOG_LEVEL_ERROR, TROUBLE_INTERVAL_S);
         if (round.n_new + round.n_duplicate + round.n_conflict + round.n_jobs + n_purged > 0)
             log_info("indexed: %zu new, %zu again, %zu in conflict, %zu series complete, %zu purged",
                      round.n_new, round.n_duplicate, round.n_conflict, round.n_jobs, n_purged);

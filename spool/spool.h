@@ -104,6 +104,12 @@ int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct 
 // all there again goes on, as after spool_mended.
 int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struct fault_note *why);
 
+// Files in the store, or aside, that have no row: of a queue that was lost, or set back to an earlier one.
+// What is sealed and whole goes back to where it came in, incoming/<association>/<n>.dcm, and is indexed
+// again from there; *n_entered counts. *n_left: others, which stay. Errors: IO, NO_SPACE, QUEUE, NO_MEMORY.
+int spool_enter_unknown(struct spool *spool, enum spool_folder from, size_t *n_entered, size_t *n_left,
+                        struct fault_note *why);
+
 // ---- gathering: when a series is complete
 
 #define SPOOL_SETTLE_S 1.0 // nothing is decided about a series that an object came for within so many seconds
@@ -363,9 +369,9 @@ int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fa
 int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
 // Goes on with purges that were begun and not ended: by a crash, or by a file that could not be removed.
-// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts. Where a
-// file cannot be removed its series stays begun and the others go on; the first such fault is returned, with
-// the series in its text. Errors: QUEUE, NO_MEMORY end it.
+// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts. Where
+// a file cannot be removed its series stays begun and the others go on; the first such fault is returned,
+// with the series in its text. Errors: QUEUE, NO_MEMORY end it.
 int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why);
 
 // The same; then forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: for

@@ -377,6 +377,46 @@ def replacing_dies_at_every_file_call():
         node.stop()
 
 
+def lost_rows_are_made_again():
+    """The queue was lost, or an earlier one copied back: files in the store that no row named stayed there and were never entered. What
+    is in the store and in no row comes in again, with what was kept aside; the same bytes under a row that had lost its file are its."""
+    good = phantom('source', matrix=32, slices=6)
+    other = phantom('other', seed=2, matrix=32, slices=6)
+    node = Node(receive__quiet_s=0.2).start('receive')
+    try:
+        storescu(node, good)
+        wait_for('a job', 20, lambda: node.rows('job'))
+        node.kill('receive', signal.SIGTERM)
+        shutil.copy(node.spool + '/queue.db', 'earlier.db')
+        node.start('receive')
+        changed = pydicom.dcmread(good[0])
+        changed.PatientComments = 'other bytes'
+        changed.save_as('changed.dcm')
+        storescu(node, other + ['changed.dcm'])
+        wait_for('all in their places', 20, lambda: len(glob.glob(node.spool + '/store/*.dcm')) == 12 and
+                 len(glob.glob(node.spool + '/aside/*.dcm')) == 1)
+        node.kill('receive', signal.SIGTERM)
+        kept, n_aside = node.stored(), set(os.listdir(node.spool + '/aside'))
+        open(node.spool + '/store/foreign.dcm', 'wb').write(b'no image')
+        for queue in (None, 'earlier.db'):
+            [os.unlink(path) for path in glob.glob(node.spool + '/queue.db*')]
+            if queue:
+                shutil.copy(queue, node.spool + '/queue.db')
+            node.start('receive')
+            wait_for('both series', 20, lambda: sorted((r['state'], r['images']) for r in node.rows('series')) ==
+                     [('CONFLICT', 7), ('QUEUED', 6)])
+            wait_for('nothing waits', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
+            equal(node.stored(), kept, 'files of the store')
+            equal(set(os.listdir(node.spool + '/aside')), n_aside, 'files aside')
+            node.kill('receive', signal.SIGTERM)
+        log = open('node.log').read()
+        check("12 files in '" in log and "6 files in '" in log, 'the log does not count them')
+        check('1 files in' in log and 'not what was received' in log, 'the log does not tell of the foreign one')
+        check('not on the disk' not in log, 'something counts as lost')
+    finally:
+        node.stop()
+
+
 # ---- purging
 
 def count_files(node):
@@ -640,6 +680,7 @@ TESTS = {
     'crash.receive.rows_outlive_names': rows_outlive_names,
     'unit.receive.unreadable_files_stop_no_other': unreadable_files_stop_no_other,
     'unit.receive.lost_and_damaged_are_replaced': lost_and_damaged_are_replaced,
+    'unit.receive.lost_rows_are_made_again': lost_rows_are_made_again,
     'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
     'crash.receive.purge_goes_on': purge_goes_on_after_a_kill,
     'unit.queue.removed_by_a_person': removed_by_a_person,
