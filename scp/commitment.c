@@ -236,35 +236,50 @@ static int not_read(int rc, const char *path, const struct fault_note *why)
     return 0;
 }
 
+// A slice of the check, and at its end what becomes of the request: offered to the open association, or told
+// elsewhere.
+static int go_on_checking(struct round *round, const char *path, const char *association, const char *number,
+                          int is_open, struct spool_commitment *commitment, struct fault_note *why)
+{
+    char outcome[SPOOL_PATH_SIZE + 128];
+    int is_done = 0, has_moved = 0;
+    int rc = check(round, commitment, &is_done, &has_moved, why);
+    if (rc == 0 && has_moved && !is_done)
+        rc = spool_commitment_write(path, commitment, why);
+    if (rc != 0 || !is_done)
+        return rc;
+    commitment->state = is_open ? SPOOL_COMMITMENT_OFFERED : SPOOL_COMMITMENT_WAITING;
+    commitment->changed_us = round->now_us;
+    rc = spool_commitment_write(path, commitment, why);
+    snprintf(outcome, sizeof outcome, "%s/%s/%s%s", spool_folder(round->spool, SPOOL_INCOMING), association,
+             number, COMMITMENT_OUTCOME_SUFFIX);
+    if (rc == 0 && is_open && spool_commitment_write(outcome, commitment, why) != 0)
+        log_warning("commitment %s-%s: %s", association, number, why->text); // told elsewhere then
+    if (rc == 0)
+        log_info("commitment %s-%s: %zu of %zu instances are kept", association, number,
+                 commitment->request.n - n_failed(&commitment->request), commitment->request.n);
+    round->n_checked++;
+    return rc;
+}
+
 static int look_at(struct round *round, const char *path, const char *name, struct fault_note *why)
 {
     struct spool_commitment commitment;
-    char association[SPOOL_NAME_SIZE], number[16], outcome[SPOOL_PATH_SIZE + 128];
+    char association[SPOOL_NAME_SIZE], number[16];
     if (!split_name(name, association, number))
         return 0;
-    int is_done = 0, has_moved = 0, rc = spool_commitment_read(path, &commitment, why);
+    int rc = spool_commitment_read(path, &commitment, why);
     if (rc != 0)
         return not_read(rc, path, why);
     int is_open = round->is_open(round->user, association);
-    if (commitment.state == SPOOL_COMMITMENT_CHECKING) {
+    int is_ours =
+        commitment.state == SPOOL_COMMITMENT_CHECKING || commitment.state == SPOOL_COMMITMENT_OFFERED;
+    if (is_ours && spool_commitment_put_times_right(&commitment, round->conf->retry_max_s, round->now_us))
+        rc = spool_commitment_write(path, &commitment, why);
+    if (rc == 0 && commitment.state == SPOOL_COMMITMENT_CHECKING) {
         if (clock_monotonic_s() < round->until_s)
-            rc = check(round, &commitment, &is_done, &has_moved, why);
-        if (rc == 0 && has_moved && !is_done)
-            rc = spool_commitment_write(path, &commitment, why);
-        if (rc == 0 && is_done) {
-            commitment.state = is_open ? SPOOL_COMMITMENT_OFFERED : SPOOL_COMMITMENT_WAITING;
-            commitment.changed_us = round->now_us;
-            rc = spool_commitment_write(path, &commitment, why);
-            snprintf(outcome, sizeof outcome, "%s/%s/%s%s", spool_folder(round->spool, SPOOL_INCOMING),
-                     association, number, COMMITMENT_OUTCOME_SUFFIX);
-            if (rc == 0 && is_open && spool_commitment_write(outcome, &commitment, why) != 0)
-                log_warning("commitment %s-%s: %s", association, number, why->text); // told elsewhere then
-            if (rc == 0)
-                log_info("commitment %s-%s: %zu of %zu instances are kept", association, number,
-                         commitment.request.n - n_failed(&commitment.request), commitment.request.n);
-            round->n_checked++;
-        }
-    } else if (commitment.state == SPOOL_COMMITMENT_OFFERED &&
+            rc = go_on_checking(round, path, association, number, is_open, &commitment, why);
+    } else if (rc == 0 && commitment.state == SPOOL_COMMITMENT_OFFERED &&
                (!is_open || (double)(round->now_us - commitment.changed_us) > offer_s * 1e6)) {
         commitment.state = SPOOL_COMMITMENT_WAITING;
         commitment.changed_us = round->now_us;

@@ -7,9 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-// By so much a time may lie ahead: a clock read before others were waited for.
-enum { CLOCK_SLACK_S = 60 };
-
 // ---- jobs
 
 static int hold_exhausted(struct spool *spool, int max_attempts, int64_t now_us, struct fault_note *why)
@@ -296,7 +293,7 @@ static int put_table_right(struct spool *spool, const char *table, const char *l
                            const struct spool_longest *longest, int64_t now_us, size_t *n_rows,
                            struct fault_note *why)
 {
-    const int64_t later_us = now_us + CLOCK_SLACK_S * INT64_C(1000000);
+    const int64_t later_us = now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000);
     const int64_t pause_us = (int64_t)(1e6 * longest->pause_s), lease_us = (int64_t)(1e6 * longest->lease_s);
     char sql[512];
     snprintf(sql, sizeof sql,
@@ -315,7 +312,7 @@ int spool_put_times_right(struct spool *spool, const struct spool_longest *longe
                           size_t *n_rows, struct fault_note *why)
 {
     struct fault_note local;
-    const int64_t later_us = now_us + CLOCK_SLACK_S * INT64_C(1000000);
+    const int64_t later_us = now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000);
     why = why ? why : &local;
     *n_rows = 0;
     int rc = db_begin(spool, why);

@@ -592,15 +592,16 @@ int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struc
 
 // ---- quotas
 
-int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
+int spool_usage(struct spool *spool, const char *sender, int64_t now_us, int64_t *n_bytes, int64_t *n_open,
                 void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why)
 {
+    static const int64_t day_us = 86400 * INT64_C(1000000);
     struct fault_note local;
     why = why ? why : &local;
     *n_open = 0;
-    int rc =
-        db_integer(spool, why, n_bytes, 0, "SELECT sum(size) FROM object WHERE sender=?1 AND received_us>?2",
-                   "ti", sender, since_us);
+    int rc = db_integer(spool, why, n_bytes, 0,
+                        "SELECT sum(size) FROM object WHERE sender=?1 AND received_us>?2 AND received_us<=?3",
+                        "tii", sender, now_us - day_us, now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000));
     if (rc != 0)
         return rc;
     sqlite3_stmt *statement = db_prepare(

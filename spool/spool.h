@@ -156,8 +156,9 @@ int spool_told(struct spool *spool, const char *series_uid, int64_t n, int64_t a
 
 // ---- quotas
 
-// What a sender has taken: bytes kept since `since_us`, and its series that gather, each told to `each`.
-int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
+// What a sender has taken: bytes kept in the 24 hours before `now_us`, and its series that gather, each told
+// to `each`. What a clock that ran ahead dated in the future is left out: it would count for as long.
+int spool_usage(struct spool *spool, const char *sender, int64_t now_us, int64_t *n_bytes, int64_t *n_open,
                 void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why);
 
 // ---- jobs
@@ -235,6 +236,9 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
                      struct fault_note *why);
 
 // ---- times
+
+// By so much a time may lie ahead: a clock read before others were waited for.
+enum { SPOOL_CLOCK_SLACK_S = 60 };
 
 #define SPOOL_PAUSE_MAX_S 600.0  // of a job, before it is tried again
 #define SPOOL_LEASE_MAX_S 8400.0 // no setting gives a longer one: a delivery's, 2 (600 + 3600) s
