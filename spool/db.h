@@ -16,6 +16,9 @@
 struct spool {
     sqlite3 *db;
     int in_group; // one transaction around several calls is open
+    struct {
+        int64_t changed_us, id; // of the last series that spool_gather looked at; -1: it begins anew
+    } gathered;
     char root[SPOOL_PATH_SIZE];
     char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
 };

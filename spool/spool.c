@@ -157,6 +157,7 @@ int spool_open(const char *root, struct spool **spool, struct fault_note *why)
     if (opened == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot open the spool");
     int rc = 0;
+    opened->gathered.changed_us = opened->gathered.id = -1;
     int n = snprintf(opened->root, sizeof opened->root, "%s", root);
     if (n < 0 || (size_t)n >= sizeof opened->root)
         rc = fault_set(why, FAULT_CONFIG, "spool path too long: %d bytes", n);
