@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "scp/complaint.h"
 #include "scp/object.h"
 #include "scu/promise.h"
 #include "spool/commitment.h"
@@ -12,7 +13,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+// Seconds between two lines about requests that cannot be read or written.
+static const double trouble_interval_s = 600;
 // Seconds that an instance unknown to the queue is waited for, and that an open association has to tell an
 // outcome.
 static const double unknown_wait_s = 5, offer_s = 10;
@@ -28,6 +32,8 @@ struct round {
     double until_s; // monotonic; no check is begun later
     size_t n_checked;
 };
+
+static struct complaint trouble; // with single requests, of the round in hand
 
 // ---- between an association's folder and the spool
 
@@ -221,39 +227,59 @@ static int split_name(const char *name, char association[SPOOL_NAME_SIZE], char 
     return 1;
 }
 
-static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+// isoslice-send passes over it in silence.
+static int not_read(int rc, const char *path, const struct fault_note *why)
 {
-    struct round *round = user;
+    if (rc == FAULT_NO_MEMORY || (access(path, F_OK) != 0 && errno == ENOENT)) // gone meanwhile
+        return rc == FAULT_NO_MEMORY ? rc : 0;
+    complaint_add(&trouble, "a commitment request cannot be read, nothing is done about it: %s", why->text);
+    return 0;
+}
+
+// A slice of the check, and at its end what becomes of the request: offered to the open association, or told
+// elsewhere.
+static int go_on_checking(struct round *round, const char *path, const char *association, const char *number,
+                          int is_open, struct spool_commitment *commitment, struct fault_note *why)
+{
+    char outcome[SPOOL_PATH_SIZE + 128];
+    int is_done = 0, has_moved = 0;
+    int rc = check(round, commitment, &is_done, &has_moved, why);
+    if (rc == 0 && has_moved && !is_done)
+        rc = spool_commitment_write(path, commitment, why);
+    if (rc != 0 || !is_done)
+        return rc;
+    commitment->state = is_open ? SPOOL_COMMITMENT_OFFERED : SPOOL_COMMITMENT_WAITING;
+    commitment->changed_us = round->now_us;
+    rc = spool_commitment_write(path, commitment, why);
+    snprintf(outcome, sizeof outcome, "%s/%s/%s%s", spool_folder(round->spool, SPOOL_INCOMING), association,
+             number, COMMITMENT_OUTCOME_SUFFIX);
+    if (rc == 0 && is_open && spool_commitment_write(outcome, commitment, why) != 0)
+        log_warning("commitment %s-%s: %s", association, number, why->text); // told elsewhere then
+    if (rc == 0)
+        log_info("commitment %s-%s: %zu of %zu instances are kept", association, number,
+                 commitment->request.n - n_failed(&commitment->request), commitment->request.n);
+    round->n_checked++;
+    return rc;
+}
+
+static int look_at(struct round *round, const char *path, const char *name, struct fault_note *why)
+{
     struct spool_commitment commitment;
-    char association[SPOOL_NAME_SIZE], number[16], outcome[SPOOL_PATH_SIZE + 128];
+    char association[SPOOL_NAME_SIZE], number[16];
     if (!split_name(name, association, number))
         return 0;
-    int is_done = 0, has_moved = 0, rc = spool_commitment_read(path, &commitment, why);
-    if (rc != 0) { // gone meanwhile, or not ours
-        if (rc == FAULT_BAD_HEADER)
-            log_error("a commitment request cannot be read: %s", why->text);
-        return rc == FAULT_NO_MEMORY ? rc : 0;
-    }
+    int rc = spool_commitment_read(path, &commitment, why);
+    if (rc != 0)
+        return not_read(rc, path, why);
     int is_open = round->is_open(round->user, association);
-    if (commitment.state == SPOOL_COMMITMENT_CHECKING) {
+    int is_ours =
+        commitment.state == SPOOL_COMMITMENT_CHECKING || commitment.state == SPOOL_COMMITMENT_OFFERED;
+    if (is_ours && spool_commitment_put_times_right(&commitment, round->conf->retry_max_s, round->now_us))
+        rc = spool_commitment_write(path, &commitment, why);
+    if (rc == 0 && commitment.state == SPOOL_COMMITMENT_CHECKING) {
         if (clock_monotonic_s() < round->until_s)
-            rc = check(round, &commitment, &is_done, &has_moved, why);
-        if (rc == 0 && has_moved && !is_done)
-            rc = spool_commitment_write(path, &commitment, why);
-        if (rc == 0 && is_done) {
-            commitment.state = is_open ? SPOOL_COMMITMENT_OFFERED : SPOOL_COMMITMENT_WAITING;
-            commitment.changed_us = round->now_us;
-            rc = spool_commitment_write(path, &commitment, why);
-            snprintf(outcome, sizeof outcome, "%s/%s/%s%s", spool_folder(round->spool, SPOOL_INCOMING),
-                     association, number, COMMITMENT_OUTCOME_SUFFIX);
-            if (rc == 0 && is_open && spool_commitment_write(outcome, &commitment, why) != 0)
-                log_warning("commitment %s-%s: %s", association, number, why->text); // told elsewhere then
-            if (rc == 0)
-                log_info("commitment %s-%s: %zu of %zu instances are kept", association, number,
-                         commitment.request.n - n_failed(&commitment.request), commitment.request.n);
-            round->n_checked++;
-        }
-    } else if (commitment.state == SPOOL_COMMITMENT_OFFERED &&
+            rc = go_on_checking(round, path, association, number, is_open, &commitment, why);
+    } else if (rc == 0 && commitment.state == SPOOL_COMMITMENT_OFFERED &&
                (!is_open || (double)(round->now_us - commitment.changed_us) > offer_s * 1e6)) {
         commitment.state = SPOOL_COMMITMENT_WAITING;
         commitment.changed_us = round->now_us;
@@ -263,6 +289,16 @@ static int one_request(void *user, const char *path, const char *name, struct fa
     return rc;
 }
 
+// One whose file cannot be written keeps no other.
+static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    int rc = look_at(user, path, name, why);
+    if (rc != FAULT_IO)
+        return rc;
+    complaint_add(&trouble, "commitment %.*s: %s", (int)strcspn(name, "."), name, why->text);
+    return 0;
+}
+
 int commitment_round(struct spool *spool, const struct conf *conf,
                      int (*is_open)(void *user, const char *association), void *user, size_t *n_checked,
                      struct fault_note *why)
@@ -270,7 +306,9 @@ int commitment_round(struct spool *spool, const struct conf *conf,
     struct round round = {
         .spool = spool, .conf = conf, .is_open = is_open, .user = user, .now_us = clock_wall_us()};
     round.until_s = clock_monotonic_s() + round_s;
+    trouble.n = 0;
     int rc = spool_commitment_list(spool, one_request, &round, why);
+    complaint_say(&trouble, LOG_LEVEL_ERROR, trouble_interval_s);
     *n_checked = round.n_checked;
     return rc;
 }

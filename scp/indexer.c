@@ -7,6 +7,8 @@
 #include "dicom_map/prescan.h"
 #include "scp/association.h"
 #include "scp/commitment.h"
+#include "scp/complaint.h"
+#include "scp/later.h"
 #include "scp/object.h"
 #include "scp/quota.h"
 #include "spool/seal.h"
@@ -31,8 +33,13 @@ enum {
     BUSY_ROUNDS = 10,
     USAGE_INTERVAL_S = 10,
     TIMES_INTERVAL_S = 5,
-    REMOVE_INTERVAL_S = 2
+    REMOVE_INTERVAL_S = 2,
+    RETRY_S = 5,
+    TROUBLE_INTERVAL_S = 60
 };
+
+static struct complaint trouble; // with single files, of the round in hand
+static struct later later;
 
 // One association's folder as a round finds it.
 struct folder {
@@ -46,6 +53,19 @@ struct folders {
     struct folder *items;
     size_t n;
 };
+
+// What is wrong with one file or folder is said and keeps no other: it is tried again after a while. What is
+// wrong with the queue, the disk's room or memory ends the round.
+static int pass_over(int rc, const char *path, const struct fault_note *why)
+{
+    if (rc == 0 || rc == FAULT_QUEUE || rc == FAULT_NO_SPACE || rc == FAULT_NO_MEMORY)
+        return rc;
+    complaint_add(&trouble, "indexing: %s: %s; it is tried again, the others go on",
+                  fault_name((enum fault)rc), why->text);
+    if (path != NULL)
+        later_add(&later, path, RETRY_S);
+    return 0;
+}
 
 static void read_folder(struct folder *folder)
 {
@@ -126,7 +146,7 @@ static int is_open(void *user, const char *sender)
 // What came again takes the place of what was lost or damaged: the bytes first, then the row. A crash before
 // the rename leaves it where it is found again; after it, reconciliation finds the series whole.
 static int replace_kept(struct spool *spool, const char *path, const struct spool_object *object, char *kept,
-                        struct fault_note *why)
+                        struct indexer_round *round, struct fault_note *why)
 {
     if (file_ops.rename(path, kept) != 0)
         return fault_set_errno(why, errno, "cannot move '%s'", path);
@@ -134,12 +154,14 @@ static int replace_kept(struct spool *spool, const char *path, const struct spoo
     int rc = file_sync_directory(kept, why);
     if (rc == 0)
         rc = spool_mended(spool, object->series_uid, clock_wall_us(), why);
+    round->is_unsettled |= rc != 0;
     return rc;
 }
 
 // A duplicate may be the only copy: it is dropped when the kept one has been read and is right.
 static int settle_duplicate(struct spool *spool, const struct conf *conf, const char *path,
-                            const struct spool_object *object, struct fault_note *why)
+                            const struct spool_object *object, struct indexer_round *round,
+                            struct fault_note *why)
 {
     char kept[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
     struct fault_note wrong = {0};
@@ -155,7 +177,7 @@ static int settle_duplicate(struct spool *spool, const struct conf *conf, const 
         return file_ops.unlink(path) == 0 || errno == ENOENT
                    ? 0
                    : fault_set_errno(why, errno, "cannot remove '%s'", path);
-    rc = replace_kept(spool, path, object, kept, why);
+    rc = replace_kept(spool, path, object, kept, round, why);
     if (rc == 0 && !is_there)
         log_warning("series '%s': instance '%s', which was lost, came again", object->series_uid,
                     object->sop_instance_uid);
@@ -169,11 +191,12 @@ static int settle_duplicate(struct spool *spool, const struct conf *conf, const 
 // Where an indexed file belongs. Moving needs no sync: found in the old place after a crash, it is moved
 // again.
 static int move_file(struct spool *spool, const struct conf *conf, const char *path,
-                     const struct spool_object *object, enum spool_verdict verdict, struct fault_note *why)
+                     const struct spool_object *object, enum spool_verdict verdict,
+                     struct indexer_round *round, struct fault_note *why)
 {
     char to[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
     if (verdict == SPOOL_DUPLICATE)
-        return settle_duplicate(spool, conf, path, object, why);
+        return settle_duplicate(spool, conf, path, object, round, why);
     int aside = verdict == SPOOL_CONFLICT || verdict == SPOOL_KNOWN_ASIDE;
     int rc =
         file_join(to, sizeof to, spool_folder(spool, aside ? SPOOL_ASIDE : SPOOL_STORE), object->name, why);
@@ -188,9 +211,32 @@ struct group {
         char path[SPOOL_PATH_SIZE + 280];
         struct spool_object object;
         enum spool_verdict verdict;
+        int was_going; // its series was being removed
     } items[GROUP_FILES];
     size_t n;
 };
+
+static int index_pending(struct spool *spool, struct pending *pending, struct fault_note *why)
+{
+    int rc = spool_is_going(spool, pending->object.series_uid, &pending->was_going, why);
+    return rc != 0 ? rc : spool_index(spool, &pending->object, clock_wall_us(), &pending->verdict, why);
+}
+
+static void say_indexed(const struct pending *pending, struct indexer_round *round)
+{
+    const struct spool_object *object = &pending->object;
+    round->n_new += pending->verdict == SPOOL_NEW;
+    round->n_duplicate += pending->verdict == SPOOL_DUPLICATE;
+    round->n_conflict += pending->verdict == SPOOL_CONFLICT;
+    if (pending->verdict == SPOOL_CONFLICT)
+        log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series '%s' "
+                  "is held",
+                  object->sop_instance_uid, object->series_uid);
+    if (pending->was_going && (pending->verdict == SPOOL_NEW || pending->verdict == SPOOL_CONFLICT))
+        log_error("series '%s' was to be removed, but another image of it came before it was gone: it stays, "
+                  "'isoslice queue remove' removes all of it",
+                  object->series_uid);
+}
 
 static int end_group(struct spool *spool, const struct conf *conf, struct group *group,
                      struct indexer_round *round, struct fault_note *why)
@@ -201,19 +247,17 @@ static int end_group(struct spool *spool, const struct conf *conf, struct group 
     if (n == 0 || rc != 0)
         return rc;
     for (size_t i = 0; i < n && rc == 0; i++)
-        rc = spool_index(spool, &group->items[i].object, clock_wall_us(), &group->items[i].verdict, why);
+        rc = index_pending(spool, &group->items[i], why);
     rc = spool_group_end(spool, rc, why);
     for (size_t i = 0; i < n && rc == 0; i++) {
         const struct pending *pending = &group->items[i];
-        round->n_new += pending->verdict == SPOOL_NEW;
-        round->n_duplicate += pending->verdict == SPOOL_DUPLICATE;
-        if (pending->verdict == SPOOL_CONFLICT) {
-            round->n_conflict++;
-            log_error("conflict: other bytes came under the known SOP Instance UID '%s'; kept aside, series "
-                      "'%s' is held",
-                      pending->object.sop_instance_uid, pending->object.series_uid);
+        say_indexed(pending, round);
+        if (pending->verdict == SPOOL_LATER) {
+            later_add(&later, pending->path, REMOVE_INTERVAL_S);
+            continue;
         }
-        rc = move_file(spool, conf, pending->path, &pending->object, pending->verdict, why);
+        rc = move_file(spool, conf, pending->path, &pending->object, pending->verdict, round, why);
+        rc = pass_over(rc, pending->path, why);
     }
     return rc;
 }
@@ -290,36 +334,57 @@ static int has_suffix(const char *name, const char *suffix)
     return n > m && strcmp(name + n - m, suffix) == 0;
 }
 
+// One name in an association's folder; *is_left = 1 when it stays there for now.
+static int index_entry(struct spool *spool, const struct conf *conf, const struct folder *folder,
+                       const char *name, struct group *group, struct indexer_round *round, int *is_left,
+                       struct fault_note *why)
+{
+    if (has_suffix(name, ".dcm"))
+        return index_file(spool, conf, folder, name, group, round, why);
+    if (has_suffix(name, COMMITMENT_REQUEST_SUFFIX))
+        return commitment_take(spool, folder->name, folder->path, name, why);
+    if (has_suffix(name, COMMITMENT_REPORTED_SUFFIX))
+        return commitment_end(spool, folder->name, folder->path, name, why);
+    if (has_suffix(name, COMMITMENT_TOLD_SUFFIX))
+        return commitment_told(spool, conf, folder->name, folder->path, name, why);
+    if (!folder->is_open && has_suffix(name, ".tmp"))
+        return settle_temporary(folder, name, is_left, why);
+    if (!folder->is_open && (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) ||
+                             strcmp(name, ASSOCIATION_SENDER_FILE) == 0 || strcmp(name, QUOTA_FILE) == 0)) {
+        char path[SPOOL_PATH_SIZE + 280];
+        snprintf(path, sizeof path, "%s/%s", folder->path, name);
+        file_ops.unlink(path); // of no use any more; tried again next round if it fails
+        return 0;
+    }
+    *is_left = 1;
+    return 0;
+}
+
 static int index_folder(struct spool *spool, const struct conf *conf, const struct folder *folder,
                         struct group *group, struct indexer_round *round, struct fault_note *why)
 {
+    if (later_waits(&later, folder->path))
+        return 0;
     DIR *dir = opendir(folder->path);
+    if (dir == NULL && errno == ENOENT)
+        return 0;
     if (dir == NULL)
-        return errno == ENOENT ? 0 : fault_set_errno(why, errno, "cannot open directory '%s'", folder->path);
+        return pass_over(fault_set_errno(why, errno, "cannot open directory '%s'", folder->path),
+                         folder->path, why);
     int rc = 0, n_left = 0;
     struct dirent *entry;
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
-        const char *name = entry->d_name;
-        int is_kept = 0;
-        if (has_suffix(name, ".dcm"))
-            rc = index_file(spool, conf, folder, name, group, round, why);
-        else if (has_suffix(name, COMMITMENT_REQUEST_SUFFIX))
-            rc = commitment_take(spool, folder->name, folder->path, name, why);
-        else if (has_suffix(name, COMMITMENT_REPORTED_SUFFIX))
-            rc = commitment_end(spool, folder->name, folder->path, name, why);
-        else if (has_suffix(name, COMMITMENT_TOLD_SUFFIX))
-            rc = commitment_told(spool, conf, folder->name, folder->path, name, why);
-        else if (!folder->is_open && has_suffix(name, ".tmp"))
-            rc = settle_temporary(folder, name, &is_kept, why);
-        else if (!folder->is_open &&
-                 (has_suffix(name, COMMITMENT_OUTCOME_SUFFIX) || strcmp(name, ASSOCIATION_SENDER_FILE) == 0 ||
-                  strcmp(name, QUOTA_FILE) == 0)) {
-            char path[SPOOL_PATH_SIZE + 280];
-            snprintf(path, sizeof path, "%s/%s", folder->path, name);
-            file_ops.unlink(path); // of no use any more; tried again next round if it fails
-        } else if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
-            n_left++;
-        n_left += is_kept;
+        char path[SPOOL_PATH_SIZE + 280];
+        int is_left = 0;
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder->path, entry->d_name);
+        if (later_waits(&later, path))
+            is_left = 1;
+        else
+            rc = pass_over(index_entry(spool, conf, folder, entry->d_name, group, round, &is_left, why), path,
+                           why);
+        n_left += is_left;
     }
     closedir(dir);
     if (rc == 0)
@@ -414,6 +479,8 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
     struct folders folders = {0};
     struct group *group = calloc(1, sizeof *group);
     memset(round, 0, sizeof *round);
+    trouble.n = 0;
+    later_forget(&later);
     if (group == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold a group of objects");
     int rc = list_folders(spool, &folders, why);
@@ -428,21 +495,49 @@ int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_r
     if (rc == 0)
         rc = gather(spool, conf, &folders, round, why);
     if (rc == 0)
-        rc = publish_usage(spool, conf, &folders, round, why);
+        rc = pass_over(publish_usage(spool, conf, &folders, round, why), NULL, why);
     if (rc == 0)
-        rc = commitment_round(spool, conf, association_is_open, &folders, &round->n_commitments, why);
+        rc = pass_over(
+            commitment_round(spool, conf, association_is_open, &folders, &round->n_commitments, why), NULL,
+            why);
+    complaint_say(&trouble, LOG_LEVEL_ERROR, TROUBLE_INTERVAL_S);
     free(folders.items);
     return rc;
 }
 
-// Rows against files, once what a crash left in the incoming folders has been taken up.
-static int reconcile(struct spool *spool, struct fault_note *why)
+// Files without rows. Those of the store first: what is aside came after it, and must find its row.
+static int enter_unknown(struct spool *spool, size_t *n_entered, struct fault_note *why)
 {
-    size_t n_lost;
+    static const enum spool_folder folders[] = {SPOOL_STORE, SPOOL_ASIDE};
+    int rc = 0;
+    *n_entered = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && rc == 0 && *n_entered == 0; i++) {
+        size_t n_left = 0;
+        rc = spool_enter_unknown(spool, folders[i], n_entered, &n_left, why);
+        if (*n_entered > 0)
+            log_error(
+                "%zu files in '%s' are not in the queue: it was lost, or set back; they are taken up again",
+                *n_entered, spool_folder(spool, folders[i]));
+        if (n_left > 0 && *n_entered == 0) // once
+            log_error("%zu files in '%s' are not in the queue and not what was received; they stay there",
+                      n_left, spool_folder(spool, folders[i]));
+    }
+    return rc;
+}
+
+// Rows against files, once what a crash left in the incoming folders has been taken up. Not done with while
+// files are on their way back into the queue: they may be those that a row misses.
+static int reconcile(struct spool *spool, int *is_done, struct fault_note *why)
+{
+    size_t n_lost, n_entered;
     double start_s = clock_monotonic_s();
-    int rc = spool_check_files(spool, clock_wall_us(), &n_lost, why);
+    int rc = enter_unknown(spool, &n_entered, why);
+    if (rc != 0 || n_entered > 0)
+        return rc;
+    rc = spool_check_files(spool, clock_wall_us(), &n_lost, why);
     if (rc != 0)
         return rc;
+    *is_done = 1;
     log_info("files and rows reconciled in %.1f s", clock_monotonic_s() - start_s);
     if (n_lost > 0)
         log_error("%zu received objects are in the queue but not on the disk; their series are FAILED",
@@ -450,25 +545,43 @@ static int reconcile(struct spool *spool, struct fault_note *why)
     return rc;
 }
 
-// What a person wants removed. Looked for often; where a file cannot be removed, as often as for a purge.
+// What a person wants removed. Looked for often; what cannot be removed is tried again with it, which takes
+// no more than a twentieth of the time, and is said once an hour.
 static void remove_wanted(struct spool *spool)
 {
-    static double next_s;
+    static double next_s, next_said_s;
+    static char said[sizeof((struct fault_note *)0)->text];
     struct fault_note why;
     size_t n;
-    if (clock_monotonic_s() < next_s)
+    double start_s = clock_monotonic_s();
+    if (start_s < next_s)
         return;
     int rc = spool_purge_rest(spool, &n, &why);
-    next_s = clock_monotonic_s() + (rc == 0 ? REMOVE_INTERVAL_S : PURGE_INTERVAL_S);
+    double now_s = clock_monotonic_s();
+    next_s = now_s + fmax(REMOVE_INTERVAL_S, 20 * (now_s - start_s));
     if (n > 0)
         log_info("%zu series removed, as a person wanted", n);
-    if (rc != 0)
+    if (rc != 0 && (now_s >= next_said_s || strcmp(said, why.text) != 0)) {
         log_error("a series that is to be removed cannot be: %s", why.text);
+        snprintf(said, sizeof said, "%s", why.text);
+        next_said_s = now_s + PURGE_INTERVAL_S;
+    }
+}
+
+// One whose files cannot be removed is no reason to stop: the next purge tries it again.
+static int purge(struct spool *spool, const struct conf *conf, size_t *n_purged, struct fault_note *why)
+{
+    int rc = spool_purge(spool, conf->keep_days, clock_wall_us(), n_purged, why);
+    if (rc != FAULT_IO)
+        return rc;
+    log_error("a series cannot be purged: %s", why->text);
+    return 0;
 }
 
 int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *why)
 {
     struct spool *spool = NULL;
+    struct complaint stopped = {0};
     int is_reconciled = 0;
     double next_purge_s = 0;
     size_t n_rest = 0;
@@ -485,17 +598,17 @@ int indexer_run(const struct conf *conf, volatile int *stop, struct fault_note *
         int round_rc = indexer_round(spool, conf, &round, why);
         if (round_rc == 0 && clock_monotonic_s() >= next_purge_s) {
             next_purge_s = clock_monotonic_s() + PURGE_INTERVAL_S;
-            round_rc = spool_purge(spool, conf->keep_days, clock_wall_us(), &n_purged, why);
+            round_rc = purge(spool, conf, &n_purged, why);
         }
-        if (round_rc == 0 && !is_reconciled) { // after the purge: what was to go anyway is no loss
-            round_rc = reconcile(spool, why);
-            is_reconciled = round_rc == 0;
-        }
+        is_reconciled = is_reconciled && !round.is_unsettled;
+        if (round_rc == 0 && !is_reconciled) // after the purge: what was to go anyway is no loss
+            round_rc = reconcile(spool, &is_reconciled, why);
         if (round_rc != 0) {
             is_reconciled = 0; // what was put in its place without its row is found so
-            log_error("indexing: %s: %s", fault_name((enum fault)round_rc), why->text);
+            complaint_add(&stopped, "indexing: %s: %s", fault_name((enum fault)round_rc), why->text);
             usleep(1000 * 1000);
         }
+        complaint_say(&stopped, LOG_LEVEL_ERROR, TROUBLE_INTERVAL_S);
         if (round.n_new + round.n_duplicate + round.n_conflict + round.n_jobs + n_purged > 0)
             log_info("indexed: %zu new, %zu again, %zu in conflict, %zu series complete, %zu purged",
                      round.n_new, round.n_duplicate, round.n_conflict, round.n_jobs, n_purged);

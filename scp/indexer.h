@@ -16,9 +16,12 @@
 // What one round did.
 struct indexer_round {
     size_t n_new, n_duplicate, n_conflict, n_bad, n_jobs, n_commitments;
+    int is_unsettled; // a file took its place and its row does not know: files and rows are to be reconciled
 };
 
-// One round over everything there. Errors end the round, not the data: the next round takes up what is left.
+// One round over everything there. What cannot be read or moved is said, left, and tried again after some
+// seconds; the others go on. Errors end the round, not the data: the next round takes up what is left.
+// Errors: QUEUE, NO_SPACE, NO_MEMORY; IO when the folder of all cannot be read.
 int indexer_round(struct spool *spool, const struct conf *conf, struct indexer_round *round,
                   struct fault_note *why);
 

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 enum { MAX_FILE = 1 << 20 };
-static const int64_t day_us = 86400 * INT64_C(1000000);
 static const char head[] = "isoslice usage 1\n";
 
 static int has_quota(const struct conf_sender *sender)
@@ -190,7 +189,7 @@ static int publish_one(struct spool *spool, const char *ae_title, int64_t now_us
     FILE *list = open_memstream(&text, &size);
     if (list == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot hold what a sender uses");
-    int rc = spool_usage(spool, ae_title, now_us - day_us, &n_bytes, &n_open, write_series, list, why);
+    int rc = spool_usage(spool, ae_title, now_us, &n_bytes, &n_open, write_series, list, why);
     if (fclose(list) != 0 && rc == 0)
         rc = fault_set(why, FAULT_NO_MEMORY, "cannot hold what a sender uses");
     if (rc == 0) {

@@ -13,6 +13,7 @@
 #include "core/notify.h"
 #include "dicom_map/dcmtk/scp.h"
 #include "scp/association.h"
+#include "scp/complaint.h"
 #include "scp/indexer.h"
 #include "spool/spool.h"
 
@@ -32,10 +33,11 @@
 #include <unistd.h>
 
 enum {
-    N_REJECTING = 16,
+    N_REJECTING = 16, // processes beyond the limit that only say so; beyond those we hang up
     STOP_GRACE_S = 10,
-    INDEXER_NICE = 10
-}; // processes beyond the limit that only say so; beyond those we hang up
+    INDEXER_NICE = 10,
+    HUNG_UP_INTERVAL_S = 60 // between two lines about it
+};
 
 struct child {
     pid_t pid; // 0: free
@@ -52,6 +54,7 @@ struct listener {
     pid_t indexer;
     struct child *children;
     size_t n_children; // slots
+    struct complaint hung_up;
 };
 
 static void on_child(int number)
@@ -146,6 +149,37 @@ static void reap(struct listener *listener)
     }
 }
 
+// A place for a further process, and whether it may only say no. NULL: there are enough that say no; their
+// places are their own, so that one address that knocks without end takes none from the others.
+static struct child *find_place(struct listener *listener, uint32_t address, int *is_full)
+{
+    const struct conf *conf = &listener->conf;
+    struct child *slot = NULL;
+    int64_t n_serving = 0, n_address = 0, n_rejecting = 0;
+    for (size_t i = 0; i < listener->n_children; i++) {
+        struct child *child = &listener->children[i];
+        if (child->pid == 0) {
+            slot = slot ? slot : child;
+            continue;
+        }
+        n_rejecting += child->is_rejecting;
+        n_serving += !child->is_rejecting;
+        n_address += !child->is_rejecting && child->address == address;
+    }
+    *is_full = n_serving >= conf->max_associations || n_address >= conf->max_associations_per_address;
+    return *is_full && n_rejecting >= N_REJECTING ? NULL : slot;
+}
+
+static void hang_up(struct listener *listener, int fd, const struct sockaddr_in *peer)
+{
+    char address[INET_ADDRSTRLEN] = "";
+    inet_ntop(AF_INET, &peer->sin_addr, address, sizeof address);
+    complaint_add(&listener->hung_up,
+                  "hung up on %s: too many associations, and %d are being told so already", address,
+                  N_REJECTING);
+    close(fd);
+}
+
 static void accept_one(struct listener *listener, int is_tls)
 {
     struct sockaddr_in peer = {0};
@@ -157,27 +191,17 @@ static void accept_one(struct listener *listener, int is_tls)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     uint32_t address = ntohl(peer.sin_addr.s_addr);
-    struct child *slot = NULL;
-    int64_t n_all = 0, n_address = 0;
-    for (size_t i = 0; i < listener->n_children; i++) {
-        struct child *child = &listener->children[i];
-        if (child->pid == 0) {
-            slot = slot ? slot : child;
-            continue;
-        }
-        n_all += !child->is_rejecting;
-        n_address += !child->is_rejecting && child->address == address;
-    }
+    int is_full = 0;
+    struct child *slot = find_place(listener, address, &is_full);
     if (slot == NULL) {
-        close(fd);
+        hang_up(listener, fd, &peer);
         return;
     }
     struct association_request request = {
         .conf = &listener->conf,
         .incoming = listener->incoming,
         .address = address,
-        .is_full = n_all >= listener->conf.max_associations ||
-                   n_address >= listener->conf.max_associations_per_address,
+        .is_full = is_full,
         .credentials = is_tls ? listener->keeper.credentials : NULL,
     };
     pid_t pid = fork();
@@ -288,6 +312,7 @@ static int run(void *user, struct fault_note *why)
         for (int i = 0; n > 0 && i < 2; i++)
             if (poll_fds[i].revents != 0)
                 accept_one(listener, i == 1);
+        complaint_say(&listener->hung_up, LOG_LEVEL_WARNING, HUNG_UP_INTERVAL_S);
         notify_manager("WATCHDOG=1");
     }
     log_info("stopping: %zu associations open", n_running(listener));

@@ -131,6 +131,12 @@ static int postpone(const struct reporter *reporter, const char *path, const cha
     return spool_commitment_write(path, commitment, why);
 }
 
+// What the indexer does not write any more.
+static int is_ours(const struct spool_commitment *commitment)
+{
+    return commitment->state == SPOOL_COMMITMENT_WAITING || commitment->state == SPOOL_COMMITMENT_HELD;
+}
+
 static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
 {
     struct reporter *reporter = user;
@@ -139,9 +145,12 @@ static int one_request(void *user, const char *path, const char *name, struct fa
     if (*reporter->stop || spool_commitment_read(path, &commitment, &fault) != 0)
         return 0; // the indexer says what cannot be read
     int64_t now_us = clock_wall_us();
-    int is_due = commitment.state == SPOOL_COMMITMENT_WAITING && commitment.not_before_us <= now_us;
     int rc = 0;
-    if (commitment.state == SPOOL_COMMITMENT_HELD && reporter->is_start) {
+    if (is_ours(&commitment) &&
+        spool_commitment_put_times_right(&commitment, reporter->conf->retry_max_s, now_us))
+        rc = spool_commitment_write(path, &commitment, why);
+    int is_due = commitment.state == SPOOL_COMMITMENT_WAITING && commitment.not_before_us <= now_us;
+    if (rc == 0 && commitment.state == SPOOL_COMMITMENT_HELD && reporter->is_start) {
         is_due = 1;
         commitment.attempts = 0;
         commitment.created_us = now_us; // of the new chance

@@ -156,6 +156,27 @@ void spool_commitment_done(struct spool_commitment *commitment)
     commitment->request.n = 0;
 }
 
+// ---- times
+
+int spool_commitment_put_times_right(struct spool_commitment *commitment, double longest_pause_s,
+                                     int64_t now_us)
+{
+    const int64_t later_us = now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000);
+    const int64_t pause_us = (int64_t)(1e6 * longest_pause_s);
+    int is_ahead = 0;
+    int64_t *const past[] = {&commitment->created_us, &commitment->changed_us};
+    for (size_t i = 0; i < sizeof past / sizeof past[0]; i++)
+        if (*past[i] > later_us) {
+            *past[i] = now_us;
+            is_ahead = 1;
+        }
+    if (commitment->not_before_us > later_us + pause_us) {
+        commitment->not_before_us = now_us + pause_us;
+        is_ahead = 1;
+    }
+    return is_ahead;
+}
+
 // ---- for people
 
 const char *spool_commitment_state_name(enum spool_commitment_state state)

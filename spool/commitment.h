@@ -39,6 +39,12 @@ void spool_commitment_done(struct spool_commitment *commitment);
 int spool_commitment_write(const char *path, const struct spool_commitment *commitment,
                            struct fault_note *why);
 
+// Takes back what a clock that ran ahead and was put right left in the future: changes count as now, a pause
+// is longest_pause_s at most. A minute is let pass. Returns 1 when something was: to be written by whoever
+// writes that state.
+int spool_commitment_put_times_right(struct spool_commitment *commitment, double longest_pause_s,
+                                     int64_t now_us);
+
 // Whether an id names a commitment: "c<time>p<process>-<number>", as `isoslice queue list` prints it. Then
 // `path`, of SPOOL_PATH_SIZE + 128 bytes, is its file, which may not be there.
 int spool_commitment_path(const struct spool *spool, const char *id, char *path);

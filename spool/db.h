@@ -16,12 +16,18 @@
 struct spool {
     sqlite3 *db;
     int in_group; // one transaction around several calls is open
+    struct {
+        int64_t changed_us, id; // of the last series that spool_gather looked at; -1: it begins anew
+    } gathered;
     char root[SPOOL_PATH_SIZE];
     char folders[SPOOL_N_FOLDERS][SPOOL_PATH_SIZE];
 };
 
-// Removes derived/<name> and what reports/ has of it. A missing one is fine.
-int spool_remove_derived(struct spool *spool, const char *name, struct fault_note *why);
+// Removes what a folder has of a job, "j1-..." of "j1", whether a row names it or not, but what is_kept
+// (NULL: nothing) says is kept. *n_removed grows.
+int spool_remove_of_job(struct spool *spool, enum spool_folder folder, const char *job,
+                        int (*is_kept)(void *user, const char *name), void *user, size_t *n_removed,
+                        struct fault_note *why);
 
 // A statement with its values bound: `types` has one letter per value, 'i' int64_t, 'd' double (NAN binds
 // NULL), 't' const char * (copied; NULL binds NULL). NULL on failure, `why` filled.

@@ -272,24 +272,31 @@ struct candidate {
     int64_t changed_us;
 };
 
+// As many as a round looks at, from where the last one ended: the oldest may be series that wait long for
+// missing images, and the others have their turn all the same.
 static int read_candidates(struct spool *spool, int64_t until_us, struct candidate *candidates, size_t *n,
                            struct fault_note *why)
 {
+    int64_t id = -1;
     *n = 0;
-    sqlite3_stmt *statement = db_prepare(spool, why,
-                                         "SELECT series_uid, changed_us FROM series"
-                                         " WHERE state='GATHERING' AND changed_us<=?1 ORDER BY changed_us",
-                                         "i", until_us);
+    sqlite3_stmt *statement =
+        db_prepare(spool, why,
+                   "SELECT series_uid, changed_us, id FROM series WHERE state='GATHERING'"
+                   " AND changed_us<=?1 AND (changed_us, id)>(?2, ?3) ORDER BY changed_us, id",
+                   "iii", until_us, spool->gathered.changed_us, spool->gathered.id);
     if (statement == NULL)
         return why->fault;
     int rc;
     while (*n < MAX_CANDIDATES && (rc = db_step(spool, statement, why)) == 1) {
         db_text(statement, 0, candidates[*n].series_uid, UID_SIZE);
+        id = sqlite3_column_int64(statement, 2);
         candidates[(*n)++].changed_us = sqlite3_column_int64(statement, 1);
     }
     if (*n == MAX_CANDIDATES)
         rc = 0; // the others have their turn in the next rounds
     sqlite3_finalize(statement);
+    spool->gathered.id = *n == MAX_CANDIDATES ? id : -1;
+    spool->gathered.changed_us = *n == MAX_CANDIDATES ? candidates[*n - 1].changed_us : -1;
     return rc;
 }
 

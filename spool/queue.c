@@ -7,9 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-// By so much a time may lie ahead: a clock read before others were waited for.
-enum { CLOCK_SLACK_S = 60 };
-
 // ---- jobs
 
 // One, so that each is told of. *id: 0 when there is none.
@@ -181,34 +178,41 @@ static int insert_result(struct spool *spool, int64_t job, const struct spool_re
     return rc;
 }
 
-// Folders of an earlier time that the job was done, which no row will name any more: a view that is not made
-// now. Before the rows, so that none is left behind; should these not come about, the job is done again.
+struct kept {
+    const struct spool_result *results;
+    size_t n;
+};
+
+// "j1-s0", "j1-s0.json" and "j1-s0.png" are of the result "j1-s0".
+static int is_of_result(void *user, const char *name)
+{
+    const struct kept *kept = user;
+    for (size_t i = 0; i < kept->n; i++) {
+        size_t n = strlen(kept->results[i].derived_name);
+        if (n > 0 && strncmp(kept->results[i].derived_name, name, n) == 0 &&
+            (name[n] == '\0' || name[n] == '.'))
+            return 1;
+    }
+    return 0;
+}
+
+// What no row will name any more: a view that is not made now, and what an attempt had published that ended
+// before its rows. Before the rows, so that none is left behind; should these not come about, the job is done
+// again.
 static int drop_old_folders(struct spool *spool, int64_t job, const struct spool_result *results,
                             size_t n_results, struct fault_note *why)
 {
-    sqlite3_stmt *statement = db_prepare(
-        spool, why, "SELECT derived_name FROM result WHERE job_id=?1 AND derived_name<>''", "i", job);
-    if (statement == NULL)
-        return why->fault;
-    int rc, n_dropped = 0;
-    while ((rc = db_step(spool, statement, why)) == 1) {
-        char name[SPOOL_NAME_SIZE];
-        size_t i = 0;
-        db_text(statement, 0, name, sizeof name);
-        while (i < n_results && strcmp(results[i].derived_name, name) != 0)
-            i++;
-        if (i < n_results)
-            continue;
-        rc = spool_remove_derived(spool, name, why);
-        if (rc != 0)
-            break;
-        n_dropped++;
+    static const enum spool_folder folders[] = {SPOOL_DERIVED, SPOOL_REPORTS};
+    struct kept kept = {results, n_results};
+    char name[32];
+    int rc = 0;
+    snprintf(name, sizeof name, "j%lld", (long long)job);
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && rc == 0; i++) {
+        size_t n_dropped = 0;
+        rc = spool_remove_of_job(spool, folders[i], name, is_of_result, &kept, &n_dropped, why);
+        if (rc == 0 && n_dropped > 0)
+            rc = file_sync_directory(spool->folders[folders[i]], why);
     }
-    sqlite3_finalize(statement);
-    if (rc == 0 && n_dropped > 0)
-        rc = file_sync_directory(spool->folders[SPOOL_DERIVED], why);
-    if (rc == 0 && n_dropped > 0)
-        rc = file_sync_directory(spool->folders[SPOOL_REPORTS], why);
     return rc;
 }
 
@@ -295,7 +299,7 @@ static int put_table_right(struct spool *spool, const char *table, const char *l
                            const struct spool_longest *longest, int64_t now_us, size_t *n_rows,
                            struct fault_note *why)
 {
-    const int64_t later_us = now_us + CLOCK_SLACK_S * INT64_C(1000000);
+    const int64_t later_us = now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000);
     const int64_t pause_us = (int64_t)(1e6 * longest->pause_s), lease_us = (int64_t)(1e6 * longest->lease_s);
     char sql[512];
     snprintf(sql, sizeof sql,
@@ -314,7 +318,7 @@ int spool_put_times_right(struct spool *spool, const struct spool_longest *longe
                           size_t *n_rows, struct fault_note *why)
 {
     struct fault_note local;
-    const int64_t later_us = now_us + CLOCK_SLACK_S * INT64_C(1000000);
+    const int64_t later_us = now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000);
     why = why ? why : &local;
     *n_rows = 0;
     int rc = db_begin(spool, why);

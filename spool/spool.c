@@ -157,6 +157,7 @@ int spool_open(const char *root, struct spool **spool, struct fault_note *why)
     if (opened == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "cannot open the spool");
     int rc = 0;
+    opened->gathered.changed_us = opened->gathered.id = -1;
     int n = snprintf(opened->root, sizeof opened->root, "%s", root);
     if (n < 0 || (size_t)n >= sizeof opened->root)
         rc = fault_set(why, FAULT_CONFIG, "spool path too long: %d bytes", n);
@@ -180,9 +181,10 @@ int spool_open_existing(const char *root, struct spool **spool, struct fault_not
     char path[SPOOL_PATH_SIZE];
     int rc = file_join(path, sizeof path, root, "queue.db", why);
     if (rc == 0 && access(path, F_OK) != 0)
-        rc = errno == ENOENT ? fault_set(why, FAULT_NOT_FOUND,
-                                         "there is no spool at '%s': the daemons make it when they start", root)
-                             : fault_set_errno(why, errno, "cannot look for '%s'", path);
+        rc = errno == ENOENT
+                 ? fault_set(why, FAULT_NOT_FOUND,
+                             "there is no spool at '%s': the daemons make it when they start", root)
+                 : fault_set_errno(why, errno, "cannot look for '%s'", path);
     return rc != 0 ? rc : spool_open(root, spool, why);
 }
 
@@ -300,6 +302,27 @@ static int keep_series(struct spool *spool, const char *series_uid, struct fault
     return db_run(spool, why, "DELETE FROM purging WHERE series_uid=?1", "t", series_uid);
 }
 
+int spool_is_going(struct spool *spool, const char *series_uid, int *is_going, struct fault_note *why)
+{
+    struct fault_note local;
+    int64_t n = 0;
+    int rc = db_integer(spool, why ? why : &local, &n, 0, "SELECT count(*) FROM purging WHERE series_uid=?1",
+                        "t", series_uid);
+    *is_going = n > 0;
+    return rc;
+}
+
+// A duplicate of what is about to go would go with it, though it was acknowledged after a person had decided.
+static int look_at_duplicate(struct spool *spool, const struct spool_object *object,
+                             enum spool_verdict *verdict, struct fault_note *why)
+{
+    int is_going = 0;
+    int rc = spool_is_going(spool, object->series_uid, &is_going, why);
+    if (rc == 0 && is_going)
+        *verdict = SPOOL_LATER;
+    return rc;
+}
+
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why)
 {
@@ -327,6 +350,8 @@ int spool_index(struct spool *spool, const struct spool_object *object, int64_t 
         if (rc == 0)
             rc = keep_series(spool, known_series, why);
     }
+    if (rc == 0 && *verdict == SPOOL_DUPLICATE)
+        rc = look_at_duplicate(spool, object, verdict, why);
     if (rc == 0 && (*verdict == SPOOL_NEW || *verdict == SPOOL_CONFLICT))
         rc = keep_series(spool, object->series_uid, why);
     return spool->in_group ? rc : db_end(spool, rc, why);
@@ -354,19 +379,38 @@ static void place_of(const struct spool *spool, const char *name, const char *pl
              spool->folders[strcmp(place, "store") == 0 ? SPOOL_STORE : SPOOL_ASIDE], name);
 }
 
+// What cannot be looked at is not lost.
+static int is_there(const char *path)
+{
+    return access(path, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 // Finds the file of an object row where one may be; "A-N.dcm" waits as "A/N.dcm". 1 when it is there.
 static int find_file(const struct spool *spool, const char *name, const char *place,
                      char path[FILE_PATH_SIZE])
 {
     place_of(spool, name, place, path);
-    if (access(path, F_OK) == 0)
+    if (is_there(path))
         return 1;
     const char *dash = strrchr(name, '-');
     if (dash == NULL)
         return 0;
     snprintf(path, FILE_PATH_SIZE, "%s/%.*s/%s", spool->folders[SPOOL_INCOMING], (int)(dash - name), name,
              dash + 1);
-    return access(path, F_OK) == 0;
+    return is_there(path);
+}
+
+// The same, or as "A/N.tmp", which a crash left and which could not be read so far.
+static int is_kept(const struct spool *spool, const char *name, const char *place)
+{
+    char path[FILE_PATH_SIZE];
+    if (find_file(spool, name, place, path))
+        return 1;
+    char *suffix = strrchr(path, '.');
+    if (suffix == NULL || strcmp(suffix, ".dcm") != 0)
+        return 0;
+    memcpy(suffix, ".tmp", 4);
+    return is_there(path);
 }
 
 int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct spool_object *object,
@@ -440,10 +484,10 @@ static int count_missing(struct spool *spool, const char *series_uid, size_t *n,
     int rc;
     *n = 0;
     while ((rc = db_step(spool, statement, why)) == 1) {
-        char name[SPOOL_NAME_SIZE], place[8], path[FILE_PATH_SIZE];
+        char name[SPOOL_NAME_SIZE], place[8];
         db_text(statement, 0, name, sizeof name);
         db_text(statement, 1, place, sizeof place);
-        *n += !find_file(spool, name, place, path);
+        *n += !is_kept(spool, name, place);
     }
     sqlite3_finalize(statement);
     return rc;
@@ -531,8 +575,7 @@ int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struc
         db_text(statement, 0, name, sizeof name);
         db_text(statement, 1, place, sizeof place);
         db_text(statement, 2, series_uid, sizeof series_uid);
-        char path[FILE_PATH_SIZE];
-        if (find_file(spool, name, place, path))
+        if (is_kept(spool, name, place))
             continue;
         ++*n_lost;
         rc = db_run(spool, why,
@@ -550,15 +593,16 @@ int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struc
 
 // ---- quotas
 
-int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
+int spool_usage(struct spool *spool, const char *sender, int64_t now_us, int64_t *n_bytes, int64_t *n_open,
                 void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why)
 {
+    static const int64_t day_us = 86400 * INT64_C(1000000);
     struct fault_note local;
     why = why ? why : &local;
     *n_open = 0;
-    int rc =
-        db_integer(spool, why, n_bytes, 0, "SELECT sum(size) FROM object WHERE sender=?1 AND received_us>?2",
-                   "ti", sender, since_us);
+    int rc = db_integer(spool, why, n_bytes, 0,
+                        "SELECT sum(size) FROM object WHERE sender=?1 AND received_us>?2 AND received_us<=?3",
+                        "tii", sender, now_us - day_us, now_us + SPOOL_CLOCK_SLACK_S * INT64_C(1000000));
     if (rc != 0)
         return rc;
     sqlite3_stmt *statement = db_prepare(
@@ -581,7 +625,7 @@ int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64
 static int remove_named(struct spool *spool, enum spool_folder folder, const char *name,
                         struct fault_note *why)
 {
-    char path[SPOOL_PATH_SIZE + SPOOL_NAME_SIZE];
+    char path[SPOOL_PATH_SIZE + 280];
     snprintf(path, sizeof path, "%s/%s", spool->folders[folder], name);
     return file_remove_tree(path, why);
 }
@@ -606,17 +650,6 @@ static int remove_all(struct spool *spool, const char *sql, const char *series_u
     return rc;
 }
 
-int spool_remove_derived(struct spool *spool, const char *name, struct fault_note *why)
-{
-    char report[SPOOL_NAME_SIZE + 8];
-    int rc = remove_named(spool, SPOOL_DERIVED, name, why);
-    snprintf(report, sizeof report, "%s.json", name);
-    if (rc == 0)
-        rc = remove_named(spool, SPOOL_REPORTS, report, why);
-    snprintf(report, sizeof report, "%s.png", name);
-    return rc == 0 ? remove_named(spool, SPOOL_REPORTS, report, why) : rc;
-}
-
 static int remove_store(struct spool *spool, const char *name, struct fault_note *why)
 {
     return remove_named(spool, SPOOL_STORE, name, why);
@@ -627,20 +660,37 @@ static int remove_aside(struct spool *spool, const char *name, struct fault_note
     return remove_named(spool, SPOOL_ASIDE, name, why);
 }
 
-// What an attempt at a job that ended badly left: work/<name>-<attempt>.
-static int remove_work(struct spool *spool, const char *name, struct fault_note *why)
+int spool_remove_of_job(struct spool *spool, enum spool_folder folder, const char *job,
+                        int (*is_kept)(void *user, const char *name), void *user, size_t *n_removed,
+                        struct fault_note *why)
 {
-    DIR *dir = opendir(spool->folders[SPOOL_WORK]);
-    size_t n = strlen(name);
+    DIR *dir = opendir(spool->folders[folder]);
+    size_t n = strlen(job);
     struct dirent *entry;
     int rc = 0;
     if (dir == NULL)
-        return fault_set_errno(why, errno, "cannot open directory '%s'", spool->folders[SPOOL_WORK]);
-    while (rc == 0 && (entry = readdir(dir)) != NULL)
-        if (strncmp(entry->d_name, name, n) == 0 && entry->d_name[n] == '-' &&
-            strlen(entry->d_name) < SPOOL_NAME_SIZE)
-            rc = remove_named(spool, SPOOL_WORK, entry->d_name, why);
+        return fault_set_errno(why, errno, "cannot open directory '%s'", spool->folders[folder]);
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (strncmp(entry->d_name, job, n) != 0 || entry->d_name[n] != '-')
+            continue;
+        if (is_kept != NULL && is_kept(user, entry->d_name))
+            continue;
+        rc = remove_named(spool, folder, entry->d_name, why);
+        *n_removed += rc == 0;
+    }
     closedir(dir);
+    return rc;
+}
+
+// All that a job made, with a row or without: a worker publishes before it writes the rows, and may end in
+// between.
+static int remove_made(struct spool *spool, const char *name, struct fault_note *why)
+{
+    static const enum spool_folder folders[] = {SPOOL_DERIVED, SPOOL_REPORTS, SPOOL_WORK};
+    size_t n = 0;
+    int rc = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && rc == 0; i++)
+        rc = spool_remove_of_job(spool, folders[i], name, NULL, NULL, &n, why);
     return rc;
 }
 
@@ -652,9 +702,7 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
         const char *names; // a query
         int (*each)(struct spool *spool, const char *name, struct fault_note *why);
     } files[] = {
-        {"SELECT derived_name FROM result JOIN job ON job.id=job_id WHERE series_uid=?1 AND derived_name<>''",
-         spool_remove_derived},
-        {"SELECT 'j' || id FROM job WHERE series_uid=?1", remove_work},
+        {"SELECT 'j' || id FROM job WHERE series_uid=?1", remove_made},
         {"SELECT name FROM object WHERE series_uid=?1 AND place='store'", remove_store},
         {"SELECT name FROM object WHERE series_uid=?1 AND place='aside'", remove_aside},
     };
@@ -678,50 +726,107 @@ static int purge_series(struct spool *spool, const char *series_uid, struct faul
     return db_end(spool, rc, why);
 }
 
-int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why)
+// Whether a fault is of one series only, and others can still be purged.
+static int is_of_one(int rc)
 {
-    struct fault_note local;
-    why = why ? why : &local;
-    *n_series = 0;
+    return rc != 0 && rc != FAULT_QUEUE && rc != FAULT_NO_MEMORY;
+}
+
+// The text that a query gives first, which is finalized; empty when it gives none.
+static int first_text(struct spool *spool, sqlite3_stmt *statement, char *text, size_t size,
+                      struct fault_note *why)
+{
+    text[0] = '\0';
+    if (statement == NULL)
+        return why->fault;
+    int rc = db_step(spool, statement, why);
+    if (rc == 1)
+        db_text(statement, 0, text, size);
+    sqlite3_finalize(statement);
+    return rc < 0 ? rc : 0;
+}
+
+// One of which a file cannot be removed stays, and keeps no other: *failed is the first such fault.
+static int purge_or_note(struct spool *spool, const char *series_uid, size_t *n_series,
+                         struct fault_note *failed, struct fault_note *why)
+{
+    int rc = purge_series(spool, series_uid, why);
+    *n_series += rc == 0;
+    if (is_of_one(rc)) {
+        if (failed->fault == FAULT_OK)
+            fault_set(failed, (enum fault)rc, "series '%s': %.300s", series_uid, why->text);
+        rc = 0;
+    }
+    return rc;
+}
+
+static int purge_begun(struct spool *spool, size_t *n_series, struct fault_note *failed,
+                       struct fault_note *why)
+{
+    char series_uid[UID_SIZE] = "";
     for (;;) {
-        char series_uid[UID_SIZE] = "";
-        sqlite3_stmt *statement = db_prepare(spool, why, "SELECT series_uid FROM purging LIMIT 1", "");
-        if (statement == NULL)
-            return why->fault;
-        int rc = db_step(spool, statement, why);
-        if (rc == 1)
-            db_text(statement, 0, series_uid, sizeof series_uid);
-        sqlite3_finalize(statement);
-        if (rc <= 0)
+        sqlite3_stmt *next = db_prepare(
+            spool, why, "SELECT series_uid FROM purging WHERE series_uid>?1 ORDER BY series_uid LIMIT 1", "t",
+            series_uid);
+        int rc = first_text(spool, next, series_uid, sizeof series_uid, why);
+        if (rc != 0 || series_uid[0] == '\0')
             return rc;
-        rc = purge_series(spool, series_uid, why);
+        rc = purge_or_note(spool, series_uid, n_series, failed, why);
         if (rc != 0)
             return rc;
-        ++*n_series;
     }
+}
+
+// Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict: goes into
+// `purging`. series_uid is empty when there is none.
+static int begin_purge(struct spool *spool, int64_t before_us, char series_uid[UID_SIZE],
+                       struct fault_note *why)
+{
+    int rc = db_begin(spool, why);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *next =
+        db_prepare(spool, why,
+                   "SELECT series_uid FROM series s WHERE state='QUEUED' AND changed_us<?1"
+                   " AND series_uid NOT IN (SELECT series_uid FROM purging)"
+                   " AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
+                   "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
+                   " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d"
+                   "  ON d.result_id=r.id WHERE j.series_uid=s.series_uid"
+                   "  AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
+                   "i", before_us);
+    rc = first_text(spool, next, series_uid, UID_SIZE, why);
+    if (rc == 0 && series_uid[0] != '\0')
+        rc = db_run(spool, why, "INSERT INTO purging VALUES(?1)", "t", series_uid);
+    return db_end(spool, rc, why);
+}
+
+static int end_purge(int rc, const struct fault_note *failed, struct fault_note *why)
+{
+    return rc == 0 && failed->fault != FAULT_OK ? fault_set(why, failed->fault, "%s", failed->text) : rc;
+}
+
+int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why)
+{
+    struct fault_note local, failed = {0};
+    why = why ? why : &local;
+    *n_series = 0;
+    return end_purge(purge_begun(spool, n_series, &failed, why), &failed, why);
 }
 
 int spool_purge(struct spool *spool, int64_t keep_days, int64_t now_us, size_t *n_series,
                 struct fault_note *why)
 {
-    struct fault_note local;
-    size_t n = 0;
+    struct fault_note local, failed = {0};
+    char series_uid[UID_SIZE] = "";
     why = why ? why : &local;
-    int rc = spool_purge_rest(spool, n_series, why);
+    *n_series = 0;
+    int rc = purge_begun(spool, n_series, &failed, why);
     while (rc == 0 && keep_days > 0) {
-        // Quiet for long enough, every job answered, every delivery confirmed, nothing in conflict.
-        rc = db_run(spool, why,
-                    "INSERT INTO purging SELECT series_uid FROM series s WHERE state='QUEUED'"
-                    " AND changed_us<?1 AND NOT EXISTS(SELECT 1 FROM job j WHERE j.series_uid=s.series_uid"
-                    "  AND (j.state NOT IN ('DONE','REFUSED') OR j.changed_us>=?1))"
-                    " AND NOT EXISTS(SELECT 1 FROM job j JOIN result r ON r.job_id=j.id JOIN delivery d"
-                    "  ON d.result_id=r.id WHERE j.series_uid=s.series_uid"
-                    "  AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
-                    "i", now_us - keep_days * 86400 * 1000000);
-        if (rc != 0 || sqlite3_changes(spool->db) == 0)
+        rc = begin_purge(spool, now_us - keep_days * 86400 * 1000000, series_uid, why);
+        if (rc != 0 || series_uid[0] == '\0')
             break;
-        rc = spool_purge_rest(spool, &n, why);
-        *n_series += n;
+        rc = purge_or_note(spool, series_uid, n_series, &failed, why);
     }
-    return rc;
+    return end_purge(rc, &failed, why);
 }

@@ -22,8 +22,8 @@ struct spool;
 // Opens (and makes, mode 0700) the spool at `root` and its queue. A process opens its own; never used across
 // a fork. Errors: IO, NO_SPACE, QUEUE.
 int spool_open(const char *root, struct spool **spool, struct fault_note *why);
-// The same for who only looks at a node's spool or decides something in it: makes none. Errors: also NOT_FOUND
-// where there is none.
+// The same for who only looks at a node's spool or decides something in it: makes none. Errors: also
+// NOT_FOUND where there is none.
 int spool_open_existing(const char *root, struct spool **spool, struct fault_note *why);
 void spool_close(struct spool *spool); // NULL is fine
 
@@ -66,12 +66,16 @@ enum spool_verdict {
     SPOOL_CONFLICT,    // other bytes under a known UID: keep aside, the series and all that waits is stopped
     SPOOL_KNOWN,       // this very file is in the queue already as new: move it to the store
     SPOOL_KNOWN_ASIDE, // this very file is in the queue already as conflicting: move it aside
+    SPOOL_LATER,       // same bytes as of a series that is being removed: to be asked again when it is gone
 };
 
 // One transaction, or part of a group's. The caller moves the file once it is committed; done twice, the
 // second answer leads to the same move.
 int spool_index(struct spool *spool, const struct spool_object *object, int64_t now_us,
                 enum spool_verdict *verdict, struct fault_note *why);
+
+// Whether a series is being removed, or purged, and not gone yet. A new image for it ends that: it stays.
+int spool_is_going(struct spool *spool, const char *series_uid, int *is_going, struct fault_note *why);
 
 // A group: everything that spool_index is asked in between is one transaction, and one sync. spool_group_end
 // commits when `rc` is 0, else nothing of it happened; it returns the first fault.
@@ -99,6 +103,12 @@ int spool_find_object(struct spool *spool, const char *sop_instance_uid, struct 
 // (LOST_FILE), unless its purge was begun. Returns their number in *n_lost. A FAILED series whose files are
 // all there again goes on, as after spool_mended.
 int spool_check_files(struct spool *spool, int64_t now_us, size_t *n_lost, struct fault_note *why);
+
+// Files in the store, or aside, that have no row: of a queue that was lost, or set back to an earlier one.
+// What is sealed and whole goes back to where it came in, incoming/<association>/<n>.dcm, and is indexed
+// again from there; *n_entered counts. *n_left: others, which stay. Errors: IO, NO_SPACE, QUEUE, NO_MEMORY.
+int spool_enter_unknown(struct spool *spool, enum spool_folder from, size_t *n_entered, size_t *n_left,
+                        struct fault_note *why);
 
 // ---- gathering: when a series is complete
 
@@ -146,8 +156,9 @@ int spool_told(struct spool *spool, const char *series_uid, int64_t n, int64_t a
 
 // ---- quotas
 
-// What a sender has taken: bytes kept since `since_us`, and its series that gather, each told to `each`.
-int spool_usage(struct spool *spool, const char *sender, int64_t since_us, int64_t *n_bytes, int64_t *n_open,
+// What a sender has taken: bytes kept in the 24 hours before `now_us`, and its series that gather, each told
+// to `each`. What a clock that ran ahead dated in the future is left out: it would count for as long.
+int spool_usage(struct spool *spool, const char *sender, int64_t now_us, int64_t *n_bytes, int64_t *n_open,
                 void (*each)(void *user, const char *series_uid), void *user, struct fault_note *why);
 
 // ---- jobs
@@ -211,9 +222,10 @@ struct spool_notice {
 };
 
 // Ends a job in one transaction: its results, and a delivery of every derived series to every destination
-// that gets its form and is not excepted. Done again, its new results stand for the old ones, whose folders
-// go unless they are among the new. The job becomes DONE, REFUSED (nothing to process) or FAILED (a stack
-// failed; what was derived is delivered all the same). Errors: LEASE_LOST, QUEUE.
+// that gets its form and is not excepted. Done again, its new results stand for the old ones. Folders and
+// reports of the job that are not of these results go, whoever made them. The job becomes DONE, REFUSED
+// (nothing to process) or FAILED (a stack failed; what was derived is delivered all the same). Errors:
+// LEASE_LOST, QUEUE.
 int spool_job_finish(struct spool *spool, int64_t job, const char *owner, const struct spool_result *results,
                      size_t n_results, const struct spool_destination *destinations, size_t n_destinations,
                      int64_t now_us, struct fault_note *why);
@@ -226,6 +238,9 @@ int spool_job_return(struct spool *spool, int64_t job, const char *owner, const 
                      struct fault_note *why);
 
 // ---- times
+
+// By so much a time may lie ahead: a clock read before others were waited for.
+enum { SPOOL_CLOCK_SLACK_S = 60 };
 
 #define SPOOL_PAUSE_MAX_S 600.0  // of a job, before it is tried again
 #define SPOOL_LEASE_MAX_S 8400.0 // no setting gives a longer one: a delivery's, 2 (600 + 3600) s
@@ -362,7 +377,9 @@ int spool_release(struct spool *spool, const char *id, int64_t now_us, struct fa
 int spool_remove(struct spool *spool, const char *id, int64_t now_us, struct fault_note *why);
 
 // Goes on with purges that were begun and not ended: by a crash, or by a file that could not be removed.
-// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts.
+// Their files are partly gone, so this comes before anything else is done with rows. *n_series counts. Where
+// a file cannot be removed its series stays begun and the others go on; the first such fault is returned,
+// with the series in its text. Errors: QUEUE, NO_MEMORY end it.
 int spool_purge_rest(struct spool *spool, size_t *n_series, struct fault_note *why);
 
 // The same; then forgets and deletes what was wholly delivered (or refused) longer than keep_days ago; 0: for

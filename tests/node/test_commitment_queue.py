@@ -139,6 +139,31 @@ def reported_to_who_asked():
         here.close()
 
 
+def clock_put_back():
+    """Requests from while the clock was a year ahead: the one with an unknown instance was waited for and the one that was to be reported
+    waited, both for a year; the one that was given up would have been kept a year longer."""
+    node = Node(senders=senders_with(free_port()), receive__quiet_s=60, send__retry_max_s=1, send__connect_timeout_s=1)
+    ahead = int((time.time() + 365 * 86400) * 1e6)
+    os.makedirs(node.spool + '/commitments', mode=0o700)
+    for n, state in enumerate(('CHECKING', 'WAITING', 'HELD')):
+        with open('%s/commitments/a1p1-%d.commit' % (node.spool, n), 'w') as f:
+            f.write('isoslice commitment 1\nsender %s\naddress 127.0.0.1\nstate %s\ncreated_us %d\nchanged_us %d\nnot_before_us %d\n'
+                    'attempts 0\nchecked 0\nnote x\ntransaction 1.2.3.%d\nitem %s 1.2.3 0\nend\n' %
+                    ('SENDER' if n < 2 else 'NOBODY', state, ahead, ahead, ahead, n, MR))
+
+    def times(n):
+        text = open('%s/commitments/a1p1-%d.commit' % (node.spool, n)).read()
+        return [int(t) / 1e6 - time.time() for t in re.findall(r'^(?:created|changed|not_before)_us (\d+)$', text, re.M)]
+    try:
+        node.start('receive', 'send')
+        wait_for('checked', 12, lambda: 'commitment a1p1-0: 0 of 1 instances are kept' in open('node.log').read())
+        wait_for('the waiting one tried', 5, lambda: "commitment a1p1-1: report to 'SENDER' will be tried again" in open('node.log').read())
+        for n in range(3):
+            check(max(times(n)) < 60, 'request %d lies %s s ahead' % (n, times(n)))
+    finally:
+        node.stop()
+
+
 def large_request_delays_nobody():
     """4000 instances, 4 GB to be read again: meanwhile what others send is indexed as ever, and the answer is right."""
     node = receiver('receive')
@@ -208,6 +233,7 @@ TESTS = {
     'peer.commitment.in_the_queue': in_the_queue,
     'peer.commitment.retried_now': retried_now,
     'peer.commitment.reported_to_who_asked': reported_to_who_asked,
+    'peer.commitment.clock_put_back': clock_put_back,
     'peer.commitment.large_request_delays_nobody': large_request_delays_nobody,
     'peer.commitment.dead_target_delays_nobody': dead_target_delays_nobody,
 }

@@ -253,6 +253,47 @@ def synced_before_answered():
     print('%d answers, %d syncs' % (answers, n_syncs))
 
 
+# ---- what cannot be read
+
+def unreadable_files_stop_no_other():
+    """One file in incoming/ that could not be read ended every round: nothing was indexed any more, no series gathered, no commitment
+    answered, while the node went on acknowledging. Folders stand for the files here, since root may read every file: a name that is
+    there and cannot be read."""
+    good, other = phantom('source', matrix=32, slices=5), phantom('other', seed=2, matrix=32, slices=5)
+    node = Node().start('receive')
+    try:
+        storescu(node, good)
+        wait_for('a job', 20, lambda: node.rows('job'))
+        node.kill('receive', signal.SIGTERM)
+        kept = sorted(glob.glob(node.spool + '/store/*.dcm'))[0]  # as a crash may leave it, with its row
+        association, number = os.path.basename(kept)[:-4].rsplit('-', 1)
+        unmoved = '%s/incoming/%s/%s.tmp' % (node.spool, association, number)
+        os.makedirs(unmoved)
+        os.rename(kept, 'kept.dcm')
+        os.makedirs(node.spool + '/incoming/a1000000000000000p1/1.dcm')
+        open(node.spool + '/incoming/a1000000000000000p2', 'w').close()
+        os.makedirs(node.spool + '/commitments/a1000000000000000p1-9.commit')
+        log = len(open('node.log').read())
+        node.start('receive')
+        storescu(node, other)
+        wait_for('the other series a job', 10, lambda: len(node.rows('job')) == 2)
+        time.sleep(1)
+        lines = open('node.log').read()[log:].splitlines()
+        said = [line for line in lines if 'indexing:' in line]
+        check(len(said) == 1 and 'IO: ' in said[0] and 'and 2 more' in said[0], 'what is said: %s' % said)
+        said = [line for line in lines if 'commitment request cannot be read' in line]
+        check(len(said) == 1 and 'p1-9.commit' in said[0], 'what is said of the request: %s' % said)
+        check(not [line for line in lines if 'not on the disk' in line], 'what could not be read counts as lost')
+        equal([r['state'] for r in node.rows('series')], ['QUEUED', 'QUEUED'], 'series')
+        os.rmdir(unmoved)
+        shutil.move('kept.dcm', unmoved)  # and now it can be read
+        os.rmdir(node.spool + '/incoming/a1000000000000000p1/1.dcm')
+        wait_for('it in its place', 10, lambda: os.path.exists(kept))
+        wait_for('the empty folder gone', 10, lambda: not os.path.exists(node.spool + '/incoming/a1000000000000000p1'))
+    finally:
+        node.stop()
+
+
 # ---- what is lost or damaged, and comes again
 
 def only(node, kind='series'):
@@ -336,6 +377,46 @@ def replacing_dies_at_every_file_call():
         node.stop()
 
 
+def lost_rows_are_made_again():
+    """The queue was lost, or an earlier one copied back: files in the store that no row named stayed there and were never entered. What
+    is in the store and in no row comes in again, with what was kept aside; the same bytes under a row that had lost its file are its."""
+    good = phantom('source', matrix=32, slices=6)
+    other = phantom('other', seed=2, matrix=32, slices=6)
+    node = Node(receive__quiet_s=0.2).start('receive')
+    try:
+        storescu(node, good)
+        wait_for('a job', 20, lambda: node.rows('job'))
+        node.kill('receive', signal.SIGTERM)
+        shutil.copy(node.spool + '/queue.db', 'earlier.db')
+        node.start('receive')
+        changed = pydicom.dcmread(good[0])
+        changed.PatientComments = 'other bytes'
+        changed.save_as('changed.dcm')
+        storescu(node, other + ['changed.dcm'])
+        wait_for('all in their places', 20, lambda: len(glob.glob(node.spool + '/store/*.dcm')) == 12 and
+                 len(glob.glob(node.spool + '/aside/*.dcm')) == 1)
+        node.kill('receive', signal.SIGTERM)
+        kept, n_aside = node.stored(), set(os.listdir(node.spool + '/aside'))
+        open(node.spool + '/store/foreign.dcm', 'wb').write(b'no image')
+        for queue in (None, 'earlier.db'):
+            [os.unlink(path) for path in glob.glob(node.spool + '/queue.db*')]
+            if queue:
+                shutil.copy(queue, node.spool + '/queue.db')
+            node.start('receive')
+            wait_for('both series', 20, lambda: sorted((r['state'], r['images']) for r in node.rows('series')) ==
+                     [('CONFLICT', 7), ('QUEUED', 6)])
+            wait_for('nothing waits', 20, lambda: not glob.glob(node.spool + '/incoming/a*'))
+            equal(node.stored(), kept, 'files of the store')
+            equal(set(os.listdir(node.spool + '/aside')), n_aside, 'files aside')
+            node.kill('receive', signal.SIGTERM)
+        log = open('node.log').read()
+        check("12 files in '" in log and "6 files in '" in log, 'the log does not count them')
+        check('1 files in' in log and 'not what was received' in log, 'the log does not tell of the foreign one')
+        check('not on the disk' not in log, 'something counts as lost')
+    finally:
+        node.stop()
+
+
 # ---- purging
 
 def count_files(node):
@@ -398,6 +479,32 @@ def removed_by_a_person():
         check('no such thing in the queue' in done.stderr, done.stderr)
         storescu(node, good)
         wait_for('it is done again', 60, lambda: [r['state'] for r in node.rows('job')] == ['DONE', 'DONE'])
+    finally:
+        node.stop()
+
+
+def sent_again_after_a_removal():
+    """Sent again right after a person's removal, while the series was still there: every image was acknowledged, dropped as a duplicate,
+    and then what it was a duplicate of was removed. A new one among them keeps the series, and the log says so."""
+    good = phantom('source', matrix=32, slices=6)
+    node = Node(receive__quiet_s=3600).start('receive')
+    try:
+        storescu(node, good[1:])
+        for _ in range(3):
+            old = wait_for('indexed', 10, lambda: [r for r in node.rows('series') if r['images'] == 5])[0]
+            isoslice('queue', '--config', node.config, 'remove', old['id'])
+            storescu(node, good[1:])
+            wait_for('the old one gone', 10, lambda: old['id'] not in [r['id'] for r in node.rows('series')])
+            wait_for('nothing waits', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+            equal([r['images'] for r in node.rows('series')], [5], 'images of the new one')
+            equal(len(node.stored()), 5, 'kept')
+        last = only(node)['id']
+        isoslice('queue', '--config', node.config, 'remove', last)
+        storescu(node, good)
+        wait_for('nothing waits', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        equal(len(node.stored()), 6, 'kept')
+        is_said = 'another image of it came before it was gone' in open('node.log').read()
+        equal(is_said, only(node)['id'] == last, 'said that it stays')  # or it was gone before any came
     finally:
         node.stop()
 
@@ -571,10 +678,13 @@ TESTS = {
     'crash.receive.power_cut_at_every_call': power_cut_at_every_call,
     'crash.receive.power_cut_large': power_cut_while_a_large_one_comes,
     'crash.receive.rows_outlive_names': rows_outlive_names,
+    'unit.receive.unreadable_files_stop_no_other': unreadable_files_stop_no_other,
     'unit.receive.lost_and_damaged_are_replaced': lost_and_damaged_are_replaced,
+    'unit.receive.lost_rows_are_made_again': lost_rows_are_made_again,
     'crash.receive.replacing_at_every_call': replacing_dies_at_every_file_call,
     'crash.receive.purge_goes_on': purge_goes_on_after_a_kill,
     'unit.queue.removed_by_a_person': removed_by_a_person,
+    'unit.queue.sent_again_after_a_removal': sent_again_after_a_removal,
     'crash.receive.killed_under_load': killed_under_load,
     'unit.receive.synced_before_answered': synced_before_answered,
     'unit.receive.two_hundred_associations': two_hundred_associations,

@@ -302,6 +302,38 @@ static void archive_receives_too(void)
     spool_close(spool);
 }
 
+// Series that waited for missing images, as many as a round looks at and older, kept a whole one from ever
+// becoming a job.
+static void many_incomplete_keep_no_other(void)
+{
+    enum { N = 256 };
+    static const int numbers[] = {1, 2, 4};
+    open_spool();
+    CHECK_OK(spool_group_begin(spool, &why));
+    for (int i = 0; i <= N; i++)
+        for (int j = 0; j < 3; j++) {
+            struct spool_object object = {.sop_class_uid = "1.2", .study_uid = "1.9", .sender = "MR1"};
+            enum spool_verdict verdict;
+            snprintf(object.series_uid, sizeof object.series_uid, "1.5.%d", i);
+            snprintf(object.name, sizeof object.name, "a%dp1-%d.dcm", i, j);
+            snprintf(object.sop_instance_uid, sizeof object.sop_instance_uid, "1.2.%d.%d", i, j);
+            snprintf(object.digest, sizeof object.digest, "%d.%d", i, j);
+            object.geometry.has_number = 1;
+            object.geometry.number = i < N ? numbers[j] : j + 1;
+            CHECK_OK(spool_index(spool, &object, i < N ? 0 : second_us, &verdict, &why));
+        }
+    CHECK_OK(spool_group_end(spool, 0, &why));
+    for (int round = 0; round < 3; round++)
+        CHECK_INT(gathers_at(62 + round, 0), round == 1);
+    // Begun anew: each has its turn again.
+    const struct spool_rules rules = {.quiet_s = 60, .incomplete_s = 900, .is_open = nobody};
+    size_t n, n_all = 0;
+    for (int round = 0; round < 2; round++, n_all += n)
+        CHECK_OK(spool_gather(spool, &rules, 901 * second_us, &n, &why));
+    CHECK_INT(n_all, N);
+    spool_close(spool);
+}
+
 static const struct test tests[] = {
     {"unit.gather.even_positions", even_positions},
     {"unit.gather.uneven_positions", uneven_positions},
@@ -318,5 +350,6 @@ static const struct test tests[] = {
     {"unit.gather.rule_count_exceeded", count_exceeded},
     {"unit.gather.archive_answers", archive_answers},
     {"unit.gather.archive_receives_too", archive_receives_too},
+    {"unit.gather.many_incomplete_keep_no_other", many_incomplete_keep_no_other},
 };
 TEST_MAIN(tests)

@@ -151,6 +151,27 @@ def too_many_associations_are_rejected():
         node.stop()
 
 
+def one_address_leaves_room_for_others():
+    """Connections beyond the limit of their address took every place, since each is told so by a process that waits for its request:
+    another address was hung up on without a word."""
+    node = Node(receive__max_associations=10, receive__max_associations_per_address=2, receive__acse_timeout_s=20).start('receive')
+    mine = []
+    try:
+        wait_for('no association open', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        mine = [socket.create_connection(('127.0.0.1', node.port)) for _ in range(40)]
+        wait_for('those beyond the limit', 10, lambda: len(children(node.processes['receive'].pid)) == 1 + 2 + 16)
+        for n in range(2, 6):  # as many as there may be, of other addresses
+            for _ in range(2):
+                mine.append(socket.create_connection(('127.0.0.1', node.port), source_address=('127.0.0.%d' % n, 0), timeout=20))
+                sender = RawSender(node.port, connection=mine[-1])
+                equal(sender.answer[0], 2, 'answer to 127.0.0.%d' % n)
+        said = [line for line in open('node.log') if 'hung up on 127.0.0.1: too many associations' in line]
+        check(0 < len(said) < 3, 'said %d times' % len(said))
+    finally:
+        [s.close() for s in mine]
+        node.stop()
+
+
 def silent_peer_delays_nobody():
     node = Node().start('receive')
     try:
@@ -679,6 +700,7 @@ TESTS = {
     'peer.node.refused_series': refused_series,
     'unit.receive.access_is_denied_by_default': access_is_denied_by_default,
     'unit.receive.too_many_associations_are_rejected': too_many_associations_are_rejected,
+    'unit.receive.one_address_leaves_room_for_others': one_address_leaves_room_for_others,
     'unit.receive.silent_peer_delays_nobody': silent_peer_delays_nobody,
     'unit.receive.bad_objects_get_their_status': bad_objects_get_their_status,
     'unit.receive.full_disk_answers_a700': full_disk_answers_a700,

@@ -99,6 +99,31 @@ def daily_bytes():
         node.stop()
 
 
+def clock_put_back():
+    """What came while the clock was a year ahead counted as of the last 24 hours for a year: its sender was refused all that time."""
+    node = receiver(senders=QUOTA_SENDERS(daily_mb=1), receive__quiet_s=60)
+    try:
+        name = uids()
+        sender = RawSender(node.port)
+        for _ in range(10):
+            uid = next(name)
+            equal(sender.store(sized(100, uid), sop_instance=uid), 0, 'status')
+        sender.release()
+        wait_for('all indexed', 10, lambda: not glob.glob(node.spool + '/incoming/a*'))
+        node.stop()
+        db = sqlite3.connect(node.spool + '/queue.db')
+        db.execute('UPDATE object SET received_us = received_us + 365 * 86400000000')
+        db.commit()
+        db.close()
+        node.start('receive')
+        sender = RawSender(node.port)
+        uid = next(name)
+        wait_for('room', 5, lambda: sender.store(sized(100, uid), sop_instance=uid) == 0)
+        sender.release()
+    finally:
+        node.stop()
+
+
 def duplicates_are_free():
     """The same object again takes nothing of the quota."""
     node = receiver(senders=QUOTA_SENDERS(daily_mb=1), receive__quiet_s=60)
@@ -348,6 +373,7 @@ def reserve():
 
 TESTS = {
     'unit.quota.daily_bytes': daily_bytes,
+    'unit.quota.clock_put_back': clock_put_back,
     'unit.quota.duplicates_are_free': duplicates_are_free,
     'unit.quota.associations_share_it': associations_share_it,
     'unit.quota.open_series': open_series,

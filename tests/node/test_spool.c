@@ -959,7 +959,50 @@ static int no_unlink(const char *path)
     return -1;
 }
 
-// What comes for a series whose purge failed half-way is not purged with it.
+static int no_unlink_of_one(const char *path)
+{
+    return strstr(path, "a-2.dcm") != NULL || strstr(path, "kept") != NULL ? no_unlink(path) : unlink(path);
+}
+
+// One file that could not be removed kept every other series from the purge, and from a person's removal.
+static void purge_goes_on_past_what_stays(void)
+{
+    const struct file_ops real = file_ops;
+    size_t n;
+    open_spool();
+    for (int i = 1; i <= 3; i++) {
+        char name[16], uid[16], series[16], id[16];
+        snprintf(name, sizeof name, "a-%d.dcm", i);
+        snprintf(uid, sizeof uid, "1.%d", i);
+        snprintf(series, sizeof series, "2.%d", i);
+        snprintf(id, sizeof id, "s%d", i);
+        index_at(name, uid, series, "aa", 0);
+        CHECK_OK(spool_remove(spool, id, second_us, &why));
+    }
+    for (int i = 4; i <= 6; i++) {
+        char name[16], uid[16], series[16];
+        snprintf(name, sizeof name, "%s-%d.dcm", i == 4 ? "kept" : "a", i);
+        snprintf(uid, sizeof uid, "1.%d", i);
+        snprintf(series, sizeof series, "2.%d", i);
+        index_at(name, uid, series, "aa", 0);
+        gather(0, second_us);
+        finish_one(NULL, 0, 2 * second_us);
+    }
+    file_ops.unlink = no_unlink_of_one;
+    CHECK_FAULT(spool_purge_rest(spool, &n, &why), FAULT_IO);
+    CHECK_INT(n, 2);
+    CHECK_CONTAINS(why.text, "series '2.2': cannot remove");
+    CHECK_FAULT(spool_purge(spool, 14, long_after_us, &n, &why), FAULT_IO);
+    CHECK_INT(n, 2);
+    file_ops = real;
+    CHECK_INT(count_in("sp/store"), 2);
+    CHECK_OK(spool_purge(spool, 0, long_after_us, &n, &why));
+    CHECK_INT(count_in("sp/store"), 0);
+    spool_close(spool);
+}
+
+// What comes for a series whose purge failed half-way is not purged with it: a new image keeps the series,
+// the same one waits until it is gone.
 static void purge_leaves_what_came_meanwhile(void)
 {
     const struct file_ops real = file_ops;
@@ -972,15 +1015,45 @@ static void purge_leaves_what_came_meanwhile(void)
         CHECK_FAULT(spool_purge_rest(spool, &n, &why), FAULT_IO);
         file_ops = real;
         if (again)
-            comes_again("b-2.dcm", "1.2", "bb", 0, long_after_us);
+            CHECK_INT(index_at("b-2.dcm", "1.2", "1.5", "bb", long_after_us), SPOOL_LATER);
         else
             CHECK_INT(index_at("b-9.dcm", "1.9", "1.5", "ii", long_after_us), SPOOL_NEW);
         CHECK_OK(spool_purge(spool, 14, long_after_us + second_us, &n, &why));
-        CHECK_INT(n, 0);
-        CHECK_STR(row_of("s1").state, again ? "QUEUED" : "GATHERING");
-        CHECK_INT(access(again ? "sp/store/a-2.dcm" : "sp/store/b-9.dcm", F_OK), 0);
+        CHECK_INT(n, again);
+        CHECK_STR(row_of("s1").state, again ? "" : "GATHERING");
+        CHECK_INT(access("sp/store/b-9.dcm", F_OK), again ? -1 : 0);
+        if (again)
+            CHECK_INT(index_at("b-2.dcm", "1.2", "1.5", "bb", long_after_us), SPOOL_NEW);
         spool_close(spool);
     }
+}
+
+// Images that were sent again right after a person's removal were dropped as duplicates of what then went.
+static void what_comes_again_outlives_the_removal(void)
+{
+    size_t n;
+    int is_going;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    CHECK_OK(spool_is_going(spool, "1.5", &is_going, &why));
+    CHECK_INT(is_going, 0);
+    CHECK_OK(spool_remove(spool, "s1", second_us, &why));
+    CHECK_OK(spool_is_going(spool, "1.5", &is_going, &why));
+    CHECK_INT(is_going, 1);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 2 * second_us), SPOOL_LATER);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 3 * second_us), SPOOL_LATER);
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_INT(index_at("b-1.dcm", "1.1", "1.5", "aa", 4 * second_us), SPOOL_NEW);
+    CHECK_STR(row_of("s2").state, "GATHERING");
+    // One that is new keeps the series: then the same ones are duplicates like any other.
+    CHECK_OK(spool_remove(spool, "s2", 5 * second_us, &why));
+    CHECK_INT(index_at("c-1.dcm", "1.1", "1.5", "aa", 6 * second_us), SPOOL_LATER);
+    CHECK_INT(index_at("c-3.dcm", "1.3", "1.5", "cc", 6 * second_us), SPOOL_NEW);
+    CHECK_INT(index_at("c-1.dcm", "1.1", "1.5", "aa", 7 * second_us), SPOOL_DUPLICATE);
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 0);
+    spool_close(spool);
 }
 
 // The folder of a view that is not made any more had no row, so that no purge found it.
@@ -1011,6 +1084,64 @@ static void job_done_again_drops_old_folders(void)
     CHECK_INT(count_in("sp/derived"), 1);
     CHECK_INT(access("sp/derived/j1-s0", F_OK), 0);
     CHECK_INT(count_in("sp/reports"), 1);
+    spool_close(spool);
+}
+
+static void publish(const char *name)
+{
+    char path[SPOOL_NAME_SIZE + 32];
+    snprintf(path, sizeof path, "sp/derived/%s", name);
+    CHECK_OK(file_make_directory(path, &why));
+    snprintf(path, sizeof path, "sp/derived/%s/IM0001.dcm", name);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+    snprintf(path, sizeof path, "sp/reports/%s.json", name);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+    snprintf(path, sizeof path, "sp/reports/%s.png", name);
+    CHECK_OK(file_write_atomic(path, "x", 1, &why));
+}
+
+// A worker was killed between its files and their rows: the person's removal left the patient's derived
+// images and pictures behind for ever. So did a stack that failed, or was refused, after it had been
+// published.
+static void what_has_no_row_goes_too(void)
+{
+    struct spool_result results[2] = {{.n_objects = 2, .derived_name = "j1-s1"},
+                                      {.verdict = FAULT_INTERNAL, .stack_index = 1}};
+    struct spool_job job;
+    size_t n;
+    int found;
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    publish("j1-s0");
+    publish("j11-s0");
+    CHECK_OK(spool_remove(spool, "s1", 99 * second_us, &why));
+    CHECK_OK(spool_purge_rest(spool, &n, &why));
+    CHECK_INT(n, 1);
+    CHECK_INT(count_in("sp/derived"), 1);
+    CHECK_INT(count_in("sp/reports"), 2);
+    CHECK_INT(access("sp/derived/j11-s0", F_OK), 0); // of another job
+    spool_close(spool);
+
+    open_spool();
+    index_at("a-1.dcm", "1.1", "1.5", "aa", 0);
+    gather(0, second_us);
+    publish("j1-s1");
+    publish("j1-s10");
+    publish("j1-s2-coronal");
+    publish("j11-s0");
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    CHECK_OK(spool_job_finish(spool, 1, "w", results, 2, NULL, 0, second_us, &why));
+    CHECK_INT(count_in("sp/derived"), 2);
+    CHECK_INT(count_in("sp/reports"), 4);
+    CHECK_INT(access("sp/reports/j1-s1.png", F_OK), 0);
+    CHECK_OK(spool_retry(spool, "j1", second_us, &why)); // and now all of it is refused
+    CHECK_OK(spool_job_take(spool, "w", 10, 3, second_us, &job, &found, &why));
+    results[0] = (struct spool_result){.verdict = FAULT_LOCALIZER};
+    CHECK_OK(spool_job_finish(spool, 1, "w", results, 1, NULL, 0, second_us, &why));
+    CHECK_INT(count_in("sp/derived"), 1);
+    CHECK_INT(count_in("sp/reports"), 2);
     spool_close(spool);
 }
 
@@ -1131,8 +1262,11 @@ static const struct test tests[] = {
     {"unit.spool.a_release_gives_the_job_back", a_release_gives_the_job_back},
     {"crash.spool.purge_ends_after_any_file_call", purge_ends_after_any_file_call},
     {"unit.spool.a_person_removes_a_series", a_person_removes_a_series},
+    {"unit.spool.purge_goes_on_past_what_stays", purge_goes_on_past_what_stays},
+    {"unit.spool.what_comes_again_outlives_the_removal", what_comes_again_outlives_the_removal},
     {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
     {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
+    {"unit.spool.what_has_no_row_goes_too", what_has_no_row_goes_too},
     {"unit.spool.lost_files_come_again", lost_files_come_again},
     {"unit.spool.files_that_are_back_are_found", files_that_are_back_are_found},
 };

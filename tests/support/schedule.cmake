@@ -32,6 +32,7 @@ endforeach()
 # These wait, in a file of tests that compute.
 set_tests_properties(
   crash.receive.dies_at_every_file_call unit.receive.access_is_denied_by_default unit.receive.too_many_associations_are_rejected
+  unit.receive.one_address_leaves_room_for_others
   unit.receive.bad_objects_get_their_status unit.receive.full_disk_answers_a700 unit.work.no_positions_are_refused
   unit.send.unknown_destination_is_told peer.contained.keys_of_another_user peer.contained.live_association
   PROPERTIES PROCESSORS 1)
