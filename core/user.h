@@ -22,9 +22,9 @@ struct user {
 // and we are not root.
 int user_find(const char *name, struct user *user, struct fault_note *why);
 
-// The same for one who only works on `folder`, which belongs to the daemons: without a `name` root becomes the
-// owner of the folder, so that what is written there stays theirs. A folder that is not there: who we are.
-// Errors: as above; CONFIG when the owner has no name.
+// The same for one who only works on `folder`, which belongs to the daemons: without a `name` root becomes
+// the owner of the folder, so that what is written there stays theirs. A folder that is not there: who we
+// are. Errors: as above; CONFIG when the owner has no name.
 int user_find_for(const char *name, const char *folder, struct user *user, struct fault_note *why);
 
 // Becomes that user, with its groups, and makes sure that there is no way back. Does nothing when we are that
