@@ -325,7 +325,7 @@ static void reduce(const char *text, size_t n, char *out, size_t size)
 // Appends one value of a Specific Character Set.
 static void spell_charset(const char *text, size_t n, char *out, size_t size)
 {
-    char reduced[32];
+    char reduced[32] = "";
     size_t at = strlen(out);
     reduce(text, n, reduced, sizeof reduced);
     const char *number = strncmp(reduced, "ISO2022IR", 9) == 0 ? reduced + 9

@@ -481,7 +481,7 @@ static void turns_are_not_stacks(void)
                     snprintf(made[i].texts[SLICE_IMAGE_TYPE], sizeof made[i].texts[0],
                              "ORIGINAL\\PRIMARY\\M%s", turn > 1 ? "\\NORM" : "");
                 if (by == 3) // one turn's header does not say it
-                    made[i].numbers[SLICE_INVERSION_TIME] = turn > 0 ? 100 * turn : NAN;
+                    made[i].numbers[SLICE_INVERSION_TIME] = turn > 0 ? 100.0 * turn : (double)NAN;
                 if (by == 4)
                     shift(&made[i], 0.5 * turn);
                 if (by == 5)
