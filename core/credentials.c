@@ -203,8 +203,9 @@ int credentials_refresh(struct credentials **credentials, int64_t now_us, struct
 {
     struct credentials *fresh = NULL;
     int rc = credentials_load(&(*credentials)->files, &fresh, why);
-    if (rc == 0)
-        rc = credentials_check_time(fresh, now_us, why);
+    if (rc != 0 || fresh == NULL)
+        return rc;
+    rc = credentials_check_time(fresh, now_us, why);
     if (rc != 0) {
         credentials_free(fresh);
         return rc;

@@ -10,6 +10,7 @@
 #include "spool/commitment.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,7 +263,8 @@ static int go_on_checking(struct round *round, const char *path, const char *ass
     return rc;
 }
 
-static int look_at(struct round *round, const char *path, const char *name, struct fault_note *why)
+static int look_at(struct round *round, const char *path, const char *name, double *idle_s,
+                   struct fault_note *why)
 {
     struct spool_commitment commitment;
     char association[SPOOL_NAME_SIZE], number[16];
@@ -284,15 +286,17 @@ static int look_at(struct round *round, const char *path, const char *name, stru
         commitment.state = SPOOL_COMMITMENT_WAITING;
         commitment.changed_us = round->now_us;
         rc = spool_commitment_write(path, &commitment, why);
+    } else if (!is_ours) {
+        *idle_s = INFINITY; // it is with isoslice-send
     }
     spool_commitment_done(&commitment);
     return rc;
 }
 
 // One whose file cannot be written keeps no other.
-static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+static int one_request(void *user, const char *path, const char *name, double *idle_s, struct fault_note *why)
 {
-    int rc = look_at(user, path, name, why);
+    int rc = look_at(user, path, name, idle_s, why);
     if (rc != FAULT_IO)
         return rc;
     complaint_add(&trouble, "commitment %.*s: %s", (int)strcspn(name, "."), name, why->text);
@@ -307,7 +311,8 @@ int commitment_round(struct spool *spool, const struct conf *conf,
         .spool = spool, .conf = conf, .is_open = is_open, .user = user, .now_us = clock_wall_us()};
     round.until_s = clock_monotonic_s() + round_s;
     trouble.n = 0;
-    int rc = spool_commitment_list(spool, one_request, &round, why);
+    static struct spool_idle idle; // there is one indexer
+    int rc = spool_commitment_round(spool, &idle, clock_monotonic_s(), one_request, &round, why);
     complaint_say(&trouble, LOG_LEVEL_ERROR, trouble_interval_s);
     *n_checked = round.n_checked;
     return rc;

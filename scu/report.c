@@ -9,6 +9,7 @@
 #include "spool/commitment.h"
 
 #include <arpa/inet.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,10 +51,11 @@ static void note_attempt(struct reporter *reporter, const char *sender, int fail
     target->n_failed = failed ? target->n_failed + 1 : 0;
 }
 
-static int is_left_alone(struct reporter *reporter, const char *sender)
+// For how many seconds yet.
+static double left_alone_s(struct reporter *reporter, const char *sender)
 {
     const struct target *target = find_target(reporter, sender);
-    return target != NULL && clock_monotonic_s() < target->not_before_s;
+    return target != NULL ? fmax(0, target->not_before_s - clock_monotonic_s()) : 0;
 }
 
 // The entry to report by: one of that AE title whose network the request came from, else any of that title,
@@ -137,7 +139,7 @@ static int is_ours(const struct spool_commitment *commitment)
     return commitment->state == SPOOL_COMMITMENT_WAITING || commitment->state == SPOOL_COMMITMENT_HELD;
 }
 
-static int one_request(void *user, const char *path, const char *name, struct fault_note *why)
+static int one_request(void *user, const char *path, const char *name, double *idle_s, struct fault_note *why)
 {
     struct reporter *reporter = user;
     struct spool_commitment commitment;
@@ -162,7 +164,11 @@ static int one_request(void *user, const char *path, const char *name, struct fa
         if (file_ops.unlink(path) == 0)
             log_info("commitment %.*s of '%s' is forgotten: held for %lld days", (int)strcspn(name, "."),
                      name, commitment.sender, (long long)reporter->conf->keep_days);
-    } else if (rc == 0 && is_due && !is_left_alone(reporter, commitment.sender)) {
+    } else if (!is_due) {
+        *idle_s = commitment.state == SPOOL_COMMITMENT_WAITING
+                      ? (double)(commitment.not_before_us - now_us) / 1e6
+                      : INFINITY;
+    } else if (rc == 0 && (*idle_s = left_alone_s(reporter, commitment.sender)) == 0) {
         const struct conf_sender *sender = find_route(reporter->conf, &commitment);
         if (sender == NULL) {
             fault_set(&fault, FAULT_CONFIG, "no entry of this sender has a report_port");
@@ -183,6 +189,7 @@ int report_run(const struct conf *conf, struct keeper *keeper, int (*reload_aske
                struct fault_note *why)
 {
     struct spool *spool = NULL;
+    struct spool_idle idle = {0};
     struct reporter reporter = {.conf = conf, .keeper = keeper, .stop = stop, .is_start = 1};
     int rc = spool_open(conf->spool, &spool, why);
     int lock = rc == 0 ? deliver_lock(conf, "reports", why) : -1;
@@ -190,13 +197,14 @@ int report_run(const struct conf *conf, struct keeper *keeper, int (*reload_aske
         rc = lock;
     while (rc == 0 && !*stop) {
         keeper_tick(keeper, reload_asked());
-        if (spool_commitment_list(spool, one_request, &reporter, why) != 0) {
+        if (spool_commitment_round(spool, &idle, clock_monotonic_s(), one_request, &reporter, why) != 0) {
             log_error("reporting storage commitment: %s", why->text);
             usleep(1000 * 1000);
         }
         reporter.is_start = 0;
         usleep(POLL_MS * 1000);
     }
+    spool_idle_done(&idle);
     if (lock >= 0)
         close(lock);
     spool_close(spool);

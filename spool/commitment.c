@@ -5,12 +5,16 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAX_FILE = 4 << 20 };
+// A request is read again after so long, whatever was said of it: clocks are put right, people edit files.
+enum { IDLE_MAX_S = 60 };
 
 static const char *const state_names[] = {"CHECKING", "OFFERED", "WAITING", "HELD"};
 enum { N_STATES = sizeof state_names / sizeof state_names[0] };
@@ -224,13 +228,101 @@ static int is_request(const struct dirent *entry)
     return entry->d_name[0] == 'a' && n > 7 && strcmp(entry->d_name + n - 7, ".commit") == 0;
 }
 
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+struct spool_idle_entry {
+    char name[NAME_MAX + 1];
+    ino_t inode; // a request is written anew under another one
+    struct timespec changed;
+    double until_s;
+};
+
+void spool_idle_done(struct spool_idle *idle)
+{
+    free(idle->entries);
+    *idle = (struct spool_idle){0};
+}
+
+struct round {
+    struct spool_idle *before, now; // both in the order of the list
+    size_t at, room;                // in `before`; of `now`
+    double now_s;
+    int (*each)(void *user, const char *path, const char *name, double *idle_s, struct fault_note *why);
+    void *user;
+};
+
+// The file as it is before it is read, with what the last round said of the same one.
+static int look_at(struct round *round, const char *path, const char *name, struct spool_idle_entry *entry)
+{
+    const struct spool_idle *before = round->before;
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return 0;
+    *entry = (struct spool_idle_entry){.inode = st.st_ino, .changed = st.st_mtim};
+    snprintf(entry->name, sizeof entry->name, "%s", name);
+    while (round->at < before->n && strcmp(before->entries[round->at].name, name) < 0)
+        round->at++;
+    if (round->at < before->n) {
+        const struct spool_idle_entry *known = &before->entries[round->at];
+        if (strcmp(known->name, name) == 0 && known->inode == entry->inode &&
+            known->changed.tv_sec == entry->changed.tv_sec &&
+            known->changed.tv_nsec == entry->changed.tv_nsec)
+            entry->until_s = known->until_s;
+    }
+    return 1;
+}
+
+static int remember(struct round *round, const struct spool_idle_entry *entry, struct fault_note *why)
+{
+    struct spool_idle *now = &round->now;
+    if (now->n == round->room) {
+        round->room = round->room ? 2 * round->room : 64;
+        struct spool_idle_entry *grown = realloc(now->entries, round->room * sizeof *grown);
+        if (grown == NULL)
+            return fault_set(why, FAULT_NO_MEMORY, "cannot remember %zu commitments", round->room);
+        now->entries = grown;
+    }
+    now->entries[now->n++] = *entry;
+    return 0;
+}
+
+static int one_of_round(void *user, const char *path, const char *name, struct fault_note *why)
+{
+    struct round *round = user;
+    struct spool_idle_entry entry;
+    double idle_s = 0;
+    if (!look_at(round, path, name, &entry))
+        return 0; // gone meanwhile
+    int rc = 0;
+    if (round->now_s >= entry.until_s) {
+        rc = round->each(round->user, path, name, &idle_s, why);
+        entry.until_s = round->now_s + (idle_s < IDLE_MAX_S ? idle_s : IDLE_MAX_S);
+    }
+    return rc == 0 ? remember(round, &entry, why) : rc;
+}
+
+int spool_commitment_round(const struct spool *spool, struct spool_idle *idle, double now_s,
+                           int (*each)(void *user, const char *path, const char *name, double *idle_s,
+                                       struct fault_note *why),
+                           void *user, struct fault_note *why)
+{
+    struct round round = {.before = idle, .now_s = now_s, .each = each, .user = user};
+    int rc = spool_commitment_list(spool, one_of_round, &round, why);
+    free(idle->entries);
+    *idle = round.now; // after a fault the first of them: the others are read again
+    return rc;
+}
+
 int spool_commitment_list(const struct spool *spool,
                           int (*each)(void *user, const char *path, const char *name, struct fault_note *why),
                           void *user, struct fault_note *why)
 {
     const char *folder = spool_folder(spool, SPOOL_COMMITMENTS);
     struct dirent **entries = NULL;
-    int rc = 0, n = scandir(folder, &entries, is_request, alphasort); // names begin with the time
+    int rc = 0, n = scandir(folder, &entries, is_request, by_name); // names begin with the time
     if (n < 0)
         return fault_set_errno(why, errno, "cannot read directory '%s'", folder);
     for (int i = 0; i < n; i++) {

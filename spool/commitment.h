@@ -59,4 +59,20 @@ int spool_commitment_list(const struct spool *spool,
                           int (*each)(void *user, const char *path, const char *name, struct fault_note *why),
                           void *user, struct fault_note *why);
 
+// What who looks at them again and again remembers between two rounds, so that it does not read thousands of
+// files for nothing. Initialise with zeros; spool_idle_done frees.
+struct spool_idle {
+    struct spool_idle_entry *entries; // [n], as listed
+    size_t n;
+};
+void spool_idle_done(struct spool_idle *idle);
+
+// The same, but leaves out a request for which `each` has put into *idle_s (0 when called) for how many
+// seconds it has nothing to do there, a minute at the most; one whose file is another since is not left out.
+// `now_s`: clock_monotonic_s.
+int spool_commitment_round(const struct spool *spool, struct spool_idle *idle, double now_s,
+                           int (*each)(void *user, const char *path, const char *name, double *idle_s,
+                                       struct fault_note *why),
+                           void *user, struct fault_note *why);
+
 #endif

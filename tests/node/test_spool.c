@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/file.h"
+#include "spool/commitment.h"
 #include "spool/spool.h"
 #include "tests/support/check.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -1241,6 +1244,62 @@ static void notices(void)
     spool_close(spool);
 }
 
+static double idle_s; // what count_round says of a request whose transaction ends in 9
+static int count_round(void *user, const char *path, const char *name, double *out, struct fault_note *note)
+{
+    struct spool_commitment commitment;
+    int *n_read = user;
+    (void)name;
+    CHECK_OK(spool_commitment_read(path, &commitment, note));
+    const char *uid = commitment.request.transaction_uid;
+    *out = uid[strlen(uid) - 1] == '9' ? idle_s : 0;
+    spool_commitment_done(&commitment);
+    ++*n_read;
+    return 0;
+}
+
+static int read_in_round(struct spool_idle *idle, double now_s)
+{
+    int n_read = 0;
+    CHECK_OK(spool_commitment_round(spool, idle, now_s, count_round, &n_read, &why));
+    return n_read;
+}
+
+// Thousands of requests that wait for a person once were read and parsed several times a second, by two
+// processes. What needs nothing is left alone, until its file is another or a minute is over.
+static void idle_commitments_are_left_alone(void)
+{
+    static struct commitment_item item = {.sop_class_uid = "1.2", .sop_instance_uid = "1.3"};
+    struct spool_commitment commitment = {.sender = "MR1",
+                                          .address = "192.0.2.1",
+                                          .state = SPOOL_COMMITMENT_HELD,
+                                          .request = {.items = &item, .n = 1}};
+    static const char *const uids[] = {"1.2.9", "1.2.8", "1.3.9"};
+    char paths[3][SPOOL_PATH_SIZE + 32];
+    struct spool_idle idle = {0};
+    open_spool();
+    for (int i = 0; i < 3; i++) {
+        snprintf(paths[i], sizeof paths[i], "%s/a%d-1.commit", spool_folder(spool, SPOOL_COMMITMENTS), i);
+        snprintf(commitment.request.transaction_uid, UID_SIZE, "%s", uids[i]);
+        CHECK_OK(spool_commitment_write(paths[i], &commitment, &why));
+    }
+    idle_s = 3600;
+    CHECK_INT(read_in_round(&idle, 100), 3);
+    CHECK_INT(read_in_round(&idle, 101), 1);
+    CHECK_OK(spool_commitment_write(paths[2], &commitment, &why)); // the same bytes, another file
+    CHECK_INT(read_in_round(&idle, 102), 2);
+    CHECK_INT(read_in_round(&idle, 103), 1);
+    CHECK_INT(unlink(paths[0]), 0);
+    CHECK_INT(read_in_round(&idle, 104), 1);
+    CHECK_INT(read_in_round(&idle, 163), 2);
+    idle_s = 5;
+    CHECK_INT(read_in_round(&idle, 224), 2);
+    CHECK_INT(read_in_round(&idle, 228), 1);
+    CHECK_INT(read_in_round(&idle, 229), 2);
+    spool_idle_done(&idle);
+    spool_close(spool);
+}
+
 static const struct test tests[] = {
     {"unit.spool.unknown_states_are_errors", unknown_states_are_errors},
     {"unit.spool.opened_by_many_at_once", opened_by_many_at_once},
@@ -1264,6 +1323,7 @@ static const struct test tests[] = {
     {"unit.spool.a_person_removes_a_series", a_person_removes_a_series},
     {"unit.spool.purge_goes_on_past_what_stays", purge_goes_on_past_what_stays},
     {"unit.spool.what_comes_again_outlives_the_removal", what_comes_again_outlives_the_removal},
+    {"unit.spool.idle_commitments_are_left_alone", idle_commitments_are_left_alone},
     {"unit.spool.purge_leaves_what_came_meanwhile", purge_leaves_what_came_meanwhile},
     {"unit.spool.job_done_again_drops_old_folders", job_done_again_drops_old_folders},
     {"unit.spool.what_has_no_row_goes_too", what_has_no_row_goes_too},
