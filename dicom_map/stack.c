@@ -796,6 +796,40 @@ static int judge_turns(const struct sorter *s, const struct keyed *slices, size_
                   difference_of(s->group, found, first, &s->slices[found->slice]));
 }
 
+// Whether two groups are alike in all but Trigger Time.
+static int differ_in_trigger(const struct classed *a, const struct classed *b)
+{
+    for (int i = 0; i < N_CLASSES; i++)
+        if (i != SLICE_TRIGGER_TIME && a->class[i] != b->class[i])
+            return 0;
+    return a->class[SLICE_TRIGGER_TIME] != b->class[SLICE_TRIGGER_TIME];
+}
+
+// Too few slices because each has a Trigger Time of its own: not phases, which lie at the same positions.
+static int judge_triggers(const struct sorter *s, const struct keyed *slices, size_t n, char *reason,
+                          size_t size)
+{
+    const struct slice *first = &s->slices[slices[0].slice];
+    double normal[3];
+    size_t count = 0;
+    normal_of(first, normal);
+    for (size_t i = 0; n < STACK_MIN_SLICES && i < s->n_classed; i++) {
+        const struct classed *other = &s->classed[i];
+        if (!differ_in_trigger(s->group, other) || !shares_grid(s, first, other))
+            continue;
+        double z = dot(s->slices[other->slice].position, normal), nearest = HUGE_VAL;
+        for (size_t k = 0; k < n; k++)
+            nearest = fmin(nearest, fabs(z - slices[k].key));
+        count += nearest > SAME_POSITION_MM;
+    }
+    if (n + count < STACK_MIN_SLICES || n >= STACK_MIN_SLICES)
+        return 0;
+    return reject(reason, size, FAULT_MISSING_SLICES,
+                  "%zu slice%s of an acquisition in which %zu more, at other positions, are alike in all but "
+                  "Trigger Time: what was acquired at different times of the heart beat is not put together",
+                  n, n == 1 ? "" : "s", count);
+}
+
 static void cross_check(const struct slice *first, double m, char *warnings, size_t size)
 {
     if (first->has & SLICE_HAS_SPACING_BETWEEN && fabs(fabs(first->spacing_between_mm) - m) > 0.05 * m)
@@ -817,7 +851,9 @@ static int judge_stack(struct sorter *s, const struct keyed *slices, size_t n)
         return fault_set(s->why, FAULT_NO_MEMORY, "cannot compare %zu slices", n);
     double m = median_distance(slices, n, 0, scratch);
     free(scratch);
-    int verdict = judge_number(n, reason, sizeof reason);
+    int verdict = judge_triggers(s, slices, n, reason, sizeof reason);
+    if (verdict == 0)
+        verdict = judge_number(n, reason, sizeof reason);
     if (verdict == 0 && s->use == STACK_TO_DERIVE)
         verdict = judge_worth(first, m, reason, sizeof reason);
     if (verdict == 0)

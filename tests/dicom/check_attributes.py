@@ -40,7 +40,8 @@ def absent(*keywords):
 
 same("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
      "StudyID", "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
-     "ImageOrientationPatient", "PixelSpacing", "ScanningSequence", "SequenceVariant", "MRAcquisitionType")
+     "ImageOrientationPatient", "PixelSpacing", "MRAcquisitionType")
+(absent if variant == "unsaid" else same)("ScanningSequence", "SequenceVariant")
 check(list(made.ImageType) == ["DERIVED", "SECONDARY", "OTHER", "RESAMPLED"], "Image Type")
 check(made.Manufacturer == "Isoslice", "Manufacturer")
 check(made.SliceThickness == made.SpacingBetweenSlices == 0.8, "Slice Thickness, Spacing Between Slices")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """make_series.py VARIANT FOLDER: a small MR series (8 slices of 24 x 20, 0.8 mm, 4 mm apart, oblique), for tests.
 
-Variants: bare (types 1 and 2 only), full (every optional attribute that is copied or must not be), utf8, iso2022, misspelt,
+Variants: bare (types 1 and 2 only), full (every optional attribute that is copied or must not be), utf8, iso2022,
+misspelt (the character set), unsaid (how it was acquired),
 signed, varies (rescale differs from slice to slice), eight (8 bit, odd size), high (12 bits at the top of 16, rubbish
 below the values' range), gated (triggered,
 inversion recovery), reversed (Instance Number falls with position), ascii (a series description at the limit).
@@ -135,6 +136,8 @@ def make(variant, folder):
             d.SpecificCharacterSet = "ISO_IR 192"
             d.PatientName = "Müller^Jürgen=山田^太郎"
             d.SeriesDescription = "ä山" * 30
+        if variant == "unsaid":
+            del d.ScanningSequence, d.SequenceVariant
         if variant == "misspelt":
             value, name = b"ISO-IR 100", b"M\xfcller^J\xfcrgen "
             d[0x00080005] = RawDataElement(Tag(0x00080005), "CS", len(value), value, 0, False, True)

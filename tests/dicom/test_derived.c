@@ -389,6 +389,7 @@ MADE_TEST(bare)
 MADE_TEST(full)
 MADE_TEST(utf8)
 MADE_TEST(misspelt)
+MADE_TEST(unsaid)
 MADE_TEST(iso2022)
 MADE_TEST(ascii)
 MADE_TEST(varies)
@@ -928,6 +929,7 @@ static const struct test tests[] = {
     {"peer.derive.charset_utf8", made_utf8},
     {"peer.derive.charset_iso2022", made_iso2022},
     {"peer.derive.charset_misspelt", made_misspelt},
+    {"peer.derive.acquired_who_knows_how", made_unsaid},
     {"peer.derive.description_cut", made_ascii},
     {"peer.derive.rescale_varies", made_varies},
     {"peer.derive.signed_16", made_signed},

@@ -499,6 +499,29 @@ static void turns_are_not_stacks(void)
         }
 }
 
+// Every slice at a time of its own after the heart beat: refused as what it is, where phases of a few slices
+// are nothing to do.
+static void triggered_slices_are_named(void)
+{
+    add_stack(18, 4);
+    for (size_t i = 0; i < n_made; i++)
+        made[i].numbers[SLICE_TRIGGER_TIME] = 300 + 10 * (double)i;
+    sort_made();
+    CHECK_INT(n_stacks, 18);
+    for (size_t i = 0; i < n_stacks; i++) {
+        CHECK_STR(fault_name(stacks[i].verdict), "MISSING_SLICES");
+        CHECK_CONTAINS(stacks[i].reason, "17 more, at other positions, are alike in all but Trigger Time");
+    }
+    n_made = 0;
+    for (size_t phase = 0; phase < 20; phase++)
+        for (size_t i = 0; i < 3; i++)
+            add(4 * (double)i)->numbers[SLICE_TRIGGER_TIME] = 30 * (double)phase;
+    sort_made();
+    CHECK_INT(n_stacks, 20);
+    for (size_t i = 0; i < n_stacks; i++)
+        CHECK_STR(fault_name(stacks[i].verdict), "NOTHING_TO_DO");
+}
+
 // Groups at the same positions, beside them, one after the other or elsewhere in plane are stacks, each.
 static void groups_beside_each_other_are_stacks(void)
 {
@@ -1013,6 +1036,7 @@ static const struct test tests[] = {
     {"unit.stack.a_regular_part_is_not_the_whole", a_regular_part_is_not_the_whole},
     {"unit.stack.a_gap_for_spacing_is_no_part", a_gap_for_spacing_is_no_part},
     {"unit.stack.turns_are_not_stacks", turns_are_not_stacks},
+    {"unit.stack.triggered_slices_are_named", triggered_slices_are_named},
     {"unit.stack.groups_beside_each_other_are_stacks", groups_beside_each_other_are_stacks},
     {"unit.stack.uneven", uneven},
     {"unit.stack.sheared", sheared},
