@@ -812,8 +812,10 @@ static int judge_triggers(const struct sorter *s, const struct keyed *slices, si
     const struct slice *first = &s->slices[slices[0].slice];
     double normal[3];
     size_t count = 0;
+    if (n >= STACK_MIN_SLICES)
+        return 0;
     normal_of(first, normal);
-    for (size_t i = 0; n < STACK_MIN_SLICES && i < s->n_classed; i++) {
+    for (size_t i = 0; i < s->n_classed; i++) {
         const struct classed *other = &s->classed[i];
         if (!differ_in_trigger(s->group, other) || !shares_grid(s, first, other))
             continue;
@@ -822,7 +824,7 @@ static int judge_triggers(const struct sorter *s, const struct keyed *slices, si
             nearest = fmin(nearest, fabs(z - slices[k].key));
         count += nearest > SAME_POSITION_MM;
     }
-    if (n + count < STACK_MIN_SLICES || n >= STACK_MIN_SLICES)
+    if (n + count < STACK_MIN_SLICES)
         return 0;
     return reject(reason, size, FAULT_MISSING_SLICES,
                   "%zu slice%s of an acquisition in which %zu more, at other positions, are alike in all but "

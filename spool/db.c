@@ -116,3 +116,16 @@ void db_text(sqlite3_stmt *statement, int column, char *out, size_t size)
     const unsigned char *text = sqlite3_column_text(statement, column);
     snprintf(out, size, "%s", text ? (const char *)text : "");
 }
+
+int db_first_text(struct spool *spool, sqlite3_stmt *statement, char *text, size_t size,
+                  struct fault_note *why)
+{
+    text[0] = '\0';
+    if (statement == NULL)
+        return why->fault;
+    int rc = db_step(spool, statement, why);
+    if (rc == 1)
+        db_text(statement, 0, text, size);
+    sqlite3_finalize(statement);
+    return rc < 0 ? rc : 0;
+}

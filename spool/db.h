@@ -64,4 +64,9 @@ int db_end(struct spool *spool, int rc, struct fault_note *why);
 // Text of a column, never NULL, copied.
 void db_text(sqlite3_stmt *statement, int column, char *out, size_t size);
 
+// The text that a query gives first; empty when it gives none. Finalizes the statement; NULL is one that
+// db_prepare refused, and its fault is returned.
+int db_first_text(struct spool *spool, sqlite3_stmt *statement, char *text, size_t size,
+                  struct fault_note *why);
+
 #endif

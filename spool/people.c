@@ -186,16 +186,10 @@ static int state_of(struct spool *spool, const char *id, const char *table, int6
 {
     char sql[96];
     snprintf(sql, sizeof sql, "SELECT state FROM %s WHERE id=?1", table);
-    sqlite3_stmt *statement = db_prepare(spool, why, sql, "i", number);
-    if (statement == NULL)
-        return why->fault;
-    int rc = db_step(spool, statement, why);
-    if (rc == 1)
-        db_text(statement, 0, state, size);
-    sqlite3_finalize(statement);
-    if (rc == 0)
+    int rc = db_first_text(spool, db_prepare(spool, why, sql, "i", number), state, size, why);
+    if (rc == 0 && state[0] == '\0') // no row has an empty one
         return fault_set(why, FAULT_NOT_FOUND, "no such thing in the queue: '%s'", id);
-    return rc == 1 ? 0 : rc;
+    return rc;
 }
 
 // Prints every column of every row that a query gives; columns whose names end in _us as times.

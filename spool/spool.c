@@ -732,20 +732,6 @@ static int is_of_one(int rc)
     return rc != 0 && rc != FAULT_QUEUE && rc != FAULT_NO_MEMORY;
 }
 
-// The text that a query gives first, which is finalized; empty when it gives none.
-static int first_text(struct spool *spool, sqlite3_stmt *statement, char *text, size_t size,
-                      struct fault_note *why)
-{
-    text[0] = '\0';
-    if (statement == NULL)
-        return why->fault;
-    int rc = db_step(spool, statement, why);
-    if (rc == 1)
-        db_text(statement, 0, text, size);
-    sqlite3_finalize(statement);
-    return rc < 0 ? rc : 0;
-}
-
 // One of which a file cannot be removed stays, and keeps no other: *failed is the first such fault.
 static int purge_or_note(struct spool *spool, const char *series_uid, size_t *n_series,
                          struct fault_note *failed, struct fault_note *why)
@@ -768,7 +754,7 @@ static int purge_begun(struct spool *spool, size_t *n_series, struct fault_note 
         sqlite3_stmt *next = db_prepare(
             spool, why, "SELECT series_uid FROM purging WHERE series_uid>?1 ORDER BY series_uid LIMIT 1", "t",
             series_uid);
-        int rc = first_text(spool, next, series_uid, sizeof series_uid, why);
+        int rc = db_first_text(spool, next, series_uid, sizeof series_uid, why);
         if (rc != 0 || series_uid[0] == '\0')
             return rc;
         rc = purge_or_note(spool, series_uid, n_series, failed, why);
@@ -795,7 +781,7 @@ static int begin_purge(struct spool *spool, int64_t before_us, char series_uid[U
                    "  ON d.result_id=r.id WHERE j.series_uid=s.series_uid"
                    "  AND (d.state<>'SENT' OR d.changed_us>=?1)) LIMIT 1",
                    "i", before_us);
-    rc = first_text(spool, next, series_uid, UID_SIZE, why);
+    rc = db_first_text(spool, next, series_uid, UID_SIZE, why);
     if (rc == 0 && series_uid[0] != '\0')
         rc = db_run(spool, why, "INSERT INTO purging VALUES(?1)", "t", series_uid);
     return db_end(spool, rc, why);
