@@ -252,6 +252,7 @@ struct round {
     double now_s;
     int (*each)(void *user, const char *path, const char *name, double *idle_s, struct fault_note *why);
     void *user;
+    struct fault_note first; // the first fault of a request; FAULT_OK: none yet
 };
 
 // The file as it is before it is read, with what the last round said of the same one.
@@ -293,15 +294,21 @@ static int one_of_round(void *user, const char *path, const char *name, struct f
 {
     struct round *round = user;
     struct spool_idle_entry entry;
+    struct fault_note fault = {0};
     double idle_s = 0;
     if (!look_at(round, path, name, &entry))
         return 0; // gone meanwhile
-    int rc = 0;
     if (round->now_s >= entry.until_s) {
-        rc = round->each(round->user, path, name, &idle_s, why);
+        int rc = round->each(round->user, path, name, &idle_s, &fault);
+        if (rc != 0 && round->first.fault == FAULT_OK) {
+            round->first = fault;
+            round->first.fault = (enum fault)rc;
+        }
+        if (rc != 0)
+            return 0; // read again in the next round, whatever it said
         entry.until_s = round->now_s + (idle_s < IDLE_MAX_S ? idle_s : IDLE_MAX_S);
     }
-    return rc == 0 ? remember(round, &entry, why) : rc;
+    return remember(round, &entry, why);
 }
 
 int spool_commitment_round(const struct spool *spool, struct spool_idle *idle, double now_s,
@@ -312,7 +319,11 @@ int spool_commitment_round(const struct spool *spool, struct spool_idle *idle, d
     struct round round = {.before = idle, .now_s = now_s, .each = each, .user = user};
     int rc = spool_commitment_list(spool, one_of_round, &round, why);
     free(idle->entries);
-    *idle = round.now; // after a fault the first of them: the others are read again
+    *idle = round.now; // after a fault of this function the first of them: the others are read again
+    if (rc == 0 && round.first.fault != FAULT_OK) {
+        *why = round.first;
+        rc = (int)why->fault;
+    }
     return rc;
 }
 

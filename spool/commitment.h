@@ -69,7 +69,8 @@ void spool_idle_done(struct spool_idle *idle);
 
 // The same, but leaves out a request for which `each` has put into *idle_s (0 when called) for how many
 // seconds it has nothing to do there, a minute at the most; one whose file is another since is not left out.
-// `now_s`: clock_monotonic_s.
+// `now_s`: clock_monotonic_s. A fault of `each` does not end the round, since one file that cannot be written
+// would keep all later ones from their turn; the first of them is returned in the end.
 int spool_commitment_round(const struct spool *spool, struct spool_idle *idle, double now_s,
                            int (*each)(void *user, const char *path, const char *name, double *idle_s,
                                        struct fault_note *why),

@@ -169,7 +169,7 @@ struct spool_job {
     char sender[17];    // calling AE title of who sent its series last
     int64_t created_us; // dates and times of the derived objects
     int attempts;       // this one included
-    int64_t steps;      // recorded step count, 0 when none yet
+    int64_t steps;      // recorded step count, 0 when none yet, SR_NO_STEPS when time allowed none
     int generation;     // how often its results were withdrawn; other UIDs for each
     int64_t n_late; // of its objects, those that an earlier derived series lacks; the same in every attempt
     int64_t exhausted; // another that the same call HELD, 0: none. Set, too, when none was found

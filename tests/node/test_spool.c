@@ -852,6 +852,39 @@ static void idle_commitments_are_left_alone(void)
     spool_close(spool);
 }
 
+// Fails for the first request it is called with.
+static int fail_first(void *user, const char *path, const char *name, double *out, struct fault_note *note)
+{
+    int *n_called = user;
+    (void)path;
+    *out = 3600;
+    return ++*n_called == 1 ? fault_set(note, FAULT_IO, "no luck with '%s'", name) : 0;
+}
+
+// A request whose file cannot be written kept all later ones from being reported.
+static void one_fault_leaves_the_others_their_turn(void)
+{
+    static struct commitment_item item = {.sop_class_uid = "1.2", .sop_instance_uid = "1.3"};
+    struct spool_commitment commitment = {
+        .sender = "MR1", .address = "192.0.2.1", .request = {.items = &item, .n = 1}};
+    struct spool_idle idle = {0};
+    int n_called = 0;
+    open_spool();
+    for (int i = 0; i < 3; i++) {
+        char path[SPOOL_PATH_SIZE + 32];
+        snprintf(path, sizeof path, "%s/a%d-1.commit", spool_folder(spool, SPOOL_COMMITMENTS), i);
+        snprintf(commitment.request.transaction_uid, UID_SIZE, "1.2.%d", i + 1);
+        CHECK_OK(spool_commitment_write(path, &commitment, &why));
+    }
+    CHECK_FAULT(spool_commitment_round(spool, &idle, 100, fail_first, &n_called, &why), FAULT_IO);
+    CHECK_CONTAINS(why.text, "a0-1.commit");
+    CHECK_INT(n_called, 3);
+    CHECK_OK(spool_commitment_round(spool, &idle, 101, fail_first, &n_called, &why));
+    CHECK_INT(n_called, 4); // the others said that they have nothing to do
+    spool_idle_done(&idle);
+    spool_close(spool);
+}
+
 static const struct test tests[] = {
     {"unit.spool.unknown_states_are_errors", unknown_states_are_errors},
     {"unit.spool.opened_by_many_at_once", opened_by_many_at_once},
@@ -872,6 +905,7 @@ static const struct test tests[] = {
     {"unit.spool.a_conflict_holds_what_waits_to_be_sent", a_conflict_holds_what_waits_to_be_sent},
     {"unit.spool.a_release_gives_the_job_back", a_release_gives_the_job_back},
     {"unit.spool.idle_commitments_are_left_alone", idle_commitments_are_left_alone},
+    {"unit.spool.one_fault_leaves_the_others_their_turn", one_fault_leaves_the_others_their_turn},
     {"unit.spool.lost_files_come_again", lost_files_come_again},
     {"unit.spool.files_that_are_back_are_found", files_that_are_back_are_found},
 };
