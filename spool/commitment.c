@@ -280,11 +280,12 @@ static int remember(struct round *round, const struct spool_idle_entry *entry, s
 {
     struct spool_idle *now = &round->now;
     if (now->n == round->room) {
-        round->room = round->room ? 2 * round->room : 64;
-        struct spool_idle_entry *grown = realloc(now->entries, round->room * sizeof *grown);
+        size_t room = round->room ? 2 * round->room : 64;
+        struct spool_idle_entry *grown = realloc(now->entries, room * sizeof *grown);
         if (grown == NULL)
-            return fault_set(why, FAULT_NO_MEMORY, "cannot remember %zu commitments", round->room);
+            return fault_set(why, FAULT_NO_MEMORY, "cannot remember %zu commitments", room);
         now->entries = grown;
+        round->room = room;
     }
     now->entries[now->n++] = *entry;
     return 0;

@@ -41,7 +41,7 @@ const char *sr_method_name(enum sr_method method); // "linear", "cubic", "base",
 #define SR_MEMORY_MOST ((size_t)3 << 30)
 // Most optimiser steps that a time budget is turned into: what more of them gain was not measured
 // (docs/RESULTS.md), and on a GPU a budget made for a CPU would be minutes of them.
-enum { SR_PLANNED_STEPS = 600 };
+enum { SR_PLANNED_STEPS = 600, SR_NO_STEPS = -1 };
 
 struct sr_options {
     const char *backend;      // "auto", "cpu", "cuda", "cuda16" or "ref"
@@ -51,7 +51,7 @@ struct sr_options {
                          // fine-tuned, else SR_BASE, whatever the numbers
     int clip;            // non-zero: clip the network's result to the stack's own range [min, max]
     int steps;           // optimiser steps of the fine-tune; 0: as many as budget_s allows, at most
-                         // SR_PLANNED_STEPS
+                         // SR_PLANNED_STEPS; SR_NO_STEPS: none, as when it allowed none
     double budget_s;     // wall-clock limit of the fine-tune when steps == 0
     uint64_t seed;       // of patches and order
     int threads;         // 0: all processors allowed to this process
@@ -84,8 +84,9 @@ struct sr_report {
     enum sr_method delivered;
     char reason[160];                       // one sentence: why this method
     int factor_train_min, factor_train_max; // in-plane factors drawn in the fine-tune
-    int steps_done;                         // optimiser steps taken; a repeated job passes this as `steps`
-    int step_best;                          // the step whose weights were kept; 0: those of the file
+    int steps_done;                         // optimiser steps taken
+    int steps_planned; // what a repeated job passes as `steps`; 0: no pair could be cut, nothing was decided
+    int step_best;     // the step whose weights were kept; 0: those of the file
     double share_best; // how far from the file's weights to that step's they lie; 1: they are that step's
     double loss_first, loss_last;    // mean L1 of the first and the last tenth of the steps
     struct sr_quality in_plane;      // held-out in-plane patches
@@ -105,8 +106,8 @@ struct sr_report {
 //   stored
 //             values*, in stored units: delivered value = linear + residual. All zeros when linear is
 //             delivered.
-// Repeatable: same stack, planes, options with steps > 0, backend, memory_bytes and tiles give the same bits
-// (with any thread count the same backend must keep its order of summation). Errors: WEIGHTS, BACKEND,
+// Repeatable: same stack, planes, options with steps not 0, backend, memory_bytes and tiles give the same
+// bits (with any thread count the same backend must keep its order of summation). Errors: WEIGHTS, BACKEND,
 // NO_MEMORY, NOT_FINITE, CANCELLED, DEVICE, INTERNAL; residual and *report are then unspecified.
 int sr_run(const struct sr_stack *stack, const struct sr_plane *planes, size_t n_planes,
            const struct sr_options *options, float *residual, struct sr_report *report,

@@ -48,7 +48,7 @@ static void finish_plane(const struct pairs *pairs, const struct estimate_part *
         }
 }
 
-int estimate_make(struct model *model, const struct pairs *pairs, struct estimate_part part, int kept,
+int estimate_make(struct model *model, const struct pairs *pairs, struct estimate_part part,
                   struct interpolate_limits *limits, float *to, struct fault_note *why)
 {
     struct estimate_part seen = seen_with(pairs, part);
@@ -70,8 +70,6 @@ int estimate_make(struct model *model, const struct pairs *pairs, struct estimat
         planes[k] = (struct sr_plane){part.slice - seen.slice + k / factor, (double)(k % factor) / factor};
     rc = interpolate_planes(model, stack, seen.slices, seen.rows, seen.columns, planes, (size_t)n, limits,
                             residual, why);
-    for (int k = 0; rc == 0 && kept && k < n; k += factor)
-        memset(residual + (size_t)k * plane, 0, plane * sizeof *residual);
     for (int k = 0; rc == 0 && k < n; k++)
         finish_plane(pairs, &seen, &part, k, stack, residual + (size_t)k * plane, to + (size_t)k * used);
 out:
@@ -107,7 +105,7 @@ int estimate_places(struct model *model, struct pairs *pairs, const struct inter
         float *voxels = malloc((size_t)depth * (size_t)part.rows * (size_t)part.columns * sizeof *voxels);
         if (voxels == NULL)
             return fault_set(why, FAULT_NO_MEMORY, "no memory for an estimate of %d planes", depth);
-        rc = estimate_make(model, pairs, part, 1, &silent, voxels, why);
+        rc = estimate_make(model, pairs, part, &silent, voxels, why);
         if (rc == 0)
             rc = pairs_set_dense(pairs, place, voxels, depth, part.row, part.column, part.rows, part.columns,
                                  why);

@@ -16,24 +16,14 @@
 #include <string.h>
 
 enum {
-    CHECKS = 8,
-    BLENDS = 3,
     CHECK_STRIDE = 3,
     TIMED_STEPS = 3,
     MAX_STEPS = 100000,
     MAX_BATCH = 8,
     AVERAGE_HEAD_START = 10,
-    ESTIMATE_SIDE = 176, // pixels of the part of the stack that the second round estimates, margins included
 };
 // The last weights are kept unless others do better on the held-out place by more than this.
 static const double keep_last_db = 0.1;
-// Multiplications of a voxel in the encoder and of a query in the decoder. Source: model.md section 3.
-static const double voxel_cost = 1881792, query_cost = 238080;
-
-static double cost_of(double voxels, double queries)
-{
-    return voxels * voxel_cost + queries * query_cost;
-}
 
 static uint64_t fingerprint_of(const float *values, size_t n)
 {
@@ -122,7 +112,7 @@ static int prefer_last(struct finetune *run, struct fault_note *why)
 // direction. Source: Wortsman et al., arXiv 2109.01903.
 static int try_blends(struct finetune *run, struct fault_note *why)
 {
-    static const double shares[BLENDS] = {0.75, 0.5, 0.25};
+    static const double shares[FINETUNE_BLENDS] = {0.75, 0.5, 0.25};
     struct model *model = run->model;
     size_t n = n_parameters(run);
     float *last = malloc(n * sizeof *last);
@@ -132,7 +122,7 @@ static int try_blends(struct finetune *run, struct fault_note *why)
     int rc = show_averaged(run, 1, why);
     if (rc == 0)
         rc = model_get_parameters(model, last, why);
-    for (size_t k = 0; rc == 0 && k < BLENDS; k++) {
+    for (size_t k = 0; rc == 0 && k < FINETUNE_BLENDS; k++) {
         for (size_t i = 0; i < n; i++)
             run->host[i] = run->origin[i] + (float)shares[k] * (last[i] - run->origin[i]);
         double before = run->best_error;
@@ -214,6 +204,7 @@ int finetune_open(struct finetune *run, struct model *model, const struct pairs 
     report->factor_train_min = pairs->factor_min;
     report->factor_train_max = pairs->factor_true;
     int rc = open_memory(run, why);
+    run->cost = finetune_cost(pairs, run->checks, run->n_checks);
     if (rc == 0)
         rc = model_get_parameters(model, run->best, why);
     if (rc != 0)
@@ -276,38 +267,20 @@ static double second_share(const struct finetune *run)
 
 int finetune_begin(struct finetune *run, struct fault_note *why)
 {
-    run->round_start = run->n_steps - (int)(second_share(run) * run->n_steps);
+    double share = second_share(run);
+    run->round_start = run->n_steps - (int)(share * run->n_steps);
+    run->extras = finetune_extras(run->pairs, run->cost, share, run->n_steps);
     return open_trainer(run, run->n_steps, why);
 }
 
 // --------------------------------------------------------------------------------------------- second round
-
-// One axis: where the border is not the image's own, a margin is seen but not used.
-static void trim(int whole, int *first, int *size)
-{
-    int before = *first > 0 ? ESTIMATE_MARGIN : 0, after = *first + *size < whole ? ESTIMATE_MARGIN : 0;
-    *first += before;
-    *size -= before + after;
-}
-
-// The part of the stack with the most detail that pairs of the second round are cut from.
-static struct estimate_part find_part(const struct pairs *pairs)
-{
-    struct estimate_part part = {.slices = pairs->depth,
-                                 .rows = pairs->height < ESTIMATE_SIDE ? pairs->height : ESTIMATE_SIDE,
-                                 .columns = pairs->width < ESTIMATE_SIDE ? pairs->width : ESTIMATE_SIDE};
-    pairs_find_window(pairs, part.rows, part.columns, &part.row, &part.column);
-    trim(pairs->height, &part.row, &part.rows);
-    trim(pairs->width, &part.column, &part.columns);
-    return part;
-}
 
 // Where the estimate is too small to cut a pair from, the first round's pairs serve on.
 static int open_estimate(struct finetune *run, struct fault_note *why)
 {
     struct finetune_estimate *estimate = &run->estimate;
     struct model *model = run->model;
-    struct estimate_part part = find_part(run->pairs);
+    struct estimate_part part = finetune_part(run->pairs, run->extras.side);
     int depth = estimate_depth(run->pairs, part.slices);
     estimate->voxels =
         malloc((size_t)depth * (size_t)part.rows * (size_t)part.columns * sizeof *estimate->voxels);
@@ -317,7 +290,7 @@ static int open_estimate(struct finetune *run, struct fault_note *why)
     if (rc == 0)
         rc = model_set_parameters(model, estimate->maker, why);
     if (rc == 0)
-        rc = estimate_make(model, run->pairs, part, 0, &run->limits, estimate->voxels, why);
+        rc = estimate_make(model, run->pairs, part, &run->limits, estimate->voxels, why);
     if (rc == 0)
         rc = model_set_parameters(model, run->host, why);
     if (rc == 0)
@@ -340,7 +313,7 @@ static int begin_second_round(struct finetune *run, struct fault_note *why)
     run->estimate.maker = malloc(size);
     if (run->estimate.maker == NULL)
         return fault_set(why, FAULT_NO_MEMORY, "no memory for the first round's weights");
-    int rc = check_now(run, why);
+    int rc = run->step > 0 ? check_now(run, why) : 0; // opening the run has looked already
     memcpy(run->estimate.maker, run->best, size);
     return rc != 0 ? rc : open_estimate(run, why);
 }
@@ -415,9 +388,10 @@ static int update(struct finetune *run, struct fault_note *why)
                                     why);
 }
 
-static int is_check_due(int step, int n)
+static int is_check_due(const struct finetune *run)
 {
-    return step == n || (int64_t)step * CHECKS / n != ((int64_t)step - 1) * CHECKS / n;
+    int64_t step = run->step, checks = run->extras.n_checks;
+    return step == run->n_steps || step * checks / run->n_steps != (step - 1) * checks / run->n_steps;
 }
 
 // After the last step.
@@ -426,7 +400,8 @@ static int settle(struct finetune *run, struct fault_note *why)
     if (run->n_checks == 0)
         return 0;
     int rc = prefer_last(run, why);
-    if (rc == 0 && run->report->step_best != run->step && run->recipe.blend && !run->is_woken)
+    if (rc == 0 && run->report->step_best != run->step && run->recipe.blend && !run->is_woken &&
+        run->extras.n_blends > 0)
         rc = try_blends(run, why);
     return rc;
 }
@@ -447,7 +422,7 @@ int finetune_step(struct finetune *run, struct fault_note *why)
     if (rc != 0)
         return rc;
     run->step++;
-    rc = is_check_due(run->step, run->n_steps) ? check_now(run, why) : 0;
+    rc = is_check_due(run) ? check_now(run, why) : 0;
     return rc == 0 && run->step == run->n_steps ? settle(run, why) : rc;
 }
 
@@ -507,34 +482,32 @@ static int time_gradient(struct finetune *run, double *seconds, struct fault_not
     return rc;
 }
 
-// What the second round adds, in steps of the first: its estimate, and how much larger its samples are.
-static void cost_second_round(const struct finetune *run, double *estimate, double *ratio)
+// Seconds that so many steps take with all that comes with them; `gradient`: of one of the first round.
+static double seconds_of(const struct finetune *run, double gradient, int n_steps)
 {
-    const struct pairs *pairs = run->pairs;
-    struct estimate_part part = find_part(pairs);
-    double pixels = (double)(part.rows + 2 * ESTIMATE_MARGIN) * (part.columns + 2 * ESTIMATE_MARGIN),
-           rows = (double)estimate_depth(pairs, pairs->depth);
-    double sample = (double)run->recipe.batch * pairs->rows * pairs->columns;
-    double step = 3 * cost_of(sample * pairs->slices, sample * (pairs->slices - 1) * run->recipe.targets);
-    *estimate = cost_of(pixels * pairs->depth, pixels * rows) / step;
-    *ratio = fmax(1, fmin(PAIRS_WIDTH, rows) / pairs->rows);
+    double share = second_share(run);
+    struct finetune_extras extras = finetune_extras(run->pairs, run->cost, share, n_steps);
+    double work = finetune_steps_cost(run->cost, share, n_steps);
+    if (share > 0)
+        work += finetune_estimate_cost(run->pairs, extras.side);
+    int looks = run->n_checks == 0 ? 0 : extras.n_checks + extras.n_blends + (share > 0 && share < 1);
+    return work / run->cost.first * gradient * 1.05 + looks * run->seconds_check;
 }
 
 // The step count alone decides all that follows, so a job that is repeated with it gives the same bits.
 int finetune_plan(struct finetune *run, double seconds, struct fault_note *why)
 {
-    double start = clock_monotonic_s(), gradient, share = second_share(run), estimate = 0, ratio = 1;
-    run->n_steps = run->options->steps;
-    if (run->options->steps > 0)
+    double start = clock_monotonic_s(), gradient;
+    run->n_steps = run->options->steps > 0 ? run->options->steps : 0;
+    if (run->options->steps != 0)
         return 0;
     int rc = time_gradient(run, &gradient, why);
     if (rc != 0)
         return rc;
-    if (share > 0)
-        cost_second_round(run, &estimate, &ratio);
-    double left = seconds - (clock_monotonic_s() - start) - (CHECKS + BLENDS) * run->seconds_check;
-    double steps = (left / (gradient * 1.05) - estimate) / (1 - share + share * ratio);
-    run->n_steps = steps > SR_PLANNED_STEPS ? SR_PLANNED_STEPS : steps > 0 ? (int)steps : 0;
+    double left = seconds - (clock_monotonic_s() - start);
+    run->n_steps = SR_PLANNED_STEPS;
+    while (run->n_steps > 0 && seconds_of(run, gradient, run->n_steps) > left)
+        run->n_steps--;
     return 0;
 }
 
@@ -566,8 +539,10 @@ static void note_workspace(const struct finetune *run, struct interpolate_limits
 static int go(struct finetune *run, double start, struct fault_note *why)
 {
     int rc = finetune_plan(run, run->options->budget_s - (clock_monotonic_s() - start), why);
-    if (rc == 0 && run->n_steps > 0)
-        rc = finetune_begin(run, why);
+    run->report->steps_planned = run->n_steps > 0 ? run->n_steps : SR_NO_STEPS;
+    if (rc != 0 || run->n_steps == 0)
+        return rc;
+    rc = finetune_begin(run, why);
     while (rc == 0 && run->step < run->n_steps) {
         rc = report_progress(run, why);
         if (rc == 0)
@@ -575,7 +550,7 @@ static int go(struct finetune *run, double start, struct fault_note *why)
     }
     if (rc == 0)
         rc = finetune_end(run, why);
-    return rc == 0 && run->n_steps > 0 ? report_progress(run, why) : rc;
+    return rc == 0 ? report_progress(run, why) : rc;
 }
 
 int finetune_run(struct model *model, const struct pairs *pairs, const struct sr_options *options,

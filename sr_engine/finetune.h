@@ -14,6 +14,7 @@
 
 #include "core/fault.h"
 #include "sr_engine/engine.h"
+#include "sr_engine/finetune_cost.h"
 #include "sr_engine/interpolate.h"
 #include "sr_engine/lora.h"
 #include "sr_engine/model.h"
@@ -39,11 +40,13 @@ struct finetune {
     struct sr_recipe use;             // of the network in checks and estimates
     struct interpolate_limits limits; // silent: a check is too short to be reported
     int n_steps, step;                // planned, taken
-    int first_step;                   // the first of this sitting
-    int round_start;                  // the step at which the second round begins; n_steps: there is none
-    double best_error, last_error;    // mean squared error on the held-out places
-    float *best;                      // [n_parameters] the weights that did best
-    float *origin;                    // [n_parameters] those it began with
+    struct finetune_cost cost;
+    struct finetune_extras extras; // of n_steps, from begin on
+    int first_step;                // the first of this sitting
+    int round_start;               // the step at which the second round begins; n_steps: there is none
+    double best_error, last_error; // mean squared error on the held-out places
+    float *best;                   // [n_parameters] the weights that did best
+    float *origin;                 // [n_parameters] those it began with
     // its own
     struct pairs_check checks[2]; // the first place, along both axes
     int n_checks, is_woken;
@@ -66,14 +69,14 @@ int finetune_open(struct finetune *run, struct model *model, const struct pairs 
                   struct sr_report *report, struct fault_note *why);
 void finetune_close(struct finetune *run);
 
-// Decides on n_steps: options->steps > 0: as many; else as many as `seconds` allow by the measured time of a
-// step, checks and second round included, at most SR_PLANNED_STEPS; perhaps 0.
+// Decides on n_steps: options->steps > 0: as many, SR_NO_STEPS: none; else as many as `seconds` allow by the
+// measured time of a step, checks and second round included, at most SR_PLANNED_STEPS; perhaps 0.
 int finetune_plan(struct finetune *run, double seconds, struct fault_note *why);
 // Gets ready for n_steps steps, at most 100,000.
 int finetune_begin(struct finetune *run, struct fault_note *why);
-// One step, and the check that is due after every eighth of them; after the last one its
+// One step, and the check that may be due after it (finetune_cost.h); after the last one its
 // weights are kept unless others did better by more than 0.1 dB; then weights between the first and the last
-// are tried, too, where the recipe says so. Errors: those of the ops, NOT_FINITE.
+// are tried, too, where the recipe says so and the run is long enough. Errors: those of the ops, NOT_FINITE.
 int finetune_step(struct finetune *run, struct fault_note *why);
 // Mean L1 of steps `from` (counted from 0) to before `to`, all of this sitting. Errors: DEVICE, NO_MEMORY.
 int finetune_loss(struct finetune *run, int from, int to, double *loss, struct fault_note *why);

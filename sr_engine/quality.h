@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How good each method is on this very subject, and which one is delivered. Two tests, both with a truth that
-// the scanner measured: held-out in-plane places, blurred and decimated like slices (pairs.h) on planes with
-// estimated rows between the acquired ones, which alone are scored (estimate.h), and acquired slices, every
-// second of which is left out and predicted from its neighbours. Only the second sees what differs from slice
-// to slice (banding, motion, gaps). Scores are PSNR in dB over the stack's normalised range [0,1].
+// How good each method is on this very subject, and which one is delivered. Two tests: held-out in-plane
+// places, blurred and decimated like slices (pairs.h), and acquired slices, every second of which is left out
+// and predicted from its neighbours. The first is made on an estimate of the place at isotropic spacing,
+// since that is what planes look like in use (estimate.h); along the axis that was decimated it is as fine as
+// the scanner measured it, and rows where no slice was acquired do not count. Only the second sees what
+// differs from slice to slice (banding, motion, gaps). Scores are PSNR in dB over the stack's normalised
+// range [0,1].
 //
 // The second test asks for another thing than the job does: twice the distance, and a truth that is a thick
 // slice where the job wants thin planes, so a network that does its job well may well lose on it. A third

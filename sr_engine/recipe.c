@@ -13,7 +13,7 @@ struct sr_recipe sr_recipe_default(void)
     return (struct sr_recipe){.batch = 2,
                               .slices = 4,
                               .targets = 3,
-                              .rate = 1e-4,
+                              .rate = 3e-5,
                               .rate_woken = 4e-4,
                               .rate_end = 0.02,
                               .beta2 = 0.999,

@@ -304,11 +304,11 @@ static int do_item(struct worker *worker, struct reader *reader, size_t i, struc
     options.job_time_us = worker->job.created_us;
     options.engine.progress = on_progress;
     options.engine.progress_user = &state;
-    if (worker->job.steps > 0)
+    if (worker->job.steps != 0)
         options.engine.steps = (int)worker->job.steps;
     rc = process_stack(reader, i, &options, work, &outcome, &images, why);
     if (rc == 0 && options.engine.finetune && worker->job.steps == 0) {
-        worker->job.steps = outcome.report.steps_done;
+        worker->job.steps = outcome.report.steps_planned;
         rc = spool_job_set_steps(worker->spool, worker->job.id, worker->owner, worker->job.steps, why);
     }
     if (rc == 0)

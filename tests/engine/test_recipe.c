@@ -318,6 +318,87 @@ static void detail_draws_detail(void)
     free(voxels);
 }
 
+// --------------------------------------------------------------------------------------------- what a run
+// costs
+
+enum { REAL_DEPTH = 20, REAL_SIDE = 192 };
+
+static struct pairs plan_real(const float *voxels, struct pairs_check *checks)
+{
+    struct fault_note why = {0};
+    struct sr_recipe recipe = sr_recipe_default();
+    struct sr_stack stack = {.depth = REAL_DEPTH,
+                             .height = REAL_SIDE,
+                             .width = REAL_SIDE,
+                             .row_mm = 1,
+                             .column_mm = 1,
+                             .slice_mm = 5};
+    struct pairs pairs;
+    CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
+    for (int axis = 1; axis <= 2; axis++)
+        CHECK_OK(pairs_check_init(&checks[axis - 1], &pairs, axis, 0, 3, &why));
+    return pairs;
+}
+
+// However short a run, most of its work is its steps; a long one checks, blends and estimates all it can.
+static void steps_get_the_time(void)
+{
+    float *voxels = support_alloc(sizeof *voxels * REAL_DEPTH * REAL_SIDE * REAL_SIDE);
+    for (int i = 0; i < REAL_DEPTH * REAL_SIDE * REAL_SIDE; i++)
+        voxels[i] = (float)(0.5 + 0.4 * sin(0.2 * (i % REAL_SIDE)));
+    struct pairs_check checks[2];
+    struct pairs pairs = plan_real(voxels, checks);
+    struct finetune_cost cost = finetune_cost(&pairs, checks, 2);
+    struct finetune_extras before = {0}, extras = {0};
+    CHECK(cost.first > 0 && cost.second > cost.first && cost.check > 0);
+    for (int n = 1; n <= SR_PLANNED_STEPS; n++, before = extras) {
+        double steps = finetune_steps_cost(cost, 1, n);
+        extras = finetune_extras(&pairs, cost, 1, n);
+        CHECK(extras.n_checks == 1 || (extras.n_checks + extras.n_blends) * cost.check <= 0.25 * steps);
+        CHECK(extras.side == FINETUNE_SIDE_LEAST ||
+              finetune_estimate_cost(&pairs, extras.side) <= 0.5 * steps);
+        CHECK(extras.n_checks >= before.n_checks && extras.n_blends >= before.n_blends &&
+              extras.side >= before.side);
+        if (n == 1)
+            CHECK(extras.n_checks == 1 && extras.n_blends == 0 && extras.side == FINETUNE_SIDE_LEAST);
+    }
+    CHECK_INT(extras.n_checks, FINETUNE_CHECKS);
+    CHECK_INT(extras.n_blends, FINETUNE_BLENDS);
+    CHECK_INT(extras.side, FINETUNE_SIDE);
+    // an image that is smaller than the part is estimated whole, without margins
+    struct estimate_part part = finetune_part(&pairs, 2 * REAL_SIDE);
+    CHECK_INT(part.rows, REAL_SIDE);
+    part = finetune_part(&pairs, FINETUNE_SIDE_LEAST);
+    CHECK_INT(part.slices, REAL_DEPTH);
+    CHECK(part.rows < FINETUNE_SIDE_LEAST && part.rows >= FINETUNE_SIDE_LEAST - 2 * ESTIMATE_MARGIN);
+    for (int i = 0; i < 2; i++)
+        pairs_check_done(&checks[i]);
+    pairs_done(&pairs);
+    free(voxels);
+}
+
+// As many checks as planned, the last one after the last step.
+static void checks_are_spread(void)
+{
+    for (int planned = 1; planned <= 4; planned++) {
+        struct subject subject;
+        struct fault_note why = {0};
+        int n = 0;
+        open_subject(&subject, "second-round=0");
+        begin_subject(&subject);
+        subject.run.extras.n_checks = planned;
+        subject.run.extras.n_blends = 0;
+        while (subject.run.step < STEPS) {
+            subject.run.last_error = -1;
+            CHECK_OK(finetune_step(&subject.run, &why));
+            n += subject.run.last_error >= 0;
+        }
+        CHECK_INT(n, planned);
+        CHECK(subject.run.last_error >= 0);
+        close_subject(&subject);
+    }
+}
+
 // --------------------------------------------------------------------------------------------- rounds,
 // averages
 
@@ -856,6 +937,8 @@ static const struct test tests[] = {
     {"unit.recipe.faults", recipe_faults},
     {"unit.finetune.parts", parts},
     {"unit.finetune.part_gradients", part_gradients},
+    {"unit.finetune.steps_get_the_time", steps_get_the_time},
+    {"unit.finetune.checks_are_spread", checks_are_spread},
     {"unit.finetune.second_round", second_round},
     {"unit.finetune.blends", blends},
     {"unit.finetune.average", average_is_kept},
