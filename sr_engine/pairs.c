@@ -552,19 +552,28 @@ static int open_check(struct pairs_check *check, const struct pairs *pairs, int 
     return 0;
 }
 
+// Every stride-th plane falls on all shares of a gap in turn only where stride and factor have none.
+static int has_common_divisor(int a, int b)
+{
+    for (int i = 2; i <= a && i <= b; i++)
+        if (a % i == 0 && b % i == 0)
+            return 1;
+    return 0;
+}
+
 int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
                      struct fault_note *why)
 {
     struct span span;
-    int factor = pairs->factor[axis], column, seen = 0;
+    int factor = pairs->factor[axis], column;
     pairs = view_of(pairs, place);
     int rc = open_check(check, pairs, axis, place, factor, &span, &column, why);
     if (rc != 0)
         return rc;
-    for (int along = span.from; along < span.to; along++) {
+    while (has_common_divisor(stride, factor))
+        stride++;
+    for (int along = span.from; along < span.to; along += stride) {
         int off = along - span.first;
-        if (off % factor == 0 || seen++ % stride != 0)
-            continue;
         check->planes[check->n_planes] = (struct sr_plane){off / factor, (double)(off % factor) / factor};
         copy_plane(pairs, axis, along, column, check->columns, check->rows,
                    check->truth + check->n_planes * (size_t)check->rows * (size_t)check->columns);

@@ -95,13 +95,14 @@ struct pairs_check {
     int depth, rows, columns;
     int row_step; // of the rows every so-many-th is scored, from the first on
     size_t n_planes;
-    struct sr_plane *planes;     // withheld planes, inside the place
+    struct sr_plane *planes;     // those asked for, inside the place
     int first_column, n_columns; // what is scored of a row; the rest is margin
 };
 
-// Every withheld plane of `place` at the true factor, or with stride > 1 every stride-th of them. At most 64
-// rows. Errors: NO_MEMORY; NOTHING_TO_DO when the place holds no whole gap along that axis, or
-// the axis was resampled.
+// Every plane of `place` at the true factor, or with stride > 1 every stride-th of them, or so many more that
+// every share of a gap has its turn. Retained ones are among them: in the stack they are blurred, and a
+// network is to give them sharp. At most 64 rows. Errors: NO_MEMORY; NOTHING_TO_DO when the place holds no
+// whole gap along that axis, or the axis was resampled.
 int pairs_check_init(struct pairs_check *check, const struct pairs *pairs, int axis, int place, int stride,
                      struct fault_note *why);
 // What leaving every second slice out would be if the slices lay along `axis`: the place blurred by the

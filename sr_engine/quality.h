@@ -50,7 +50,7 @@ double quality_psnr(double mean_square);
 int quality_check(const struct quality_method *method, const struct pairs_check *check, double *sum,
                   double *count, struct fault_note *why);
 
-// All held-out places along both axes, withheld planes at the true factor, into quality->psnr_db[method].
+// All held-out places along both axes, at the true factor, into quality->psnr_db[method].
 // quality->measured is set when there was anything to measure, else quality->note says why not.
 int quality_in_plane(const struct quality_method *method, const struct pairs *pairs,
                      struct sr_quality *quality, struct fault_note *why);

@@ -832,7 +832,7 @@ static void checks_are_degraded(void)
         size_t plane = (size_t)check.rows * (size_t)check.columns;
         for (size_t k = 0; k < check.n_planes; k++) {
             const struct sr_plane *at = &check.planes[k];
-            CHECK(at->t > 0 && at->slice + 1 < check.depth);
+            CHECK(at->slice + 1 < check.depth);
             float *linear = support_alloc(plane * sizeof *linear);
             resample_linear(check.stack, check.depth, plane, at->slice, at->t, linear);
             // away from the image's border a symmetric profile leaves a slope as it is, and so does linear
@@ -862,6 +862,39 @@ static void checks_are_degraded(void)
         pairs_check_done(&check);
     }
     pairs_done(&pairs);
+    free(voxels);
+}
+
+// However many planes are left out to save time, those that stay are of every share of a gap alike.
+static void checks_see_every_share(void)
+{
+    enum { DEPTH = 5, SIDE = 200, MOST = 12 };
+    float *voxels = support_random(3, (size_t)DEPTH * SIDE * SIDE, 0, 1);
+    for (int factor = 2; factor <= MOST; factor++)
+        for (int stride = 1; stride <= 3; stride++) {
+            struct fault_note why = {0};
+            struct pairs pairs;
+            struct pairs_check check;
+            struct sr_recipe recipe = sr_recipe_default();
+            struct sr_stack stack = {.depth = DEPTH,
+                                     .height = SIDE,
+                                     .width = SIDE,
+                                     .row_mm = 1,
+                                     .column_mm = 1,
+                                     .slice_mm = factor};
+            int seen[MOST] = {0}, most = 0, least = SIDE;
+            CHECK_OK(pairs_plan(&pairs, &stack, voxels, &recipe, &why));
+            CHECK_OK(pairs_check_init(&check, &pairs, 1, 0, stride, &why));
+            for (size_t k = 0; k < check.n_planes; k++)
+                seen[(int)lround(check.planes[k].t * factor)]++;
+            for (int i = 0; i < factor; i++) {
+                most = seen[i] > most ? seen[i] : most;
+                least = seen[i] < least ? seen[i] : least;
+            }
+            CHECK(most - least <= 1 && most > 0);
+            pairs_check_done(&check);
+            pairs_done(&pairs);
+        }
     free(voxels);
 }
 
@@ -997,6 +1030,7 @@ static const struct test tests[] = {
     {"unit.uniformity.is_of_what_is_delivered", uniformity_of_a_job},
     {"unit.pairs.draws_keep_out", draws_keep_out},
     {"unit.pairs.checks_are_degraded", checks_are_degraded},
+    {"unit.pairs.checks_see_every_share", checks_see_every_share},
     {"unit.pairs.checks_have_rows_between", checks_have_rows_between},
     {"unit.pairs.resampled_axis_is_left_out", resampled_axis_is_left_out},
     {"unit.pool.every_task_once", pool_runs_every_task_once},
