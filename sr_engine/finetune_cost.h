@@ -11,8 +11,6 @@
 #include "sr_engine/estimate.h"
 #include "sr_engine/pairs.h"
 
-#include <stddef.h>
-
 enum {
     FINETUNE_CHECKS = 8,
     FINETUNE_BLENDS = 3,
@@ -46,7 +44,7 @@ struct estimate_part finetune_part(const struct pairs *pairs, int side);
 // Multiplications of the estimate of that part.
 double finetune_estimate_cost(const struct pairs *pairs, int side);
 
-// Multiplications of all of it.
+// Multiplications of the steps, without what they come with.
 double finetune_steps_cost(struct finetune_cost cost, double second_share, int n_steps);
 
 #endif

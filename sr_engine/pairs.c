@@ -552,7 +552,7 @@ static int open_check(struct pairs_check *check, const struct pairs *pairs, int 
     return 0;
 }
 
-// Every stride-th plane falls on all shares of a gap in turn only where stride and factor have none.
+// Where stride and factor have one, every stride-th plane falls on the same few shares of a gap.
 static int has_common_divisor(int a, int b)
 {
     for (int i = 2; i <= a && i <= b; i++)
